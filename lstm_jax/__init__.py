@@ -1,0 +1,1 @@
+"""lstm_jax: a JAX functional research codebase for LSTM sequence models."""

@@ -1,0 +1,226 @@
+"""The configuration of an experiment: frozen dataclasses, one a section.
+
+Every field says what it means and what values it takes; a section that exists is valid. The
+command line, `config.json` and the checkpoints are all written from these definitions.
+"""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+
+class UserError(ValueError):
+    """Something the user can mend: shown as one line, without a traceback."""
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A config field with its help text and its valid values (`low` to `high`, both included)."""
+    meta = {"help": help, "low": low, "high": high, "choices": choices}
+    return field(default=default, metadata=meta)
+
+
+def value_type(f: dataclasses.Field) -> type:
+    """The type of a field's value, None aside."""
+    if isinstance(f.type, types.UnionType):
+        return next(t for t in typing.get_args(f.type) if t is not types.NoneType)
+    return typing.cast(type, f.type)
+
+
+def _checked(name: str, value: Any, f: dataclasses.Field) -> Any:
+    """The value in the field's own type, or a UserError that says what is wrong with it."""
+    kind, meta = value_type(f), f.metadata
+    if value is None and isinstance(f.type, types.UnionType):
+        return None
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise UserError(f"{name} takes {kind.__name__}, not {value!r}")
+    if meta["choices"] is not None and value not in meta["choices"]:
+        raise UserError(f"{name} is one of {', '.join(meta['choices'])}; not {value!r}")
+    if kind in (int, float) and not meta["low"] <= value <= meta["high"]:
+        raise UserError(f"{name} lies between {meta['low']} and {meta['high']}; not {value!r}")
+    return value
+
+
+@dataclass(frozen=True)
+class Section:
+    """Checks every field against its definition."""
+
+    def __post_init__(self) -> None:
+        section = type(self).__name__.removesuffix("Config").lower()
+        for f in dataclasses.fields(self):
+            value = _checked(f"{section}.{f.name}", getattr(self, f.name), f)
+            object.__setattr__(self, f.name, value)
+
+
+@dataclass(frozen=True)
+class DataConfig(Section):
+    corpus: str = option(
+        "shakespeare",
+        "the text, unless data.path names a file",
+        choices=("shakespeare", "tiny_shakespeare", "python_topics"),
+    )
+    path: str = option("", "a UTF-8 text file of your own, instead of a corpus")
+    validation_fraction: float = option(
+        0.1, "the share of the text, at its end, kept for validation; 0: none", low=0, high=0.9
+    )
+    train_chars: int = option(
+        0, "train on that many first characters of the training split; 0: all", low=0, high=2**40
+    )
+
+
+@dataclass(frozen=True)
+class ModelConfig(Section):
+    hidden_size: int = option(128, "H, units a layer", low=1, high=65536)
+    num_layers: int = option(1, "L, layers", low=1, high=64)
+    embedding_size: int = option(
+        0, "width of the embedding; 0: the first layer reads one-hot ids", low=0, high=65536
+    )
+    dropout: float = option(
+        0.0, "variational dropout between layers and on the output", low=0, high=0.99
+    )
+    input_dropout: float = option(
+        0.0, "variational dropout on what the first layer reads", low=0, high=0.99
+    )
+    forget_bias: float = option(1.0, "initial bias of the forget gate", low=-100, high=100)
+    init: str = option("uniform", "initial weights", choices=("uniform", "notebook"))
+
+
+# Which options each optimizer reads; giving it another is an error, not a silence.
+OPTIMIZER_OPTIONS: dict[str, tuple[str, ...]] = {
+    "adam": ("b1", "b2"),
+    "adamw": ("b1", "b2", "weight_decay"),
+    "sgd": ("momentum",),
+    "rmsprop": ("decay", "momentum"),
+}
+
+
+@dataclass(frozen=True)
+class OptimizerConfig(Section):
+    name: str = option("adamw", "the update rule, from optax", choices=tuple(OPTIMIZER_OPTIONS))
+    learning_rate: float = option(2e-3, "the peak of the schedule", low=0, high=1e6)
+    schedule: str = option(
+        "cosine", "the learning rate after warm-up", choices=("constant", "cosine")
+    )
+    warmup_steps: int = option(0, "steps of linear warm-up from 0", low=0, high=2**40)
+    final_ratio: float = option(0.0, "where cosine ends, as a share of the peak", low=0, high=1)
+    clip_norm: float = option(1.0, "clip the gradient's global norm; 0: never", low=0, high=1e9)
+    b1: float | None = option(None, "adam, adamw: decay of the mean (0.9)", low=0, high=1)
+    b2: float | None = option(None, "adam, adamw: decay of the square (0.999)", low=0, high=1)
+    weight_decay: float | None = option(None, "adamw: weight decay (1e-4)", low=0, high=1e3)
+    momentum: float | None = option(None, "sgd, rmsprop: momentum (none)", low=0, high=1)
+    decay: float | None = option(None, "rmsprop: decay of the square (0.9)", low=0, high=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        read = OPTIMIZER_OPTIONS[self.name]
+        for name in ("b1", "b2", "weight_decay", "momentum", "decay"):
+            if getattr(self, name) is not None and name not in read:
+                raise UserError(
+                    f"optimizer.{name} means nothing to {self.name}, which reads {', '.join(read)}"
+                )
+
+
+@dataclass(frozen=True)
+class TrainConfig(Section):
+    steps: int = option(2000, "training steps", low=1, high=2**40)
+    batch_size: int = option(64, "B, streams read side by side", low=1, high=2**20)
+    sequence_length: int = option(
+        128, "T, characters a step reads of each stream", low=1, high=2**24
+    )
+    seed: int = option(0, "seeds the initial weights and the dropout", low=0, high=2**32 - 1)
+    gradient: str = option("autodiff", "which backward", choices=("autodiff",))
+    steps_per_dispatch: int = option(
+        20, "training steps in one call to the device", low=1, high=2**20
+    )
+    validate_every: int = option(
+        200, "steps from a validation, sample and checkpoint to the next", low=1, high=2**40
+    )
+    sample_length: int = option(400, "characters of each sample", low=1, high=2**20)
+    keep_checkpoints: int = option(
+        2, "how many of the latest checkpoints to keep, besides the best", low=1, high=1000
+    )
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(Section):
+    window_length: int = option(
+        256, "`windows`: characters predicted from each zero state", low=1, high=2**24
+    )
+    lanes: int = option(
+        64,
+        "`stream`: pieces of the split read side by side; 1: strictly one after another",
+        low=1,
+        high=2**20,
+    )
+    warmup: int = option(
+        1024,
+        "`stream`: unscored characters that each piece but the first reads beforehand",
+        low=0,
+        high=2**24,
+    )
+
+
+@dataclass(frozen=True)
+class SamplingConfig(Section):
+    """How to choose a character from the model's distribution; not a part of a run's config."""
+
+    temperature: float = option(0.8, "divides the logits; 0: always the likeliest", low=0, high=1e3)
+    top_k: int = option(0, "choose among the k likeliest; 0: all", low=0, high=2**31 - 1)
+    top_p: float = option(1.0, "choose among the likeliest that make up p; 1: all", low=0, high=1)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    def __post_init__(self) -> None:
+        if self.optimizer.warmup_steps > self.train.steps:
+            raise UserError(
+                f"optimizer.warmup_steps ({self.optimizer.warmup_steps}) is more than train.steps "
+                f"({self.train.steps})"
+            )
+
+    def replace(self, changes: Mapping[str, Any]) -> Self:
+        """A copy with changed values, named like `model.hidden_size`."""
+        sections: dict[str, dict[str, Any]] = {}
+        for name, value in changes.items():
+            section, _, key = name.partition(".")
+            if section not in SECTIONS or key not in fields_of(section):
+                raise UserError(f"the config has no key {name!r}")
+            sections.setdefault(section, {})[key] = value
+        return dataclasses.replace(
+            self,
+            **{s: dataclasses.replace(getattr(self, s), **kv) for s, kv in sections.items()},
+        )
+
+    def flatten(self) -> dict[str, Any]:
+        """Every value under its full name, such as `model.hidden_size`."""
+        return {f"{s}.{k}": getattr(getattr(self, s), k) for s in SECTIONS for k in fields_of(s)}
+
+
+SECTIONS: dict[str, type[Section]] = {
+    f.name: typing.cast(type[Section], f.type) for f in dataclasses.fields(Config)
+}
+
+
+def fields_of(section: str) -> dict[str, dataclasses.Field]:
+    """The fields of a section, by name."""
+    return {f.name: f for f in dataclasses.fields(SECTIONS[section])}

@@ -1,0 +1,43 @@
+"""Strict numerics in every test: no silent dtype promotion (and warnings are errors)."""
+
+import os
+
+import jax
+import numpy as np
+import pytest
+
+from lstm_jax.config import DataConfig, UserError
+from lstm_jax.data.corpora import load_text
+from lstm_jax.data.vocabulary import Text
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def x64():
+    """Double precision, for comparisons to the last digits."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def standard_promotion():
+    """For what goes through optax's optimizers, which promote dtypes inside."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_shakespeare() -> Text:
+    """The benchmark text. A machine that cannot fetch it leaves these tests out; CI may not."""
+    try:
+        return load_text(DataConfig(corpus="tiny_shakespeare"))
+    except UserError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))

@@ -1,0 +1,65 @@
+"""A config that exists is valid; what is wrong with one is said in one line."""
+
+import dataclasses
+import json
+
+import pytest
+
+from lstm_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig, UserError
+from lstm_jax.gradient import GRADIENTS
+from lstm_jax.optimizer import OPTIMIZERS
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"model.hidden_size": 0}, "model.hidden_size lies between 1 and 65536; not 0"),
+        ({"model.hidden_size": 1.5}, "model.hidden_size takes int, not 1.5"),
+        ({"model.hidden_size": True}, "model.hidden_size takes int, not True"),
+        ({"model.dropout": float("nan")}, "model.dropout lies between 0 and 0.99; not nan"),
+        ({"model.dropout": 1}, "lies between"),
+        ({"optimizer.learning_rate": float("inf")}, "lies between"),
+        (
+            {"optimizer.name": "lion"},
+            "optimizer.name is one of adam, adamw, sgd, rmsprop; not 'lion'",
+        ),
+        ({"optimizer.momentum": 0.9}, "optimizer.momentum means nothing to adamw"),
+        ({"optimizer.warmup_steps": 3000}, "more than train.steps"),
+        ({"train.steps": None}, "takes int"),
+        ({"model.hidden": 3}, "no key 'model.hidden'"),
+        ({"hidden_size": 3}, "no key 'hidden_size'"),
+        ({"data.path": 3}, "data.path takes str"),
+    ],
+)
+def test_a_wrong_value_is_one_line(changes, message):
+    with pytest.raises(UserError, match=message) as error:
+        Config().replace(changes)
+    assert "\n" not in str(error.value)
+
+
+def test_replace_changes_what_it_names_and_nothing_else():
+    config = Config().replace({"model.hidden_size": 7, "optimizer.learning_rate": 1})
+    assert config.model == ModelConfig(hidden_size=7)
+    assert config.optimizer.learning_rate == 1.0 and type(config.optimizer.learning_rate) is float
+    assert (config.data, config.train) == (DataConfig(), TrainConfig())
+
+
+def test_a_config_survives_json():
+    config = Config(optimizer=OptimizerConfig(name="sgd", momentum=0.9))
+    assert Config().replace(json.loads(json.dumps(config.flatten()))) == config
+
+
+def test_a_config_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().model.hidden_size = 3
+
+
+@pytest.mark.parametrize(
+    "section, key, table",
+    [
+        (OptimizerConfig, "name", OPTIMIZERS),
+        (TrainConfig, "gradient", GRADIENTS),
+    ],
+)
+def test_the_choices_are_the_tables_keys(section, key, table):
+    assert section.__dataclass_fields__[key].metadata["choices"] == tuple(table)
