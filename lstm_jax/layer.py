@@ -1,0 +1,66 @@
+"""One LSTM layer over time: the cell, unrolled by `lax.scan`.
+
+The input's share of the pre-activations does not depend on the state, so it is one large product
+over the whole sequence (`project`); only the recurrent product stays inside the loop.
+"""
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from lstm_jax.cell import LSTMParams, LSTMState, advance
+
+
+def project(params: LSTMParams, x: Array, mask_BxD: Array | None = None) -> Array:
+    """`x W + b` for a whole sequence: TxBxG.
+
+    Args:
+      x: TxBxD, or integer ids TxB. An id stands for its one-hot vector, whose product with W is a
+        row of W: it is looked up instead of multiplied.
+      mask_BxD: multiplies the input, the same at every t (variational dropout, Gal and
+        Ghahramani 2016). For ids it scales the row, as it would scale the one-hot vector's one.
+    """
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        z_TxBxG = params.W[x]
+        if mask_BxD is not None:
+            z_TxBxG *= mask_BxD[jnp.arange(x.shape[1]), x][..., None]
+    else:
+        z_TxBxG = (x if mask_BxD is None else x * mask_BxD) @ params.W
+    return z_TxBxG + params.b
+
+
+def reset_state(state: LSTMState, resets_B: Array) -> LSTMState:
+    """The state with the lanes named by the boolean `resets_B` set to zero."""
+    return LSTMState(*(jnp.where(resets_B[:, None], 0, s_BxH) for s_BxH in state))
+
+
+def unroll(
+    params: LSTMParams,
+    state: LSTMState,
+    x: Array,
+    *,
+    mask_BxD: Array | None = None,
+    resets_TxB: Array | None = None,
+) -> tuple[LSTMState, Array]:
+    """Runs the layer over a sequence. The scan stands for this loop:
+
+        for t in range(T):
+            state = reset_state(state, resets_TxB[t])
+            state = cell_step(params, state, x[t] * mask_BxD)
+            h_TxBxH[t] = state.h
+
+    Args:
+      x, mask_BxD: as `project` takes them.
+      resets_TxB: True where a lane starts afresh before it reads x[t]. None: nowhere.
+
+    Returns:
+      The state after the last step, and the outputs TxBxH.
+    """
+
+    def step(state: LSTMState, inputs: tuple[Array, Array | None]) -> tuple[LSTMState, Array]:
+        z_BxG, resets_B = inputs
+        if resets_B is not None:
+            state = reset_state(state, resets_B)
+        state = advance(state, z_BxG + state.h @ params.U)
+        return state, state.h
+
+    return lax.scan(step, state, (project(params, x, mask_BxD), resets_TxB))

@@ -1,0 +1,40 @@
+"""The sequence loss: mean nats per predicted character."""
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from lstm_jax.data.batches import Batch
+from lstm_jax.model import Carry, LMParams, Masks, apply
+
+
+class Aux(NamedTuple):
+    """What comes out of a sequence besides its loss."""
+
+    carry: Carry  # the state after the last step
+    count: Array  # how many characters the mean was taken over
+
+
+def bits(nats: float) -> float:
+    """Bits per character from nats per character."""
+    return nats / math.log(2)
+
+
+def sequence_loss(
+    params: LMParams, carry: Carry, batch: Batch, masks: Masks | None = None
+) -> tuple[Array, Aux]:
+    """Softmax cross-entropy of a batch of sequences: the mean over its counted targets, in nats.
+
+    The carry is an argument that nobody differentiates: this is where backpropagation through
+    time is truncated. A batch in which no target counts has loss 0.
+    """
+    logits_TxBxV, carry = apply(params, carry, batch.inputs, masks, batch.resets)
+    nll_TxB = optax.losses.softmax_cross_entropy_with_integer_labels(logits_TxBxV, batch.targets)
+    if batch.mask is None:
+        return jnp.mean(nll_TxB), Aux(carry, jnp.asarray(nll_TxB.size))
+    count = jnp.sum(batch.mask)
+    total = jnp.sum(jnp.where(batch.mask, nll_TxB, 0))
+    return total / jnp.maximum(count, 1).astype(total.dtype), Aux(carry, count)

@@ -1,0 +1,94 @@
+"""The loss against its definition, and its gradient against finite differences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lstm_jax.data.batches import Batch
+from lstm_jax.gradient import GRADIENTS
+from lstm_jax.loss import bits, sequence_loss
+from lstm_jax.model import sample_masks
+from tests import oracle
+from tests.test_model import B, T, V, make_case
+
+
+def make_batch(rng, inputs, masked=True):
+    mask = jnp.asarray(rng.random((T, B)) < 0.7) if masked else None
+    return Batch(
+        jnp.asarray(inputs),
+        jnp.asarray(rng.integers(V, size=(T, B))),
+        mask,
+        jnp.asarray(rng.random((T, B)) < 0.2),
+    )
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_loss_is_the_mean_of_minus_log_p(masked, x64, rng):
+    _, params, carry, inputs = make_case(rng, num_layers=2)
+    batch = make_batch(rng, inputs, masked)
+    loss, aux = sequence_loss(params, carry, batch)
+    logits, _ = oracle.language_model(params, carry, inputs, resets=batch.resets)
+    wanted, count = oracle.cross_entropy(logits, batch.targets, batch.mask)
+    np.testing.assert_allclose(loss, wanted, rtol=1e-12)
+    assert int(aux.count) == count
+    shifted, _ = oracle.cross_entropy(logits, (batch.targets + 1) % V, batch.mask)
+    assert abs(float(loss) - shifted) > 1e-6  # the comparison would notice other targets
+
+
+def test_loss_is_stable_for_huge_logits(rng):
+    _, params, carry, inputs = make_case(rng)
+    huge = params._replace(readout=params.readout._replace(b=jnp.zeros(V).at[0].set(1e4)))
+    batch = Batch(jnp.asarray(inputs), jnp.zeros((T, B), jnp.int32))
+    assert 0 <= float(sequence_loss(huge, carry, batch)[0]) < 1e-6
+
+
+def test_a_batch_without_a_counted_target_has_loss_and_gradient_zero(rng):
+    _, params, carry, inputs = make_case(rng)
+    batch = make_batch(rng, inputs)._replace(mask=jnp.zeros((T, B), bool))
+    (loss, aux), grads = GRADIENTS["autodiff"](params, carry, batch, None)
+    assert float(loss) == 0 and int(aux.count) == 0
+    assert not any(leaf.any() for leaf in jax.tree.leaves(grads))
+
+
+def test_a_masked_target_has_no_gradient(x64, rng):
+    _, params, carry, inputs = make_case(rng)
+    batch = make_batch(rng, inputs)
+    other = jnp.where(batch.mask, batch.targets, (batch.targets + 1) % V)
+    assert not np.array_equal(other, batch.targets)
+    gradients = [
+        GRADIENTS["autodiff"](params, carry, batch._replace(targets=targets), None)[1]
+        for targets in (batch.targets, other)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *gradients)
+
+
+def finite_difference(params, path_index, coordinate, carry, batch, masks, step=1e-5):
+    leaves, treedef = jax.tree.flatten(params)
+
+    def loss_at(offset):
+        moved = list(leaves)
+        moved[path_index] = leaves[path_index].at[coordinate].add(offset)
+        return float(sequence_loss(treedef.unflatten(moved), carry, batch, masks)[0])
+
+    return (loss_at(step) - loss_at(-step)) / (2 * step)
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradient_is_the_slope_of_the_loss(name, x64, rng):
+    config, params, carry, inputs = make_case(
+        rng, num_layers=2, embedding_size=3, dropout=0.3, input_dropout=0.3
+    )
+    masks = sample_masks(jax.random.key(2), params, config, B)
+    batch = make_batch(rng, inputs)
+    _, grads = GRADIENTS[name](params, carry, batch, masks)
+    for index, leaf in enumerate(jax.tree.leaves(grads)):
+        for _ in range(3):
+            coordinate = tuple(int(rng.integers(n)) for n in leaf.shape)
+            slope = finite_difference(params, index, coordinate, carry, batch, masks)
+            assert abs(slope - float(leaf[coordinate])) < 1e-8
+            assert abs(slope - 2 * float(leaf[coordinate])) > 1e-9 or abs(slope) < 1e-8
+
+
+def test_bits():
+    assert bits(np.log(2)) == pytest.approx(1) and bits(np.log(65)) == pytest.approx(np.log2(65))
