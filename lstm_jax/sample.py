@@ -1,0 +1,108 @@
+"""Sampling: prime the model with a prompt, then let it read what it writes."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from lstm_jax.config import SamplingConfig, UserError
+from lstm_jax.model import Carry, LMParams, apply, init_carry
+
+PIECE = 32  # characters of one compiled scan: how often a reader sees something new
+
+
+def filter_logits(logits_BxV: Array, top_k: int, top_p: float) -> Array:
+    """Logits with all but the likeliest symbols at -inf.
+
+    Args:
+      top_k: keep the k likeliest; 0: all.
+      top_p: of those, keep the smallest set whose probability reaches p (nucleus sampling,
+        Holtzman et al. 2020); the likeliest is always kept. 1: all.
+    """
+    if top_k:
+        kth_Bx1 = lax.top_k(logits_BxV, min(top_k, logits_BxV.shape[-1]))[0][:, -1:]
+        logits_BxV = jnp.where(logits_BxV < kth_Bx1, -jnp.inf, logits_BxV)
+    if top_p < 1:
+        order_BxV = jnp.argsort(logits_BxV, axis=-1, descending=True)
+        sorted_BxV = jax.nn.softmax(jnp.take_along_axis(logits_BxV, order_BxV, -1))
+        before_BxV = jnp.cumsum(sorted_BxV, axis=-1) - sorted_BxV
+        keep_BxV = (before_BxV < top_p).at[:, 0].set(True)
+        rank_BxV = jnp.argsort(order_BxV, axis=-1)
+        keep_BxV = jnp.take_along_axis(keep_BxV, rank_BxV, -1)
+        logits_BxV = jnp.where(keep_BxV, logits_BxV, -jnp.inf)
+    return logits_BxV
+
+
+def choose(keys_B: Array, logits_BxV: Array, config: SamplingConfig) -> Array:
+    """One id for each row; temperature 0 takes the likeliest."""
+    if config.temperature == 0:
+        return jnp.argmax(logits_BxV, axis=-1)
+    logits_BxV = filter_logits(logits_BxV / config.temperature, config.top_k, config.top_p)
+    return jax.vmap(jax.random.categorical)(keys_B, logits_BxV)
+
+
+@jax.jit
+def _prime(params: LMParams, carry: Carry, prompt_TxB: Array) -> tuple[Array, Carry]:
+    logits_TxBxV, carry = apply(params, carry, prompt_TxB)
+    return logits_TxBxV[-1], carry
+
+
+@partial(jax.jit, static_argnames="config", donate_argnums=(2, 3))
+def _draw(
+    params: LMParams,
+    keys_B: Array,
+    carry: Carry,
+    logits_BxV: Array,
+    start: int,
+    config: SamplingConfig,
+) -> tuple[Carry, Array, Array]:
+    """The next PIECE characters of every sample, from position `start` on."""
+
+    def step(state: tuple[Carry, Array], position: Array) -> tuple[tuple[Carry, Array], Array]:
+        carry, logits_BxV = state
+        position_keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, position)
+        ids_B = choose(position_keys_B, logits_BxV, config)
+        logits_TxBxV, carry = apply(params, carry, ids_B[None])
+        return (carry, logits_TxBxV[0]), ids_B
+
+    (carry, logits_BxV), ids_TxB = lax.scan(step, (carry, logits_BxV), start + jnp.arange(PIECE))
+    return carry, logits_BxV, ids_TxB
+
+
+def generate_pieces(
+    params: LMParams,
+    key: Array,
+    prompt: np.ndarray,
+    length: int,
+    config: SamplingConfig = SamplingConfig(),
+    num_samples: int = 1,
+) -> Iterator[np.ndarray]:
+    """Yields the continuation in pieces as they are made: ids num_samples x (PIECE or fewer).
+
+    Sample n draws its character t with fold_in(fold_in(key, n), t): its text does not depend on
+    how many samples are drawn beside it, nor on the length asked for.
+    """
+    if not len(prompt):
+        raise UserError("the prompt is empty: give the model at least one character to read")
+    prompt_TxB = jnp.tile(jnp.asarray(prompt)[:, None], num_samples)
+    logits_BxV, carry = _prime(params, init_carry(params, num_samples), prompt_TxB)
+    keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_samples))
+    for start in range(0, length, PIECE):
+        carry, logits_BxV, ids_TxB = _draw(params, keys_B, carry, logits_BxV, start, config)
+        yield np.asarray(ids_TxB).T[:, : length - start]
+
+
+def generate(
+    params: LMParams,
+    key: Array,
+    prompt: np.ndarray,
+    length: int,
+    config: SamplingConfig = SamplingConfig(),
+    num_samples: int = 1,
+) -> np.ndarray:
+    """Continues a prompt of ids: num_samples x length. The same key gives the same text."""
+    pieces = generate_pieces(params, key, prompt, length, config, num_samples)
+    return np.concatenate(list(pieces), axis=1)

@@ -1,0 +1,75 @@
+"""The training step, and many of them in one dispatch. Pure functions; the loop is in `loop`."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+
+from lstm_jax.config import Config
+from lstm_jax.data.batches import Batch
+from lstm_jax.gradient import GRADIENTS
+from lstm_jax.model import Carry, LMParams, init_carry, init_model, sample_masks
+from lstm_jax.optimizer import make_optimizer, make_schedule
+
+
+class TrainState(NamedTuple):
+    """Everything a run is in the middle of. Randomness needs no place here: it follows the step."""
+
+    step: Array  # steps done
+    params: LMParams
+    opt_state: optax.OptState
+    carry: Carry
+
+
+class StepInfo(NamedTuple):
+    """What a step reports; scalars."""
+
+    loss: Array  # mean nats per character, before the update
+    grad_norm: Array  # global norm, before clipping
+    learning_rate: Array
+
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepInfo]]
+
+
+def init_train_state(config: Config, vocabulary_size: int) -> TrainState:
+    """The state before the first step."""
+    params = init_model(jax.random.key(config.train.seed), config.model, vocabulary_size)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=make_optimizer(config.optimizer, config.train.steps).init(params),
+        carry=init_carry(params, config.train.batch_size),
+    )
+
+
+def make_train_step(config: Config) -> TrainStep:
+    """Builds `train_step`: draw the masks, take the gradient, update, hand the carry on."""
+    value_and_grad = GRADIENTS[config.train.gradient]
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    schedule = make_schedule(config.optimizer, config.train.steps)
+    # A stream of its own, apart from the initial weights' (fold_in of the steps starts at 0).
+    dropout_key = jax.random.fold_in(jax.random.key(config.train.seed), 2**31)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepInfo]:
+        step, params, opt_state, carry = state
+        masks = sample_masks(
+            jax.random.fold_in(dropout_key, step), params, config.model, config.train.batch_size
+        )
+        (loss, aux), grads = value_and_grad(params, carry, batch, masks)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        info = StepInfo(loss, optax.tree.norm(grads), jnp.asarray(schedule(step)))
+        return TrainState(step + 1, params, opt_state, aux.carry), info
+
+    return train_step
+
+
+def make_dispatch(config: Config) -> TrainStep:
+    """Builds the compiled function that makes K training steps: batches and infos have a leading
+    axis K. The state is donated: what goes in is gone."""
+    train_step = make_train_step(config)
+    return jax.jit(lambda state, batches: lax.scan(train_step, state, batches), donate_argnums=0)

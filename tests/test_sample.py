@@ -1,0 +1,81 @@
+"""Sampling against a plain loop, and its distribution against the model's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lstm_jax.config import ModelConfig, SamplingConfig, UserError
+from lstm_jax.model import apply, init_carry, init_model
+from lstm_jax.sample import PIECE, choose, filter_logits, generate, generate_pieces
+
+V = 7
+PROMPT = np.array([1, 2, 3], np.uint8)
+
+
+@pytest.fixture
+def params(rng):
+    params = init_model(jax.random.key(0), ModelConfig(hidden_size=6, num_layers=2), V)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), params)
+
+
+def test_greedy_is_the_likeliest_character_each_time(params):
+    length = PIECE + 5
+    found = generate(params, jax.random.key(0), PROMPT, length, SamplingConfig(temperature=0))
+    text = np.concatenate([PROMPT, found[0]])
+    for t in (0, 1, PIECE - 1, PIECE, length - 1):  # read everything before t anew
+        logits, _ = apply(params, init_carry(params, 1), jnp.asarray(text[: 3 + t])[:, None])
+        assert int(jnp.argmax(logits[-1, 0])) == found[0, t]
+
+
+def test_the_same_seed_gives_the_same_text_however_much_is_asked_for(params):
+    key = jax.random.key(5)
+    one = generate(params, key, PROMPT, 40)
+    many = generate(params, key, PROMPT, 70, num_samples=3)
+    np.testing.assert_array_equal(one[0], many[0, :40])
+    assert len({tuple(row) for row in many}) == 3
+    assert not np.array_equal(one, generate(params, jax.random.key(6), PROMPT, 40))
+
+
+def test_pieces_come_one_by_one(params):
+    pieces = generate_pieces(params, jax.random.key(0), PROMPT, 2 * PIECE + 1)
+    assert [piece.shape for piece in pieces] == [(1, PIECE), (1, PIECE), (1, 1)]
+
+
+def test_an_empty_prompt_is_refused(params):
+    with pytest.raises(UserError, match="prompt is empty"):
+        generate(params, jax.random.key(0), PROMPT[:0], 5)
+
+
+PROBABILITIES = np.array([0.4, 0.3, 0.15, 0.1, 0.05])
+
+
+@pytest.mark.parametrize(
+    "top_k, top_p, kept",
+    [
+        (0, 1.0, 5),
+        (2, 1.0, 2),
+        (99, 1.0, 5),
+        (0, 0.69, 2),
+        (0, 0.71, 3),
+        (0, 0.0, 1),
+        (3, 0.5, 2),
+    ],
+)
+def test_filters_keep_the_likeliest(top_k, top_p, kept, rng):
+    order = rng.permutation(5)
+    logits = jnp.asarray(np.log(PROBABILITIES)[order], jnp.float32)[None]
+    found = np.isfinite(filter_logits(logits, top_k, top_p)[0])
+    np.testing.assert_array_equal(found, order < kept)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_draws_follow_the_tempered_distribution(temperature):
+    n = 20000
+    keys = jax.random.split(jax.random.key(0), n)
+    logits = jnp.tile(jnp.log(jnp.asarray(PROBABILITIES, jnp.float32)), (n, 1))
+    drawn = choose(keys, logits, SamplingConfig(temperature=temperature))
+    wanted = PROBABILITIES ** (1 / temperature)
+    wanted /= wanted.sum()
+    shares = np.bincount(drawn, minlength=5) / n
+    np.testing.assert_allclose(shares, wanted, atol=0.012)

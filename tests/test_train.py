@@ -1,0 +1,103 @@
+"""The training step: what it computes, in how many dispatches, and that it compiles once."""
+
+import jax
+import numpy as np
+import pytest
+
+from lstm_jax.config import Config
+from lstm_jax.data.batches import Streams, stack_batches
+from lstm_jax.train import init_train_state, make_dispatch, make_train_step
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+V = 5
+BASE = Config().replace(
+    {
+        "model.hidden_size": 8,
+        "model.num_layers": 2,
+        "model.dropout": 0.2,
+        "train.batch_size": 3,
+        "train.sequence_length": 4,
+        "train.steps": 12,
+        "optimizer.learning_rate": 0.01,
+    }
+)
+
+
+@pytest.fixture
+def streams(rng):
+    return Streams(rng.integers(V, size=200).astype(np.uint8), 3, 4)
+
+
+def run(config, streams, lengths):
+    """The state and all losses after dispatches of these many steps."""
+    dispatch, state, losses, step = make_dispatch(config), init_train_state(config, V), [], 0
+    for K in lengths:
+        batches = stack_batches([streams.batch_at(step + k) for k in range(K)])
+        state, infos = dispatch(state, batches)
+        losses.extend(infos.loss.tolist())
+        step += K
+    return state, losses, dispatch
+
+
+def test_one_dispatch_of_many_steps_equals_many_of_one(streams):
+    state, losses, _ = run(BASE, streams, [6])
+    other, other_losses, _ = run(BASE, streams, [1] * 6)
+    np.testing.assert_allclose(losses, other_losses, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state, other)
+    assert int(state.step) == 6
+
+
+def test_the_second_dispatch_does_not_compile_again(streams):
+    _, _, dispatch = run(BASE, streams, [4, 4, 4])
+    assert dispatch._cache_size() == 1
+
+
+def test_the_carry_goes_from_batch_to_batch(streams):
+    """The state after two steps at learning rate 0 is that of the two batches read in one go."""
+    config = BASE.replace({"optimizer.learning_rate": 0.0, "model.dropout": 0.0})
+    state, _, _ = run(config, streams, [2])
+    whole = Streams(streams.ids, 3, 8).batch_at(0)
+    first = [streams.batch_at(step).inputs for step in range(2)]
+    np.testing.assert_array_equal(np.concatenate(first), whole.inputs)
+    train_step = make_train_step(config.replace({"train.sequence_length": 8}))
+    other, _ = train_step(init_train_state(config, V), whole)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+        state.carry,
+        other.carry,
+    )
+
+
+def test_dropout_differs_from_step_to_step_and_follows_the_seed(streams):
+    config = BASE.replace({"optimizer.learning_rate": 0.0, "model.dropout": 0.5})
+    still = Streams(streams.ids[:13], 3, 4)  # one batch, read over and over
+
+    def losses(seed):
+        return run(config.replace({"train.seed": seed}), still, [3])[1]
+
+    assert len(set(losses(0))) == 3
+    assert losses(0) == losses(0) != losses(1)
+
+
+def test_training_learns(rng):
+    text = np.tile(rng.integers(V, size=13), 20).astype(np.uint8)
+    config = BASE.replace(
+        {
+            "train.steps": 300,
+            "optimizer.learning_rate": 0.03,
+            "model.hidden_size": 32,
+            "model.dropout": 0.0,
+        }
+    )
+    _, losses, _ = run(config, Streams(text, 3, 4), [300])
+    assert losses[0] == pytest.approx(np.log(V), abs=0.3) and losses[-1] < 0.05
+
+
+def test_infos_report_the_norm_before_clipping_and_the_rate(streams):
+    clipped = BASE.replace({"optimizer.clip_norm": 1e-6})
+    for config in (BASE, clipped):
+        train_step = make_train_step(config)
+        _, info = train_step(init_train_state(config, V), streams.batch_at(0))
+        assert 1e-3 < float(info.grad_norm) < 10
+        assert float(info.learning_rate) == pytest.approx(0.01)
