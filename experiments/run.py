@@ -1,0 +1,234 @@
+"""Trains, scores and samples LSTM language models.
+
+    python -m experiments.run --experiment=shakespeare
+    python -m experiments.run --config.model.hidden_size=64 --workdir=runs/small
+    python -m experiments.run --mode=evaluate --workdir=runs/shakespeare
+    python -m experiments.run --mode=sample --workdir=runs/shakespeare --prompt=ROMEO:
+
+The same command run again in its folder resumes there. Results go to stdout, the rest to stderr.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app, flags, logging
+
+from experiments import notebook, shakespeare, tiny_shakespeare_small
+from lstm_jax.checkpoint import load_model
+from lstm_jax.config import (
+    SECTIONS,
+    Config,
+    EvaluateConfig,
+    SamplingConfig,
+    UserError,
+    fields_of,
+    value_type,
+)
+from lstm_jax.data.batches import split_ids
+from lstm_jax.data.corpora import load_text
+from lstm_jax.evaluate import evaluate
+from lstm_jax.loop import Interrupted, Run
+from lstm_jax.loss import bits
+from lstm_jax.model import count_parameters
+from lstm_jax.sample import generate_pieces
+
+EXPERIMENTS: dict[str, Callable[[], Config]] = {
+    "shakespeare": shakespeare.get_config,
+    "tiny_shakespeare_small": tiny_shakespeare_small.get_config,
+    "notebook": notebook.get_config,
+}
+
+EXPERIMENT = flags.DEFINE_enum(
+    "experiment", "shakespeare", list(EXPERIMENTS), "which experiment; each is a file of its name"
+)
+MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "evaluate", "sample"], "train a run, score it, or let it write"
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "the run's folder (default: runs/EXPERIMENT)")
+CHECKPOINT = flags.DEFINE_enum(
+    "checkpoint", "best", ["best", "latest"], "evaluate, sample: the checkpoint, by validation"
+)
+PROMPT = flags.DEFINE_string("prompt", "\n", "sample: what the model reads first")
+LENGTH = flags.DEFINE_integer("length", 500, "sample: characters to write", lower_bound=1)
+NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "sample: how many", 1, 65536)
+SAMPLE_SEED = flags.DEFINE_integer(
+    "sample_seed", 0, "sample: the same seed, the same text", 0, 2**32 - 1
+)
+SAMPLING = {
+    f.name: flags.DEFINE_float(f.name, f.default, f"sample: {f.metadata['help']}")
+    if value_type(f) is float
+    else flags.DEFINE_integer(f.name, f.default, f"sample: {f.metadata['help']}")
+    for f in SamplingConfig.__dataclass_fields__.values()
+}
+
+
+def define_config_flags() -> dict[str, flags.FlagHolder]:
+    """A typed flag for every config value; one that is not given leaves the experiment's value."""
+    holders = {}
+    for section in SECTIONS:
+        for key, field in fields_of(section).items():
+            name = f"config.{section}.{key}"
+            choices, text = field.metadata["choices"], field.metadata["help"]
+            if choices is not None:
+                holders[name] = flags.DEFINE_enum(name, None, choices, text)
+            else:
+                define = {
+                    int: flags.DEFINE_integer,
+                    float: flags.DEFINE_float,
+                    str: flags.DEFINE_string,
+                }[value_type(field)]
+                holders[name] = define(name, None, text)
+    return holders
+
+
+CONFIG = define_config_flags()
+
+
+def overrides() -> dict[str, Any]:
+    """The config values given on the command line, by name (`model.hidden_size`)."""
+    return {
+        name.removeprefix("config."): holder.value
+        for name, holder in CONFIG.items()
+        if holder.value is not None
+    }
+
+
+def workdir() -> Path:
+    return Path(WORKDIR.value or f"runs/{EXPERIMENT.value}")
+
+
+def train() -> None:
+    """Trains, or resumes, and prints what came of it and a sample."""
+    config = EXPERIMENTS[EXPERIMENT.value]().replace(overrides())
+    text = load_text(config.data)
+    run = Run(config, text, workdir(), EXPERIMENT.value)
+    sizes = count_parameters(run.state.params)
+    say(
+        f"{text.name}: {len(run.split.train):,} characters to train on, "
+        f"{0 if run.split.validation is None else len(run.split.validation):,} to validate on, "
+        f"{len(text.vocabulary)} symbols"
+    )
+    say(
+        f"{sum(sizes.values()):,} parameters: "
+        + ", ".join(f"{name} {size:,}" for name, size in sizes.items())
+    )
+    say(f"{config.train.steps:,} steps on {jax.devices()[0].platform}, into {workdir()}")
+    run.train()
+    summary = run.summary()
+    for name in ("train_loss", "val_loss_stream", "val_loss_windows"):
+        if name in summary:
+            print(f"{name:17} {in_both_units(summary[name])}")
+    print(f"{'training':17} {summary['seconds']:.1f} s, {summary['characters']:,} characters")
+    print(f"\n{run.sample()}")
+
+
+def evaluate_run() -> None:
+    """Prints the loss of a checkpoint on its validation split, by both protocols."""
+    changes = overrides()
+    if wrong := [name for name in changes if not name.startswith("evaluate.")]:
+        raise UserError(
+            f"--mode=evaluate takes the run's own config; --config.{wrong[0]} cannot "
+            "change it (only --config.evaluate.* can)"
+        )
+    state, description = load_model(workdir(), CHECKPOINT.value)
+    config = description.config.replace(changes)
+    text = load_text(config.data)
+    if text.sha256 != description.text_sha256:
+        raise UserError(
+            f"{text.name} is not the text that this model was trained on: its sha256 "
+            f"is {text.sha256}, not {description.text_sha256}"
+        )
+    validation = split_ids(text.ids, config.data).validation
+    if validation is None:
+        raise UserError("this run keeps no validation split (data.validation_fraction is 0)")
+    found = evaluate(state.params, validation, config.evaluate)
+    print(f"step {int(state.step)}, {len(validation):,} characters of {text.name}")
+    for name, protocol in describe(config.evaluate).items():
+        loss = getattr(found, name)
+        print(f"val_loss_{name:8} {in_both_units(loss)}  ({protocol})")
+
+
+def in_both_units(nats: float) -> str:
+    return f"{nats:.4f} nats/char  {bits(nats):.4f} bits/char"
+
+
+def describe(config: EvaluateConfig) -> dict[str, str]:
+    lanes = (
+        f"{config.lanes} lanes, each after {config.warmup} unscored characters"
+        if config.lanes > 1
+        else "strictly one character after another"
+    )
+    return {
+        "stream": f"state carried, {lanes}",
+        "windows": f"{config.window_length} characters from the zero state",
+    }
+
+
+def sample_run() -> None:
+    """Writes as the model would go on, a piece at a time."""
+    if changes := overrides():
+        raise UserError(
+            f"--mode=sample takes the run's own config; --config.{next(iter(changes))} "
+            "cannot change it"
+        )
+    config = SamplingConfig(**{name: holder.value for name, holder in SAMPLING.items()})
+    state, description = load_model(workdir(), CHECKPOINT.value)
+    vocabulary = description.vocabulary
+    pieces = generate_pieces(
+        state.params,
+        jax.random.key(SAMPLE_SEED.value),
+        vocabulary.encode(PROMPT.value),
+        LENGTH.value,
+        config,
+        NUM_SAMPLES.value,
+    )
+    others = [""] * (NUM_SAMPLES.value - 1)
+    sys.stdout.write(PROMPT.value)
+    for piece in pieces:
+        first, *rest = map(vocabulary.decode, piece)
+        sys.stdout.write(first)
+        sys.stdout.flush()
+        others = [text + more for text, more in zip(others, rest, strict=True)]
+    print()
+    for number, text in enumerate(others, start=2):
+        print(f"{'=' * 12} sample {number} {'=' * 12}\n{PROMPT.value}{text}")
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def main(argv: Sequence[str]) -> int:
+    if argv[1:]:
+        say(f"error: unexpected argument {argv[1]!r}: flags begin with --")
+        return 2
+    try:
+        {"train": train, "evaluate": evaluate_run, "sample": sample_run}[MODE.value]()
+    except UserError as error:
+        say(f"error: {error}")
+        return 2
+    except Interrupted as stop:
+        say(f"saved at step {stop.step}; the same command goes on from there")
+        return 128 + stop.signal_number
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """absl's parser, with an error in one line, and quiet unless --verbosity says otherwise."""
+    try:
+        rest = flags.FLAGS(argv)
+        if flags.FLAGS["verbosity"].using_default_value:
+            flags.FLAGS.verbosity = logging.ERROR
+        return rest
+    except flags.Error as error:
+        say(f"error: {' '.join(str(error).split())} (--help lists the flags)")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

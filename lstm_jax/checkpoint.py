@@ -1,0 +1,124 @@
+"""Checkpoints of a run, kept by orbax: the latest few and the best by validation.
+
+A checkpoint holds the whole TrainState (step, parameters, optimizer state, carry) and, as JSON,
+what is needed to make sense of it: the config, the alphabet, the text's hash. Randomness follows
+the step and needs no saving.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from lstm_jax.config import Config, UserError
+from lstm_jax.data.vocabulary import Text, Vocabulary
+from lstm_jax.train import TrainState, init_train_state
+
+FOLDER = "checkpoints"
+
+
+class Description(NamedTuple):
+    """What a run is: everything but its numbers."""
+
+    config: Config
+    vocabulary: Vocabulary
+    text_sha256: str
+
+    @classmethod
+    def of(cls, config: Config, text: Text) -> "Description":
+        return cls(config, text.vocabulary, text.sha256)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "config": self.config.flatten(),
+            "vocabulary": self.vocabulary.chars,
+            "text_sha256": self.text_sha256,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Description":
+        return cls(
+            Config().replace(data["config"]), Vocabulary(data["vocabulary"]), data["text_sha256"]
+        )
+
+
+def _loss(metrics: dict[str, float]) -> float:
+    return metrics["val_loss_stream"]
+
+
+class Checkpoints:
+    """The checkpoints of one run folder."""
+
+    def __init__(self, workdir: Path, keep: int = 2) -> None:
+        policies = [
+            LatestN(keep),
+            BestN(get_metric_fn=_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False),
+        ]
+        self._manager = ocp.CheckpointManager(
+            (workdir / FOLDER).absolute(),
+            options=ocp.CheckpointManagerOptions(
+                best_fn=_loss,
+                best_mode="min",
+                preservation_policy=AnyPreservationPolicy(policies),
+            ),
+            item_names=("state", "description"),
+        )
+
+    def save(
+        self, state: TrainState, description: Description, metrics: dict[str, float] | None
+    ) -> None:
+        """Saves in the background; with no metrics it cannot become the best one."""
+        # A copy: the next dispatch takes the state's buffers while the writing still goes on.
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(jax.tree.map(jnp.copy, state)),
+            description=ocp.args.JsonSave(description.to_json()),
+        )
+        step = int(state.step)
+        if step not in self._manager.all_steps():
+            self._manager.save(step, args=args, metrics=metrics)
+
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """The step with the lowest validation loss; the latest where none was validated."""
+        best = self._manager.best_step()
+        return self._manager.latest_step() if best is None else best
+
+    def restore(self, step: int) -> tuple[TrainState, Description]:
+        """The state at a step, every bit as it was saved, and what run it belongs to."""
+        args = ocp.args.Composite(description=ocp.args.JsonRestore())
+        description = Description.from_json(self._manager.restore(step, args=args)["description"])
+        shapes = jax.eval_shape(
+            lambda: init_train_state(description.config, len(description.vocabulary))
+        )
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        target = jax.tree.map(
+            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes
+        )
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        return self._manager.restore(step, args=args)["state"], description
+
+    def close(self) -> None:
+        """Waits until everything is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def load_model(workdir: Path, which: str) -> tuple[TrainState, Description]:
+    """The `best` or the `latest` checkpoint of a run folder."""
+    if not (workdir / FOLDER).is_dir():
+        raise UserError(
+            f"{workdir} holds no {FOLDER} folder: train there first, or name another "
+            "folder with --workdir"
+        )
+    checkpoints = Checkpoints(workdir)
+    step = checkpoints.best_step() if which == "best" else checkpoints.latest_step()
+    if step is None:
+        raise UserError(f"{workdir / FOLDER} holds no checkpoint: train there first")
+    loaded = checkpoints.restore(step)
+    checkpoints.close()
+    return loaded

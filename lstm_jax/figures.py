@@ -1,0 +1,35 @@
+"""Pictures of a run."""
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+TRAIN, STREAM, WINDOWS, RATE = "#9aa7b4", "#c0392b", "#2c6fbb", "#7f8c8d"
+
+
+def draw_curves(metrics: list[dict[str, Any]], title: str, path: Path) -> None:
+    """Training and validation loss against characters seen, the learning rate below."""
+    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    characters = [m["characters"] / 1e6 for m in metrics]
+    loss.plot(characters, [m["train_loss"] for m in metrics], color=TRAIN, lw=1, label="training")
+    for name, color, label in (
+        ("val_loss_stream", STREAM, "validation, stream"),
+        ("val_loss_windows", WINDOWS, "validation, windows"),
+    ):
+        points = [(m["characters"] / 1e6, m[name]) for m in metrics if name in m]
+        if points:
+            label = f"{label}: {min(y for _, y in points):.4f} at best"
+            loss.plot(*zip(*points, strict=True), color=color, marker="o", ms=3.5, label=label)
+    loss.set(ylabel="loss (nats per character)", title=title)
+    loss.legend(frameon=False)
+    rate.plot(characters, [m["learning_rate"] for m in metrics], color=RATE, lw=1)
+    rate.set(xlabel="characters seen (millions)", ylabel="learning rate", ylim=(0, None))
+    for axes in (loss, rate):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=130)

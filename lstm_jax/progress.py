@@ -1,0 +1,50 @@
+"""Progress on stderr: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+LINE_EVERY_S = 10.0
+
+
+class Progress:
+    """Shows the step, the losses, the speed and the time left."""
+
+    def __init__(self, steps: int, done: int) -> None:
+        self._steps, self._start_step, self._start = steps, done, time.monotonic()
+        self._val, self._last_line = "", -LINE_EVERY_S
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True)
+
+    def update(self, line: dict[str, Any]) -> None:
+        """Shows a line of metrics."""
+        validated = "val_loss_stream" in line
+        if validated:
+            self._val = f"  val stream {line['val_loss_stream']:.4f}" + (
+                f" windows {line['val_loss_windows']:.4f}"
+            )
+        text = (
+            f"loss {line['train_loss']:.4f}{self._val}  "
+            f"{line['chars_per_second'] / 1e3:.1f}k chars/s"
+        )
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+            self._bar.update(line["step"] - self._bar.n)
+            return
+        now = time.monotonic()
+        if validated or now - self._last_line >= LINE_EVERY_S or line["step"] == self._steps:
+            self._last_line = now
+            rate = (now - self._start) / max(line["step"] - self._start_step, 1)
+            left = rate * (self._steps - line["step"])
+            print(
+                f"step {line['step']}/{self._steps}  {text}  {left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,177 @@
+"""A run in its folder: what it leaves behind, and that stopping and resuming change no bit."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from lstm_jax.checkpoint import Checkpoints, load_model
+from lstm_jax.config import Config, UserError
+from lstm_jax.data.vocabulary import Text, Vocabulary
+from lstm_jax.loop import Interrupted, Run
+from lstm_jax.metrics import read_metrics
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+CONFIG = Config().replace(
+    {
+        "model.hidden_size": 8,
+        "model.num_layers": 2,
+        "model.dropout": 0.2,
+        "train.batch_size": 3,
+        "train.sequence_length": 4,
+        "train.steps": 20,
+        "train.steps_per_dispatch": 3,
+        "train.validate_every": 6,
+        "train.sample_length": 10,
+        "evaluate.window_length": 8,
+        "evaluate.lanes": 4,
+        "evaluate.warmup": 16,
+    }
+)
+TEXT = Text(
+    "text",
+    np.random.default_rng(0).integers(4, size=500).astype(np.uint8),
+    Vocabulary("\nabc"),
+    "hash",
+)
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_after(run, dispatches):
+    """Makes the run fail as a killed process would: nothing is saved, nothing is flushed."""
+    report, count = run._report, 0
+
+    def counted(*args, **kwargs):
+        nonlocal count
+        count += 1
+        if count > dispatches:
+            raise Stop
+        return report(*args, **kwargs)
+
+    run._report = counted
+
+
+def without_times(workdir):
+    timed = ("seconds", "chars_per_second")
+    return [{k: v for k, v in line.items() if k not in timed} for line in read_metrics(workdir)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished")
+    with jax.numpy_dtype_promotion("standard"):
+        run = Run(CONFIG, TEXT, workdir, "title")
+        run.train()
+        run.summary()
+    return workdir
+
+
+def assert_same_run(workdir, finished):
+    (state, _), (wanted, _) = (load_model(folder, "latest") for folder in (workdir, finished))
+    jax.tree.map(np.testing.assert_array_equal, state, wanted)
+    assert without_times(workdir) == without_times(finished)
+    assert (workdir / "samples.txt").read_text() == (finished / "samples.txt").read_text()
+
+
+@pytest.mark.parametrize("dispatches", [0, 1, 3, 5])
+def test_a_killed_run_goes_on_to_the_same_bits(dispatches, tmp_path, finished):
+    run = Run(CONFIG, TEXT, tmp_path, "title")
+    stop_after(run, dispatches)
+    with pytest.raises(Stop):
+        run.train()
+    run.checkpoints.close()
+    again = Run(CONFIG, TEXT, tmp_path, "title")
+    assert again.step == {0: 0, 1: 0, 3: 6, 5: 12}[dispatches]
+    again.train()
+    assert_same_run(tmp_path, finished)
+
+
+def test_an_interrupted_run_saves_says_where_and_goes_on_to_the_same_bits(tmp_path, finished):
+    run = Run(CONFIG, TEXT, tmp_path, "title")
+    report = run._report
+
+    def interrupt(progress, step, *args, **kwargs):
+        if step == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return report(progress, step, *args, **kwargs)
+
+    run._report = interrupt
+    with pytest.raises(Interrupted) as stop:
+        run.train()
+    assert stop.value.step % 3 == 0 and 9 <= stop.value.step <= 12
+    again = Run(CONFIG, TEXT, tmp_path, "title")
+    assert again.step == stop.value.step
+    again.train()
+    assert_same_run(tmp_path, finished)
+
+
+def test_what_a_run_leaves_behind(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert names == {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "samples.txt",
+        "figures",
+        "summary.json",
+    }
+    metrics = read_metrics(finished)
+    assert [m["step"] for m in metrics] == [3, 6, 9, 12, 15, 18, 20]
+    assert [m["step"] for m in metrics if "val_loss_stream" in m] == [6, 12, 18, 20]
+    assert all(m["characters"] == 12 * m["step"] for m in metrics)
+    assert (finished / "samples.txt").read_text().count("= step") == 4
+    assert (finished / "figures" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    summary = json.loads((finished / "summary.json").read_text())
+    best = min((m for m in metrics if "val_loss_stream" in m), key=lambda m: m["val_loss_stream"])
+    assert (summary["best_step"], summary["val_loss_stream"]) == (
+        best["step"],
+        best["val_loss_stream"],
+    )
+    steps = set(Checkpoints(finished)._manager.all_steps())
+    assert steps == {18, 20, best["step"]}
+    assert int(load_model(finished, "best")[0].step) == best["step"]
+
+
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        ({"model.hidden_size": 9}, TEXT),
+        ({}, dataclasses.replace(TEXT, sha256="other")),
+    ],
+)
+def test_another_run_in_the_same_folder_is_refused(change, text, finished):
+    before = sorted(finished.rglob("*"))
+    with pytest.raises(UserError, match=r"holds another run: .* is .* there and .* here"):
+        Run(CONFIG.replace(change), text, finished, "title")
+    assert sorted(finished.rglob("*")) == before
+
+
+def test_a_finished_run_has_nothing_left_to_do(finished):
+    before = (finished / "metrics.jsonl").read_text()
+    run = Run(CONFIG, TEXT, finished, "title")
+    run.train()
+    assert run.step == 20 and (finished / "metrics.jsonl").read_text() == before
+
+
+def test_a_text_too_short_leaves_no_folder(tmp_path):
+    short = Text("short", TEXT.ids[:12], TEXT.vocabulary, "short")
+    with pytest.raises(UserError):
+        Run(CONFIG, short, tmp_path / "run", "title")
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_a_validation_split(tmp_path):
+    config = CONFIG.replace({"data.validation_fraction": 0.0, "train.steps": 6})
+    run = Run(config, TEXT, tmp_path, "title")
+    run.train()
+    summary = run.summary()
+    assert "val_loss_stream" not in summary and summary["step"] == 6
+    assert int(load_model(tmp_path, "best")[0].step) == 6

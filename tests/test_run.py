@@ -1,0 +1,165 @@
+"""The command line as a user meets it: in a process of its own, with its exit code and streams."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.run import EXPERIMENTS
+from lstm_jax.config import Config
+from lstm_jax.metrics import read_metrics
+
+ROOT = Path(__file__).parent.parent
+SMALL = [
+    "--config.data.corpus=python_topics",
+    "--config.model.hidden_size=8",
+    "--config.train.batch_size=8",
+    "--config.train.sequence_length=16",
+    "--config.train.steps=20",
+    "--config.train.validate_every=10",
+    "--config.train.steps_per_dispatch=5",
+    "--config.optimizer.warmup_steps=2",
+    "--config.train.sample_length=30",
+]
+
+
+def command(*args):
+    return [sys.executable, "-m", "experiments.run", *map(str, args)]
+
+
+def run(*args, code=0, **kwargs):
+    done = subprocess.run(
+        command(*args), cwd=ROOT, capture_output=True, text=True, check=False, **kwargs
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A small finished run."""
+    path = tmp_path_factory.mktemp("run") / "small"
+    done = run(f"--workdir={path}", *SMALL)
+    assert re.search(r"val_loss_stream +\d\.\d{4} nats/char +\d\.\d{4} bits/char", done.stdout)
+    assert "parameters" in done.stderr and "step 20/20" in done.stderr
+    return path
+
+
+def test_the_same_command_again_finds_nothing_left_to_do(workdir):
+    before = (workdir / "metrics.jsonl").read_text()
+    assert "resuming at step 20" in run(f"--workdir={workdir}", *SMALL).stderr
+    assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_evaluate_prints_both_protocols_as_training_did(workdir):
+    done = run("--mode=evaluate", f"--workdir={workdir}", "--checkpoint=latest")
+    last = read_metrics(workdir)[-1]
+    for name in ("val_loss_stream", "val_loss_windows"):
+        assert f"{name:17} {last[name]:.4f} nats/char" in done.stdout
+    strict = run("--mode=evaluate", f"--workdir={workdir}", "--config.evaluate.window_length=64")
+    assert "64 characters from the zero state" in strict.stdout
+
+
+def test_sample_is_repeatable_and_goes_on_from_the_prompt(workdir):
+    args = ["--mode=sample", f"--workdir={workdir}", "--prompt=The ", "--length=40"]
+    first, second = run(*args).stdout, run(*args).stdout
+    assert first == second and first.startswith("The ") and len(first) == 4 + 40 + 1
+    assert run(*args, "--sample_seed=1").stdout != first
+    several = run(*args, "--num_samples=3").stdout
+    assert several.startswith(first) and several.count("=== sample") == 2
+
+
+def test_an_interrupted_run_goes_on(tmp_path):
+    """Ctrl-C: saved, one line that says how to go on, exit code 130; then the same command."""
+    args = [f"--workdir={tmp_path / 'run'}", *SMALL, "--config.train.steps=200000"]
+    process = subprocess.Popen(command(*args), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        time.sleep(0.1)
+        if len(read_metrics(tmp_path / "run")) > 3:
+            break
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    saved = int(re.search(r"saved at step (\d+); the same command goes on from there", stderr)[1])
+    assert read_metrics(tmp_path / "run")[-1]["step"] == saved
+
+    process = subprocess.Popen(command(*args), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert any(f"resuming at step {saved}" in line for line in process.stderr)
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["--experiment=nothing"], "should be one of"),
+        (["--config.model.hiden_size=3"], "Unknown command line flag 'config.model.hiden_size'"),
+        (["--config.model.hidden_size=many"], "config.model.hidden_size=many"),
+        (["--config.model.hidden_size=0"], "model.hidden_size lies between 1 and 65536; not 0"),
+        (["--config.data.path=nowhere.txt"], "cannot read data.path='nowhere.txt': No such file"),
+        (["--config.data.path=."], "Is a directory"),
+        (["--mode=sample", "--prompt=a"], "holds no checkpoints folder"),
+        (["extra"], "unexpected argument 'extra'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(args, message, tmp_path):
+    done = run(*args, f"--workdir={tmp_path / 'run'}", code=2)
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert message in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "is empty"),
+        (b"abc\xff" * 9000, "byte 3 is wrong"),
+        (b"ab", "leave a split empty"),
+        (b"abcd" * 100, "one batch of"),
+    ],
+)
+def test_a_text_that_cannot_be_used(content, message, tmp_path):
+    path = tmp_path / "text"
+    path.write_bytes(content)
+    done = run(f"--config.data.path={path}", f"--workdir={tmp_path / 'run'}", code=2)
+    assert message in done.stderr and done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["--prompt=Ж"], "the character 'Ж' is not in the model's alphabet"),
+        (["--prompt="], "the prompt is empty"),
+        (["--temperature=-1"], "temperature lies between"),
+        (["--top_p=1.5"], "top_p lies between"),
+        (["--length=0"], "length"),
+        (["--config.model.hidden_size=9"], "takes the run's own config"),
+    ],
+)
+def test_sampling_mistakes(args, message, workdir):
+    done = run("--mode=sample", f"--workdir={workdir}", *args, code=2)
+    assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_help_names_every_experiment_and_every_config_value():
+    done = run("--help", code=1, env={**os.environ, "COLUMNS": "100"})
+    for name in [*EXPERIMENTS, *(f"--config.{name}" for name in Config().flatten())]:
+        assert name in done.stdout
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_has_a_valid_config(name):
+    assert isinstance(EXPERIMENTS[name](), Config)
+
+
+def test_the_notebooks_setting_learns_its_25_characters(tmp_path, tiny_shakespeare):
+    run("--experiment=notebook", f"--workdir={tmp_path}")
+    sums = [25 * line["train_loss"] for line in read_metrics(tmp_path)]
+    assert abs(sums[0] - 104.4) < 2 and sums[-1] < 1
