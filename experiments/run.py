@@ -16,7 +16,13 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
-from experiments import notebook, shakespeare, tiny_shakespeare_small
+from experiments import (
+    notebook,
+    notebook_audit,
+    shakespeare,
+    tiny_shakespeare_small,
+    verify_gradients,
+)
 from lstm_jax.checkpoint import load_model
 from lstm_jax.config import (
     SECTIONS,
@@ -39,13 +45,21 @@ EXPERIMENTS: dict[str, Callable[[], Config]] = {
     "shakespeare": shakespeare.get_config,
     "tiny_shakespeare_small": tiny_shakespeare_small.get_config,
     "notebook": notebook.get_config,
+    "notebook_audit": notebook_audit.get_config,
+    "verify_gradients": verify_gradients.get_config,
+}
+
+# Experiments that train nothing: what they do with their config, in place of `train`.
+ANALYSES: dict[str, Callable[[Config, Path], int]] = {
+    "notebook_audit": notebook_audit.main,
+    "verify_gradients": verify_gradients.main,
 }
 
 EXPERIMENT = flags.DEFINE_enum(
     "experiment", "shakespeare", list(EXPERIMENTS), "which experiment; each is a file of its name"
 )
 MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "evaluate", "sample"], "train a run, score it, or let it write"
+    "mode", "train", ["train", "evaluate", "sample"], "run the experiment, score it, let it write"
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "the run's folder (default: runs/EXPERIMENT)")
 CHECKPOINT = flags.DEFINE_enum(
@@ -100,11 +114,16 @@ def workdir() -> Path:
     return Path(WORKDIR.value or f"runs/{EXPERIMENT.value}")
 
 
-def train() -> None:
-    """Trains, or resumes, and prints what came of it and a sample."""
+def run_experiment() -> int:
+    """Runs the experiment with its config as the flags change it; returns the exit code."""
     config = EXPERIMENTS[EXPERIMENT.value]().replace(overrides())
+    return ANALYSES.get(EXPERIMENT.value, train)(config, workdir())
+
+
+def train(config: Config, folder: Path) -> int:
+    """Trains, or resumes, and prints what came of it and a sample."""
     text = load_text(config.data)
-    run = Run(config, text, workdir(), EXPERIMENT.value)
+    run = Run(config, text, folder, EXPERIMENT.value)
     sizes = count_parameters(run.state.params)
     say(
         f"{text.name}: {len(run.split.train):,} characters to train on, "
@@ -115,7 +134,7 @@ def train() -> None:
         f"{sum(sizes.values()):,} parameters: "
         + ", ".join(f"{name} {size:,}" for name, size in sizes.items())
     )
-    say(f"{config.train.steps:,} steps on {jax.devices()[0].platform}, into {workdir()}")
+    say(f"{config.train.steps:,} steps on {jax.devices()[0].platform}, into {folder}")
     run.train()
     summary = run.summary()
     for name in ("train_loss", "val_loss_stream", "val_loss_windows"):
@@ -123,9 +142,10 @@ def train() -> None:
             print(f"{name:17} {in_both_units(summary[name])}")
     print(f"{'training':17} {summary['seconds']:.1f} s, {summary['characters']:,} characters")
     print(f"\n{run.sample()}")
+    return 0
 
 
-def evaluate_run() -> None:
+def evaluate_run() -> int:
     """Prints the loss of a checkpoint on its validation split, by both protocols."""
     changes = overrides()
     if wrong := [name for name in changes if not name.startswith("evaluate.")]:
@@ -149,6 +169,7 @@ def evaluate_run() -> None:
     for name, protocol in describe(config.evaluate).items():
         loss = getattr(found, name)
         print(f"val_loss_{name:8} {in_both_units(loss)}  ({protocol})")
+    return 0
 
 
 def in_both_units(nats: float) -> str:
@@ -167,7 +188,7 @@ def describe(config: EvaluateConfig) -> dict[str, str]:
     }
 
 
-def sample_run() -> None:
+def sample_run() -> int:
     """Writes as the model would go on, a piece at a time."""
     if changes := overrides():
         raise UserError(
@@ -195,6 +216,7 @@ def sample_run() -> None:
     print()
     for number, text in enumerate(others, start=2):
         print(f"{'=' * 12} sample {number} {'=' * 12}\n{PROMPT.value}{text}")
+    return 0
 
 
 def say(line: str) -> None:
@@ -206,7 +228,8 @@ def main(argv: Sequence[str]) -> int:
         say(f"error: unexpected argument {argv[1]!r}: flags begin with --")
         return 2
     try:
-        {"train": train, "evaluate": evaluate_run, "sample": sample_run}[MODE.value]()
+        modes = {"train": run_experiment, "evaluate": evaluate_run, "sample": sample_run}
+        return modes[MODE.value]()
     except UserError as error:
         say(f"error: {error}")
         return 2
@@ -215,7 +238,6 @@ def main(argv: Sequence[str]) -> int:
         return 128 + stop.signal_number
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

@@ -27,6 +27,15 @@ class LSTMParams(NamedTuple):
     b: Array  # G, the one bias
 
 
+class Gates(NamedTuple):
+    """The four activated gates of a step, each BxH."""
+
+    i: Array  # input
+    f: Array  # forget
+    g: Array  # candidate
+    o: Array  # output
+
+
 class LSTMState(NamedTuple):
     """What one layer hands from a step to the next; both of shape BxH."""
 
@@ -81,13 +90,19 @@ def init_state(params: LSTMParams, batch_size: int) -> LSTMState:
     return LSTMState(h=jnp.zeros(shape, params.U.dtype), c=jnp.zeros(shape, params.U.dtype))
 
 
-def advance(state: LSTMState, z_BxG: Array) -> LSTMState:
-    """The pointwise half of a step: from the four pre-activations to the next state."""
+def activate(z_BxG: Array) -> Gates:
+    """The gates from their pre-activations."""
     i_BxH, f_BxH, g_BxH, o_BxH = jnp.split(z_BxG, 4, axis=-1)
-    c_BxH = jax.nn.sigmoid(f_BxH) * state.c + jax.nn.sigmoid(i_BxH) * jnp.tanh(g_BxH)
-    return LSTMState(h=jax.nn.sigmoid(o_BxH) * jnp.tanh(c_BxH), c=c_BxH)
+    sigmoid = jax.nn.sigmoid
+    return Gates(i=sigmoid(i_BxH), f=sigmoid(f_BxH), g=jnp.tanh(g_BxH), o=sigmoid(o_BxH))
+
+
+def advance(state: LSTMState, gates: Gates) -> LSTMState:
+    """The next state, from the gates and the state before."""
+    c_BxH = gates.f * state.c + gates.i * gates.g
+    return LSTMState(h=gates.o * jnp.tanh(c_BxH), c=c_BxH)
 
 
 def cell_step(params: LSTMParams, state: LSTMState, x_BxD: Array) -> LSTMState:
     """One step of one layer; the output is the `h` of the state it returns."""
-    return advance(state, x_BxD @ params.W + state.h @ params.U + params.b)
+    return advance(state, activate(x_BxD @ params.W + state.h @ params.U + params.b))

@@ -140,7 +140,7 @@ class TrainConfig(Section):
         128, "T, characters a step reads of each stream", low=1, high=2**24
     )
     seed: int = option(0, "seeds the initial weights and the dropout", low=0, high=2**32 - 1)
-    gradient: str = option("autodiff", "which backward", choices=("autodiff",))
+    gradient: str = option("bptt", "which backward", choices=("autodiff", "bptt", "truncated"))
     steps_per_dispatch: int = option(
         20, "training steps in one call to the device", low=1, high=2**20
     )
@@ -190,13 +190,6 @@ class Config:
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
-
-    def __post_init__(self) -> None:
-        if self.optimizer.warmup_steps > self.train.steps:
-            raise UserError(
-                f"optimizer.warmup_steps ({self.optimizer.warmup_steps}) is more than train.steps "
-                f"({self.train.steps})"
-            )
 
     def replace(self, changes: Mapping[str, Any]) -> Self:
         """A copy with changed values, named like `model.hidden_size`."""

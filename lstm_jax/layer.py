@@ -7,7 +7,7 @@ over the whole sequence (`project`); only the recurrent product stays inside the
 import jax.numpy as jnp
 from jax import Array, lax
 
-from lstm_jax.cell import LSTMParams, LSTMState, advance
+from lstm_jax.cell import LSTMParams, LSTMState, activate, advance
 
 
 def project(params: LSTMParams, x: Array, mask_BxD: Array | None = None) -> Array:
@@ -40,6 +40,7 @@ def unroll(
     *,
     mask_BxD: Array | None = None,
     resets_TxB: Array | None = None,
+    truncated: bool = False,
 ) -> tuple[LSTMState, Array]:
     """Runs the layer over a sequence. The scan stands for this loop:
 
@@ -51,6 +52,7 @@ def unroll(
     Args:
       x, mask_BxD: as `project` takes them.
       resets_TxB: True where a lane starts afresh before it reads x[t]. None: nowhere.
+      truncated: error goes back in time through the cell state alone (`bptt`, B3).
 
     Returns:
       The state after the last step, and the outputs TxBxH.
@@ -60,7 +62,8 @@ def unroll(
         z_BxG, resets_B = inputs
         if resets_B is not None:
             state = reset_state(state, resets_B)
-        state = advance(state, z_BxG + state.h @ params.U)
+        h_BxH = lax.stop_gradient(state.h) if truncated else state.h
+        state = advance(state, activate(z_BxG + h_BxH @ params.U))
         return state, state.h
 
     return lax.scan(step, state, (project(params, x, mask_BxD), resets_TxB))

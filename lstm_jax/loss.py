@@ -24,14 +24,22 @@ def bits(nats: float) -> float:
 
 
 def sequence_loss(
-    params: LMParams, carry: Carry, batch: Batch, masks: Masks | None = None
+    params: LMParams,
+    carry: Carry,
+    batch: Batch,
+    masks: Masks | None = None,
+    *,
+    truncated: bool = False,
 ) -> tuple[Array, Aux]:
     """Softmax cross-entropy of a batch of sequences: the mean over its counted targets, in nats.
 
     The carry is an argument that nobody differentiates: this is where backpropagation through
-    time is truncated. A batch in which no target counts has loss 0.
+    time is cut. `truncated` changes the derivative only (see `layer.unroll`). A batch in which no
+    target counts has loss 0.
     """
-    logits_TxBxV, carry = apply(params, carry, batch.inputs, masks, batch.resets)
+    logits_TxBxV, carry = apply(
+        params, carry, batch.inputs, masks, batch.resets, truncated=truncated
+    )
     nll_TxB = optax.losses.softmax_cross_entropy_with_integer_labels(logits_TxBxV, batch.targets)
     if batch.mask is None:
         return jnp.mean(nll_TxB), Aux(carry, jnp.asarray(nll_TxB.size))

@@ -91,6 +91,11 @@ def init_carry(params: LMParams, batch_size: int) -> Carry:
     return tuple(init_state(layer, batch_size) for layer in params.layers)
 
 
+def no_masks(params: LMParams) -> Masks:
+    """Masks that drop nothing."""
+    return Masks((None,) * len(params.layers), None)
+
+
 def sample_masks(
     key: Array, params: LMParams, config: ModelConfig, batch_size: int
 ) -> Masks | None:
@@ -122,6 +127,8 @@ def apply(
     inputs_TxB: Array,
     masks: Masks | None = None,
     resets_TxB: Array | None = None,
+    *,
+    truncated: bool = False,
 ) -> tuple[Array, Carry]:
     """Reads a sequence of ids; predicts, at each, the next.
 
@@ -129,16 +136,18 @@ def apply(
       inputs_TxB: integer ids below V. The caller vouches for the range (`Vocabulary` does).
       masks: dropout, from `sample_masks`; None: none.
       resets_TxB: True where a lane starts afresh, from the zero state, before it reads that id.
+      truncated: changes the derivative only (see `layer.unroll`).
 
     Returns:
       logits TxBxV and the carry after the last step.
     """
-    if masks is None:
-        masks = Masks((None,) * len(params.layers), None)
+    masks = masks or no_masks(params)
     x = inputs_TxB if params.embedding is None else params.embedding[inputs_TxB]
     states = []
     for layer, state, mask_BxD in zip(params.layers, carry, masks.layers, strict=True):
-        state, x = unroll(layer, state, x, mask_BxD=mask_BxD, resets_TxB=resets_TxB)
+        state, x = unroll(
+            layer, state, x, mask_BxD=mask_BxD, resets_TxB=resets_TxB, truncated=truncated
+        )
         states.append(state)
     h_TxBxH = x if masks.readout is None else x * masks.readout
     return h_TxBxH @ params.readout.W + params.readout.b, tuple(states)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lstm_jax.cell import LSTMParams, LSTMState, advance, cell_step, init_cell, init_state
+from lstm_jax.cell import LSTMParams, LSTMState, activate, advance, cell_step, init_cell, init_state
 from tests import oracle
 
 
@@ -34,7 +34,7 @@ def test_cell_step_is_the_lstm_of_the_papers(x64, rng):
 def swapped(order):
     def step(params, state, x_BxD):
         parts = jnp.split(x_BxD @ params.W + state.h @ params.U + params.b, 4, axis=-1)
-        return advance(state, jnp.concatenate([parts[n] for n in order], axis=-1))
+        return advance(state, activate(jnp.concatenate([parts[n] for n in order], axis=-1)))
 
     return step
 

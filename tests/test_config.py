@@ -24,7 +24,6 @@ from lstm_jax.optimizer import OPTIMIZERS
             "optimizer.name is one of adam, adamw, sgd, rmsprop; not 'lion'",
         ),
         ({"optimizer.momentum": 0.9}, "optimizer.momentum means nothing to adamw"),
-        ({"optimizer.warmup_steps": 3000}, "more than train.steps"),
         ({"train.steps": None}, "takes int"),
         ({"model.hidden": 3}, "no key 'model.hidden'"),
         ({"hidden_size": 3}, "no key 'hidden_size'"),

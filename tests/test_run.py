@@ -23,7 +23,6 @@ SMALL = [
     "--config.train.steps=20",
     "--config.train.validate_every=10",
     "--config.train.steps_per_dispatch=5",
-    "--config.optimizer.warmup_steps=2",
     "--config.train.sample_length=30",
 ]
 

@@ -1,0 +1,377 @@
+"""Verification: every gradient from every source, compared leaf by leaf.
+
+Sources that share no derivation: `autodiff` (JAX's reverse mode through the scan), `bptt` (by hand,
+in JAX), `reference` (by hand, in NumPy loops) and `differences` (central differences of the loss).
+The truncated rule has three of its own: by hand in JAX, by stop_gradient, by NumPy loops.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lstm_jax import reference
+from lstm_jax.config import ModelConfig
+from lstm_jax.data.batches import Batch
+from lstm_jax.gradient import GRADIENTS, GradFn, truncated_autodiff
+from lstm_jax.model import Carry, LMParams, Masks, init_carry, init_model, sample_masks
+
+# Largest error allowed, as a share of the leaf's largest gradient.
+TOLERANCES = {"float64": 1e-12, "differences": 1e-7, "float32": 1e-5}
+VOCABULARY_SIZE = 11
+DIFFERENCE_STEP = 1e-3
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison's shape and which of the complications it has."""
+
+    model: ModelConfig
+    T: int
+    B: int
+    masked: bool = False  # some targets do not count
+    resets: bool = False  # lanes start afresh inside the sequence
+    carry: bool = False  # the initial state is not zero
+    vocabulary_size: int = VOCABULARY_SIZE
+    seed: int = 0
+
+
+class Problem(NamedTuple):
+    """A case's numbers, float64 NumPy."""
+
+    params: LMParams
+    carry: Carry
+    batch: Batch
+    masks: Masks | None
+
+
+class Row(NamedTuple):
+    """How far two sources are apart on one leaf, at worst over the cases."""
+
+    pair: str  # such as `autodiff ~ bptt`
+    kind: str  # a key of TOLERANCES
+    leaf: str  # such as `layers[0].U`
+    absolute: float
+    relative: float  # to the leaf's largest gradient
+    cosine: float
+    cases: int
+
+    @property
+    def passed(self) -> bool:
+        return self.relative <= TOLERANCES[self.kind]
+
+
+def make_problem(case: Case) -> Problem:
+    """Random numbers for a case, and whatever the case asks for.
+
+    Only the shapes are the model's own: what JAX would draw has to be compiled first, which takes
+    longer than the comparison.
+    """
+    rng = np.random.default_rng([case.seed, case.T, case.B, case.model.num_layers])
+    key = jax.random.key(0)
+    params = jax.eval_shape(lambda: init_model(key, case.model, case.vocabulary_size))
+    masks = jax.eval_shape(lambda: sample_masks(key, params, case.model, case.B))
+    carry = jax.eval_shape(lambda: init_carry(params, case.B))
+
+    def normal(scale: float, tree: Any) -> Any:
+        return jax.tree.map(lambda a: scale * rng.normal(size=a.shape), tree)
+
+    shape = (case.T, case.B)
+    counts = rng.random(shape) < 0.6
+    counts[-1, 0] = True  # at least one
+    return Problem(
+        params=normal(case.model.hidden_size**-0.5, params),
+        carry=normal(float(case.carry), carry),
+        batch=Batch(
+            inputs=rng.integers(case.vocabulary_size, size=shape),
+            targets=rng.integers(case.vocabulary_size, size=shape),
+            mask=counts if case.masked else None,
+            resets=rng.random(shape) < 0.25 if case.resets else None,
+        ),
+        masks=jax.tree.map(lambda a: (rng.random(a.shape) < 0.75) / 0.75, masks),
+    )
+
+
+@cache
+def compile_gradient(
+    gradient: GradFn, dtype: str, optimized: bool = True
+) -> Callable[..., tuple[float, LMParams]]:
+    """(params, carry, batch, masks) -> (loss, gradient), computed by JAX in the given dtype.
+
+    Without `optimized` it compiles in half the time, to slower code for the same formulas.
+    """
+    options = None if optimized else {"xla_backend_optimization_level": 0}
+    compiled = jax.jit(gradient, compiler_options=options)
+
+    def run(*problem: object) -> tuple[float, LMParams]:
+        with jax.enable_x64(dtype == "float64"):
+            cast = jax.tree.map(
+                lambda a: jnp.asarray(a, dtype if a.dtype == np.float64 else None), problem
+            )
+            (loss, _), grads = compiled(*cast)
+            return float(loss), jax.tree.map(lambda a: np.asarray(a, np.float64), grads)
+
+    return run
+
+
+# Where the notebook's per-gate variables stand in the gate order i f g o.
+GATES = ("i", "f", "C", "o")
+
+
+def to_reference(params: LMParams) -> reference.Parameters:
+    """The same parameters in the notebook's variables and shapes."""
+
+    def split(layer: tuple[np.ndarray, ...]) -> reference.Layer:
+        W, U, b = layer
+        weights = np.split(np.concatenate([U, W]).T, 4)  # [h; x], one block a gate
+        biases = np.split(b[:, None], 4)
+        named = {f"W_{gate}": w for gate, w in zip(GATES, weights, strict=True)}
+        named |= {f"b_{gate}": b for gate, b in zip(GATES, biases, strict=True)}
+        return reference.Layer(**named)
+
+    return reference.Parameters(
+        tuple(map(split, params.layers)),
+        params.readout.W.T,
+        params.readout.b[:, None],
+        None if params.embedding is None else params.embedding.T,
+    )
+
+
+def from_reference(found: reference.Parameters, like: LMParams) -> LMParams:
+    """The notebook's variables as `LMParams`."""
+
+    def join(layer: reference.Layer) -> list[np.ndarray]:
+        weights = np.concatenate([getattr(layer, f"W_{gate}") for gate in GATES]).T
+        bias = np.concatenate([getattr(layer, f"b_{gate}") for gate in GATES])[:, 0]
+        H = weights.shape[1] // 4
+        return [weights[H:], weights[:H], bias]
+
+    leaves = [] if found.W_e is None else [found.W_e.T]
+    for layer in found.layers:
+        leaves += join(layer)
+    return jax.tree.unflatten(jax.tree.structure(like), [*leaves, found.W_v.T, found.b_v[:, 0]])
+
+
+def reference_gradient(problem: Problem, defects: frozenset[str] = frozenset()) -> LMParams:
+    """The gradient by `lstm_jax.reference`."""
+    params, carry, batch, masks = problem
+    everywhere = np.ones(batch.inputs.shape, bool)
+    sequence = reference.Sequence(
+        batch.inputs,
+        batch.targets,
+        everywhere if batch.mask is None else batch.mask,
+        ~everywhere if batch.resets is None else batch.resets,
+    )
+    drops = None
+    if masks is not None:
+        ones = np.ones((1, 1))
+        *layers, readout = (ones if m is None else m.T for m in (*masks.layers, masks.readout))
+        drops = reference.Drops(tuple(layers), readout)
+    states = [reference.State(s.h.T, s.c.T) for s in carry]
+    done = reference.forward(to_reference(params), states, sequence, drops)
+    return from_reference(reference.backward(to_reference(params), done, defects=defects), params)
+
+
+def difference(
+    loss: Callable[[LMParams], float], params: LMParams, leaf: int, at: tuple[int, ...]
+) -> float:
+    """d loss / d one coordinate, by central differences of fourth order.
+
+    With step s the formula errs by about s^4 and its rounding by eps / s; in float64 s = 1e-3
+    balances them near 1e-12.
+    """
+    leaves, structure = jax.tree.flatten(params)
+
+    def loss_at(offset: float) -> float:
+        moved = leaves[leaf].copy()
+        moved[at] += offset
+        return loss(structure.unflatten([*leaves[:leaf], moved, *leaves[leaf + 1 :]]))
+
+    s = DIFFERENCE_STEP
+    return (8 * (loss_at(s) - loss_at(-s)) - (loss_at(2 * s) - loss_at(-2 * s))) / (12 * s)
+
+
+def names_of(params: LMParams) -> list[str]:
+    """The leaves' names, such as `layers[0].U`."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(params)
+    return [jax.tree_util.keystr(path).lstrip(".") for path, _ in paths]
+
+
+def compare(pair: str, kind: str, first: LMParams, second: LMParams) -> list[Row]:
+    """One row a leaf."""
+    rows = []
+    leaves = zip(names_of(first), jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+    for name, a, b in leaves:
+        absolute, largest = np.abs(a - b).max(), max(np.abs(a).max(), np.abs(b).max())
+        norms = np.linalg.norm(a) * np.linalg.norm(b)
+        cosine = float(np.vdot(a, b) / norms) if norms else float(absolute == 0)
+        # A leaf that no error reaches has gradient 0 from both; NaN must not pass for small.
+        relative = 0.0 if largest == 0 else float(np.nan_to_num(absolute / largest, nan=np.inf))
+        rows.append(Row(pair, kind, name, float(absolute), relative, cosine, 1))
+    return rows
+
+
+def compare_differences(
+    problem: Problem, loss: Callable[[LMParams], float], sources: dict[str, LMParams], count: int
+) -> list[Row]:
+    """Each source against central differences, at `count` random coordinates of every leaf."""
+    rng, rows = np.random.default_rng(0), []
+    for index, name in enumerate(names_of(problem.params)):
+        shape = jax.tree.leaves(problem.params)[index].shape
+        at = [tuple(int(rng.integers(n)) for n in shape) for _ in range(count)]
+        slopes = np.array([difference(loss, problem.params, index, where) for where in at])
+        for source, gradient in sources.items():
+            leaf = jax.tree.leaves(gradient)[index]
+            found = np.array([leaf[where] for where in at])
+            absolute, largest = np.abs(slopes - found).max(), np.abs(leaf).max()
+            relative = float(absolute / largest) if largest else float(absolute / 1e-3)
+            norms = np.linalg.norm(slopes) * np.linalg.norm(found)
+            cosine = float(slopes @ found / norms) if norms else 1.0
+            pair = f"{source} ~ differences"
+            rows.append(Row(pair, "differences", name, float(absolute), relative, cosine, 1))
+    return rows
+
+
+class Suspects(NamedTuple):
+    """The gradients under test, so that a broken one can be put in (the mutation suite does)."""
+
+    autodiff: GradFn = GRADIENTS["autodiff"]
+    bptt: GradFn = GRADIENTS["bptt"]
+    truncated: GradFn = GRADIENTS["truncated"]
+
+
+def verify_case(
+    case: Case,
+    suspects: Suspects = Suspects(),
+    *,
+    coordinates: int = 2,
+    truncated: bool = True,
+    float32: bool = True,
+    optimized: bool = True,
+) -> list[Row]:
+    """Every pair of sources on one case.
+
+    Args:
+      coordinates: how many of each leaf are compared with central differences.
+      truncated: the truncated rule's three sources as well.
+      float32: the float32 gradients as well, against each other and the float64 reference.
+      optimized: see `compile_gradient`.
+    """
+    problem = make_problem(case)
+
+    def compiled(gradient: GradFn, dtype: str = "float64") -> Callable[..., tuple[float, LMParams]]:
+        return compile_gradient(gradient, dtype, optimized)
+
+    autodiff = compiled(suspects.autodiff)
+    full = {
+        "autodiff": autodiff(*problem)[1],
+        "bptt": compiled(suspects.bptt)(*problem)[1],
+        "reference": reference_gradient(problem),
+    }
+    rows = compare_all("float64", full)
+    if coordinates:
+        rows += compare_differences(
+            problem, lambda params: autodiff(params, *problem[1:])[0], full, coordinates
+        )
+    if truncated:
+        cut = {
+            "truncated": compiled(suspects.truncated)(*problem)[1],
+            "stop_gradient": compiled(truncated_autodiff)(*problem)[1],
+            "truncated reference": reference_gradient(problem, frozenset({"no_recurrence"})),
+        }
+        rows += compare_all("float64", cut)
+    if float32:
+        single = {
+            "autodiff f32": compiled(suspects.autodiff, "float32")(*problem)[1],
+            "bptt f32": compiled(suspects.bptt, "float32")(*problem)[1],
+            "reference": full["reference"],
+        }
+        rows += compare_all("float32", single)
+    return rows
+
+
+def compare_all(kind: str, sources: dict[str, LMParams]) -> list[Row]:
+    """Every pair of the sources, leaf by leaf."""
+    return [
+        row
+        for a, b in combinations(sources, 2)
+        for row in compare(f"{a} ~ {b}", kind, sources[a], sources[b])
+    ]
+
+
+def worst(rows: list[Row], *fields: str) -> list[Row]:
+    """The rows that agree in `fields` as one: their largest errors, smallest cosine, all cases."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(getattr(row, field) for field in fields), []).append(row)
+    return [
+        group[0]._replace(
+            absolute=max(row.absolute for row in group),
+            relative=max(row.relative for row in group),
+            cosine=min(row.cosine for row in group),
+            cases=sum(row.cases for row in group),
+        )
+        for group in groups.values()
+    ]
+
+
+def grid() -> Iterator[Case]:
+    """Every L, T, B of L 1 to 3, T 1, 2, 7, 64, B 1 and 5, and T 128 once.
+
+    Each shape has a case of its own choice of mask, resets, dropout, carry and embedding, so that
+    every two of them meet, switched on and off, in some shape.
+    """
+    number = 0
+    for L in (1, 2, 3):
+        for T in (1, 2, 7, 64):
+            for B in (1, 5):
+                masked, resets, dropout, carry = (
+                    bool(BITS[number % 16] >> n & 1) for n in range(4)
+                )
+                model = ModelConfig(
+                    hidden_size=6,
+                    num_layers=L,
+                    dropout=0.3 * dropout,
+                    input_dropout=0.3 * dropout,
+                    embedding_size=4 * (number % 3 == 2),
+                )
+                yield Case(model, T, B, masked, resets, carry, seed=number)
+                number += 1
+    model = ModelConfig(hidden_size=8, num_layers=2, dropout=0.2, input_dropout=0.2)
+    yield Case(model, 128, 5, True, True, True, seed=number)
+
+
+# The sixteen choices of four switches, ordered so that neighbours differ in many of them.
+BITS = (0, 15, 5, 10, 3, 12, 6, 9, 1, 14, 4, 11, 2, 13, 7, 8)
+
+
+def verify(
+    cases: list[Case], report: Callable[[int, int], None] = lambda done, total: None
+) -> list[Row]:
+    """All cases, two at a time; one row for each pair, kind and leaf: the worst of the cases.
+
+    Compiling is what takes the time, so only every fifth case has the truncated rule as well, and
+    every fifth float32; the last case has both and is compiled as training is.
+    """
+    rows: list[Row] = []
+
+    def run(number: int) -> list[Row]:
+        last = number == len(cases) - 1
+        return verify_case(
+            cases[number],
+            truncated=last or number % 5 == 1,
+            float32=last or number % 5 == 3,
+            optimized=last,
+        )
+
+    with ThreadPoolExecutor(2) as pool:
+        for done, found in enumerate(pool.map(run, range(len(cases))), start=1):
+            rows += found
+            report(done, len(cases))
+    return worst(rows, "pair", "kind", "leaf")
