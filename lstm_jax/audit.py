@@ -86,5 +86,5 @@ def mended_in_turn() -> dict[str, set[str]]:
     left, stages = dict(DEFECTS), {"as printed": set(DEFECTS)}
     for name in DEFECTS:
         del left[name]
-        stages[f"{name} mended too"] = set(left)
+        stages[f"{name} mended too" if left else "all mended"] = set(left)
     return stages

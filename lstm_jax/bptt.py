@@ -193,13 +193,13 @@ def loss_backward(logits_TxBxV: Array, batch: Batch) -> tuple[Array, Array, Arra
     top_TxBx1 = jnp.max(logits_TxBxV, axis=-1, keepdims=True)
     exp_TxBxV = jnp.exp(logits_TxBxV - top_TxBx1)
     sum_TxBx1 = jnp.sum(exp_TxBxV, axis=-1, keepdims=True)
-    hit_TxBxV = jnp.arange(logits_TxBxV.shape[-1]) == batch.targets[..., None]
-    target_TxB = jnp.sum(jnp.where(hit_TxBxV, logits_TxBxV - top_TxBx1, 0), axis=-1)
+    hit_TxBxV = jax.nn.one_hot(batch.targets, logits_TxBxV.shape[-1], dtype=logits_TxBxV.dtype)
+    target_TxB = jnp.sum(hit_TxBxV * (logits_TxBxV - top_TxBx1), axis=-1)
     nll_TxB = jnp.log(sum_TxBx1[..., 0]) - target_TxB
 
     mask_TxB = jnp.ones(nll_TxB.shape, bool) if batch.mask is None else batch.mask
     count = jnp.sum(mask_TxB)
-    weight_TxB = mask_TxB / jnp.maximum(count, 1).astype(nll_TxB.dtype)
+    weight_TxB = mask_TxB.astype(nll_TxB.dtype) / jnp.maximum(count, 1).astype(nll_TxB.dtype)
     dy_TxBxV = (exp_TxBxV / sum_TxBx1 - hit_TxBxV) * weight_TxB[..., None]
     return jnp.sum(nll_TxB * weight_TxB), count, dy_TxBxV
 

@@ -85,7 +85,8 @@ def draw_audit(curves: dict[str, list[float]], path: Path) -> None:
     """The loss of the notebook's setting, its backward pass mended one defect after another."""
     figure = new_figure(8, 5)
     axes = figure.subplots()
-    colors = ["#000000", *(f"C{n}" for n in range(len(curves) - 2)), STREAM]
+    shades = ("C0", "C1", "C2", "C4", "C5", "C7")
+    colors = ["#000000", *shades[: len(curves) - 2], STREAM]
     for (stage, losses), color in zip(curves.items(), colors, strict=True):
         ends = stage in (next(iter(curves)), list(curves)[-1])
         axes.plot(losses, color=color, lw=2.2 if ends else 1.2, label=stage)

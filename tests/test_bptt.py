@@ -1,0 +1,164 @@
+"""The hand backward: what it must not use, any shape, and the layer for other people's models."""
+
+import ast
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lstm_jax import bptt
+from lstm_jax.bptt import bptt_layer
+from lstm_jax.cell import LSTMParams, LSTMState
+from lstm_jax.config import ModelConfig
+from lstm_jax.layer import unroll
+from lstm_jax.verify import Case, verify_case
+
+T, B, D, H = 6, 3, 4, 5
+
+
+def test_nothing_in_the_file_is_differentiated_by_jax():
+    forbidden = {
+        "grad",
+        "value_and_grad",
+        "vjp",
+        "jvp",
+        "linearize",
+        "linear_transpose",
+        "jacrev",
+        "jacfwd",
+        "hessian",
+    }
+    tree = ast.parse(Path(bptt.__file__).read_text())
+    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert not used & forbidden
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert not {alias.name for alias in node.names} & forbidden
+            # Nor does it borrow a function that was differentiated elsewhere.
+            assert node.module not in ("lstm_jax.gradient", "jax.interpreters", "jax.ad_util")
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    shape=st.tuples(st.integers(1, 9), st.integers(1, 4)),
+    layers=st.integers(1, 3),
+    hidden=st.integers(1, 7),
+    embedding=st.integers(0, 4),
+    vocabulary=st.integers(1, 9),
+    dropped=st.booleans(),
+    switches=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+    seed=st.integers(0, 2**16),
+)
+def test_any_shape(shape, layers, hidden, embedding, vocabulary, dropped, switches, seed):
+    model = ModelConfig(
+        hidden_size=hidden,
+        num_layers=layers,
+        embedding_size=embedding,
+        dropout=0.25 * dropped,
+        input_dropout=0.25 * dropped,
+    )
+    case = Case(model, *shape, *switches, vocabulary_size=vocabulary, seed=seed)
+    for row in verify_case(case, float32=False, optimized=False):
+        assert row.passed, (case, row)
+
+
+@pytest.fixture
+def problem(x64, rng):
+    params = LSTMParams(
+        *map(
+            jnp.asarray,
+            (rng.normal(size=(D, 4 * H)), rng.normal(size=(H, 4 * H)), rng.normal(size=4 * H)),
+        )
+    )
+    state = LSTMState(*map(jnp.asarray, rng.normal(size=(2, B, H))))
+    return params, state, jnp.asarray(rng.normal(size=(T, B, D)))
+
+
+def loss_of(layer, resets_TxB=None):
+    """A loss that looks at the outputs and at both parts of the final state."""
+
+    def loss(params, state, x):
+        final, h_TxBxH = layer(params, state, x, resets_TxB)
+        return jnp.sum(jnp.sin(h_TxBxH)) + jnp.sum(final.h**2) + jnp.sum(jnp.cos(3 * final.c))
+
+    return loss
+
+
+def textbook(params, state, x, resets_TxB=None):
+    return unroll(params, state, x, resets_TxB=resets_TxB)
+
+
+def assert_close(found, wanted, tolerance=1e-12):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(
+            np.asarray(a, float),
+            np.asarray(b, float),
+            rtol=tolerance,
+            atol=tolerance * float(np.abs(b).max()),
+        ),
+        found,
+        wanted,
+    )
+
+
+@pytest.mark.parametrize("with_resets", [False, True])
+def test_the_layer_differentiates_by_everything(with_resets, problem, rng):
+    """Parameters, initial state, input; from outputs and final state; under jit."""
+    resets = jnp.asarray(rng.random((T, B)) < 0.3) if with_resets else None
+    argnums = (0, 1, 2)
+    found = jax.jit(jax.value_and_grad(loss_of(bptt_layer, resets), argnums))(*problem)
+    assert_close(found, jax.value_and_grad(loss_of(textbook, resets), argnums)(*problem))
+
+
+def test_the_layer_under_vmap(problem, rng):
+    params, state, _ = problem
+    xs = jnp.asarray(rng.normal(size=(4, T, B, D)))
+    in_axes = (None, None, 0)
+    found = jax.vmap(jax.grad(loss_of(bptt_layer)), in_axes)(params, state, xs)
+    assert_close(found, jax.vmap(jax.grad(loss_of(textbook)), in_axes)(params, state, xs))
+
+
+def test_the_layer_reads_ids(problem, rng):
+    params, state, _ = problem
+    ids = jnp.asarray(rng.integers(D, size=(T, B)))
+    found = jax.grad(loss_of(bptt_layer))(params, state, ids)
+    assert_close(found, jax.grad(loss_of(textbook))(params, state, jax.nn.one_hot(ids, D)))
+
+
+def test_the_layer_in_bfloat16(problem):
+    """As close to the float64 gradient as autodiff in bfloat16 is (eight bits of mantissa)."""
+
+    def low(tree):
+        return jax.tree.map(lambda a: a.astype(jnp.bfloat16), tree)
+
+    found = jax.grad(loss_of(bptt_layer), (0, 1, 2))(*low(problem))
+    wanted = jax.grad(loss_of(textbook), (0, 1, 2))(*problem)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(jnp.bfloat16)}
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        a, b = np.asarray(a, float), np.asarray(b, float)
+        assert np.vdot(a, b) / np.linalg.norm(a) / np.linalg.norm(b) > 0.999
+
+
+def test_the_layer_says_that_it_has_no_forward_mode(problem):
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(loss_of(bptt_layer), problem, problem)
+
+
+def test_the_layer_composes_with_itself_and_with_other_layers(problem, rng):
+    params, state, x = problem
+    V = jnp.asarray(rng.normal(size=(H, D)))
+
+    def stacked(layer):
+        def loss(params, V):
+            _, h = layer(params, state, x)
+            _, h = layer(params, state, jnp.tanh(h @ V))
+            return jnp.sum(jax.nn.log_softmax(h)[..., 0])
+
+        return loss
+
+    found = jax.grad(stacked(bptt_layer), (0, 1))(params, V)
+    assert_close(found, jax.grad(stacked(textbook), (0, 1))(params, V))

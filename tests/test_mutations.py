@@ -1,0 +1,222 @@
+"""The checks are checked: the hand backward, broken in one place, must be caught each time.
+
+Every mutant is `bptt.py` with one piece of its source replaced, compared with the other sources by
+the verification that `--experiment=verify_gradients` runs.
+"""
+
+from functools import partial
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from lstm_jax import bptt
+from lstm_jax.config import ModelConfig
+from lstm_jax.verify import Case, Suspects, verify_case
+
+SOURCE = Path(bptt.__file__).read_text()
+
+# (what is broken, the source, what stands there instead)
+MUTANTS = [
+    # (B1) the loss
+    (
+        "the error's sign",
+        "(exp_TxBxV / sum_TxBx1 - hit_TxBxV)",
+        "(hit_TxBxV - exp_TxBxV / sum_TxBx1)",
+    ),
+    ("the softmax not normalised", "exp_TxBxV / sum_TxBx1 - hit", "exp_TxBxV - hit"),
+    ("the target forgotten", "exp_TxBxV / sum_TxBx1 - hit_TxBxV", "exp_TxBxV / sum_TxBx1"),
+    (
+        "the target mask forgotten",
+        "jnp.ones(nll_TxB.shape, bool) if batch.mask is None else batch.mask",
+        "jnp.ones(nll_TxB.shape, bool)",
+    ),
+    ("the mean a sum", " / jnp.maximum(count, 1).astype(nll_TxB.dtype)", ""),
+    # (B2) the readout
+    (
+        "the readout mask forgotten forward",
+        "h_TxBxH = x if masks.readout is None else x * masks.readout",
+        "h_TxBxH = x",
+    ),
+    ("the readout mask forgotten backward", "e_TxBxH = e_TxBxH * masks.readout", "pass"),
+    (
+        "the readout's bias without its gradient",
+        "b=jnp.sum(dy_TxBxV, (0, 1))",
+        "b=0 * jnp.sum(dy_TxBxV, (0, 1))",
+    ),
+    (
+        "the readout's gradient of unmasked outputs",
+        "Readout(W=outer_sum(h_TxBxH, dy_TxBxV)",
+        "Readout(W=outer_sum(x, dy_TxBxV)",
+    ),
+    # (B3) what arrives at h
+    (
+        "no error through the recurrent weights",
+        "jnp.zeros_like(dc_BxH) if truncated else dz_BxG @ U_GxH",
+        "jnp.zeros_like(dc_BxH)",
+    ),
+    ("the recurrent error's sign", "else dz_BxG @ U_GxH", "else -dz_BxG @ U_GxH"),
+    ("the recurrent weights in another order", "else dz_BxG @ U_GxH", "else dz_BxG @ U_GxH[::-1]"),
+    (
+        "the recurrent weights not transposed",
+        "lax.optimization_barrier(U_HxG.T)",
+        "lax.optimization_barrier(U_HxG.reshape(U_HxG.shape[::-1]))",
+    ),
+    ("what arrives from above forgotten", "e_BxH + dnext.h, dnext.c", "dnext.h, dnext.c"),
+    ("h learns nothing from the next step", "e_BxH + dnext.h, dnext.c", "e_BxH, dnext.c"),
+    ("h and c of the next step swapped", "e_BxH + dnext.h, dnext.c", "e_BxH + dnext.c, dnext.h"),
+    # (B4) what arrives at c
+    ("no error along the cell", "(1 - tanh_c * tanh_c) + dc_next", "(1 - tanh_c * tanh_c)"),
+    ("the cell's error doubled", "+ dc_next  # (B4)", "+ 2 * dc_next  # (B4)"),
+    (
+        "the cell's slope with a plus",
+        "dh * o * (1 - tanh_c * tanh_c)",
+        "dh * o * (1 + tanh_c * tanh_c)",
+    ),
+    ("the cell's slope forgotten", "dh * o * (1 - tanh_c * tanh_c)", "dh * o"),
+    ("the slope of c instead of tanh c", "dh * o * (1 - tanh_c * tanh_c)", "dh * o * (1 - c * c)"),
+    ("the output gate forgotten on the way to c", "dh * o * (1 -", "dh * (1 -"),
+    ("the input gate instead of the output gate", "dh * o * (1 -", "dh * i * (1 -"),
+    ("the cell not forgotten", "return dz_BxG, dc * f", "return dz_BxG, dc"),
+    ("the input gate instead of the forget gate", "return dz_BxG, dc * f", "return dz_BxG, dc * i"),
+    ("h's error handed to the cell before", "return dz_BxG, dc * f", "return dz_BxG, dh * f"),
+    # (B5) the gates
+    ("i: the candidate forgotten", "dc * g * i * (1 - i)", "dc * i * (1 - i)"),
+    ("i: the slope of tanh", "dc * g * i * (1 - i)", "dc * g * (1 - i * i)"),
+    ("i: the slope with a plus", "dc * g * i * (1 - i)", "dc * g * i * (1 + i)"),
+    ("i: from h's error", "dc * g * i * (1 - i)", "dh * g * i * (1 - i)"),
+    ("f: this step's cell", "dc * c_before * f", "dc * c * f"),
+    ("f: tanh of the cell before", "dc * c_before * f", "dc * jnp.tanh(c_before) * f"),
+    ("f: the slope of tanh", "c_before * f * (1 - f)", "c_before * (1 - f * f)"),
+    ("f: the slope forgotten", "dc * c_before * f * (1 - f)", "dc * c_before"),
+    ("g: the input gate forgotten", "dc * i * (1 - g * g)", "dc * (1 - g * g)"),
+    ("g: the slope of the sigmoid", "dc * i * (1 - g * g)", "dc * i * g * (1 - g)"),
+    ("g: tanh taken twice", "dc * i * (1 - g * g)", "dc * i * (1 - jnp.tanh(g) ** 2)"),
+    ("g: the forget gate", "dc * i * (1 - g * g)", "dc * f * (1 - g * g)"),
+    ("o: the cell without tanh", "dh * tanh_c * o * (1 - o)", "dh * c * o * (1 - o)"),
+    ("o: the slope forgotten", "dh * tanh_c * o * (1 - o)", "dh * tanh_c"),
+    ("o: from the cell's error", "dh * tanh_c * o * (1 - o)", "dc * tanh_c * o * (1 - o)"),
+    ("input and forget gate swapped", "i, f, g, o = gates", "f, i, g, o = gates"),
+    ("candidate and output gate swapped", "i, f, g, o = gates", "i, f, o, g = gates"),
+    # (B6) recurrent weights and bias
+    (
+        "dU of this step's h",
+        "outer_sum(residuals.before.h, dz_TxBxG)",
+        "outer_sum(residuals.gates.o * jnp.tanh(residuals.c), dz_TxBxG)",
+    ),
+    ("dU of the cell", "outer_sum(residuals.before.h, dz", "outer_sum(residuals.before.c, dz"),
+    (
+        "dU without the first step",
+        "outer_sum(residuals.before.h, dz_TxBxG)",
+        "outer_sum(residuals.before.h[1:], dz_TxBxG[1:])",
+    ),
+    ("db without the last step", "jnp.sum(dz_TxBxG, (0, 1)))", "jnp.sum(dz_TxBxG[:-1], (0, 1)))"),
+    ("db without the first step", "jnp.sum(dz_TxBxG, (0, 1)))", "jnp.sum(dz_TxBxG[1:], (0, 1)))"),
+    # (B7), (B8) inputs, layers, embedding
+    (
+        "dW without the first step",
+        "outer_sum(masked_TxBxD, dz_TxBxG), dx",
+        "outer_sum(masked_TxBxD[1:], dz_TxBxG[1:]), dx",
+    ),
+    ("dW of inputs that were not dropped", "outer_sum(masked_TxBxD, dz", "outer_sum(x, dz"),
+    ("a mask forgotten on the way down", "dx_TxBxD = dx_TxBxD * mask_BxD", "pass"),
+    (
+        "W not transposed on the way down",
+        "dx_TxBxD = dz_TxBxG @ params.W.T",
+        "dx_TxBxD = dz_TxBxG @ params.W.reshape(params.W.shape[::-1])",
+    ),
+    (
+        "ids: the mask forgotten",
+        "dz_TxBxG = dz_TxBxG * mask_BxD[jnp.arange(x.shape[1]), x][..., None]",
+        "pass",
+    ),
+    ("ids: rows overwritten instead of added", "zeros.at[ids_TxB].add(", "zeros.at[ids_TxB].set("),
+    (
+        "the embedding's rows of the targets",
+        "dembedding = add_rows(ids_TxB, e_TxBxH,",
+        "dembedding = add_rows(batch.targets, e_TxBxH,",
+    ),
+    # resets and the initial state
+    ("a reset forgotten backward", "dbefore = reset_state(dbefore, resets_B)", "pass"),
+    (
+        "a reset forgotten in what a step read",
+        "before = jax.vmap(reset_state)(before, resets_TxB)",
+        "pass",
+    ),
+    (
+        "the initial state forgotten",
+        "jnp.concatenate([s0[None], s[:-1]])",
+        "jnp.concatenate([0 * s0[None], s[:-1]])",
+    ),
+    (
+        "the state of this step for the step before",
+        "jnp.concatenate([s0[None], s[:-1]]), state",
+        "s, state",
+    ),
+    ("the scan not reversed", "reverse=True", "reverse=False"),
+    (
+        "the layers' gradients in another order",
+        "dlayers.insert(0, dlayer)",
+        "dlayers.append(dlayer)",
+    ),
+]
+
+# Two layers with everything on; ids read as rows of W, then an embedding.
+CASES = [
+    Case(
+        ModelConfig(
+            hidden_size=4, num_layers=2, embedding_size=E, dropout=0.25, input_dropout=0.25
+        ),
+        T=5,
+        B=3,
+        masked=True,
+        resets=True,
+        carry=True,
+    )
+    for E in (0, 11)
+]
+
+
+def mutate(path: Path, old: str, new: str) -> ModuleType:
+    """`bptt.py` with one piece of its source replaced, loaded from `path`."""
+    assert SOURCE.count(old) == 1, f"{old!r} stands {SOURCE.count(old)} times in bptt.py"
+    path.write_text(SOURCE.replace(old, new))
+    spec = spec_from_file_location("mutant", path)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def fails(suspects: Suspects, truncated: bool = False) -> bool:
+    """Whether the verification finds a difference on any of the cases."""
+    check = partial(verify_case, coordinates=0, float32=False, optimized=False)
+    return any(
+        not row.passed for case in CASES for row in check(case, suspects, truncated=truncated)
+    )
+
+
+@pytest.fixture(scope="module")
+def tally(request):
+    """Prints how many mutants were killed."""
+    outcomes = []
+    yield outcomes
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    reporter.write_line(f"\nmutants of the hand backward killed: {sum(outcomes)}/{len(outcomes)}")
+
+
+def test_the_gradients_as_they_are_pass():
+    assert not fails(Suspects(), truncated=True)
+
+
+@pytest.mark.parametrize("old, new", [m[1:] for m in MUTANTS], ids=[m[0] for m in MUTANTS])
+def test_a_broken_backward_is_caught(old, new, tmp_path, tally):
+    killed = fails(Suspects(bptt=mutate(tmp_path / "mutant.py", old, new).value_and_grad))
+    tally.append(killed)
+    assert killed
+
+
+def test_a_truncated_rule_that_is_not_truncated_is_caught(tmp_path):
+    old, new = "jnp.zeros_like(dc_BxH) if truncated else dz_BxG @ U_GxH", "dz_BxG @ U_GxH"
+    whole = mutate(tmp_path / "mutant.py", old, new)
+    assert fails(Suspects(truncated=partial(whole.value_and_grad, truncated=True)), truncated=True)
