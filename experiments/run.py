@@ -8,9 +8,12 @@
 The same command run again in its folder resumes there. Results go to stdout, the rest to stderr.
 """
 
+import dataclasses
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -49,10 +52,11 @@ EXPERIMENTS: dict[str, Callable[[], Config]] = {
     "verify_gradients": verify_gradients.get_config,
 }
 
-# Experiments that train nothing: what they do with their config, in place of `train`.
-ANALYSES: dict[str, Callable[[Config, Path], int]] = {
-    "notebook_audit": notebook_audit.main,
-    "verify_gradients": verify_gradients.main,
+# Experiments that train nothing: what they do in place of `train` (a module's main, and the config
+# values that it READS).
+ANALYSES: dict[str, ModuleType] = {
+    "notebook_audit": notebook_audit,
+    "verify_gradients": verify_gradients,
 }
 
 EXPERIMENT = flags.DEFINE_enum(
@@ -65,40 +69,68 @@ WORKDIR = flags.DEFINE_string("workdir", None, "the run's folder (default: runs/
 CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", "best", ["best", "latest"], "evaluate, sample: the checkpoint, by validation"
 )
-PROMPT = flags.DEFINE_string("prompt", "\n", "sample: what the model reads first")
-LENGTH = flags.DEFINE_integer("length", 500, "sample: characters to write", lower_bound=1)
+PROMPT = flags.DEFINE_string("prompt", None, "sample: what the model reads first (a new line)")
+LENGTH = flags.DEFINE_integer("length", 500, "sample: characters to write", 1)
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "sample: how many", 1, 65536)
 SAMPLE_SEED = flags.DEFINE_integer(
     "sample_seed", 0, "sample: the same seed, the same text", 0, 2**32 - 1
 )
+
+
+def help_of(field: dataclasses.Field) -> str:
+    """What a value means, its range, and its default where the flag has none of its own."""
+    meta, default = field.metadata, field.default
+    numeric = value_type(field) in (int, float)
+    bounds = f"; {meta['low']:g} to {meta['high']:g}" if numeric else ""
+    return f"{meta['help']}{bounds}" + (f"; default {default}" if default not in (None, "") else "")
+
+
+def define_flag(name: str, field: dataclasses.Field, default: Any) -> flags.FlagHolder:
+    """A flag of the field's own type."""
+    if field.metadata["choices"] is not None:
+        return flags.DEFINE_enum(name, default, field.metadata["choices"], help_of(field))
+    define = {
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        str: flags.DEFINE_string,
+    }[value_type(field)]
+    return define(name, default, help_of(field))
+
+
 SAMPLING = {
-    f.name: flags.DEFINE_float(f.name, f.default, f"sample: {f.metadata['help']}")
-    if value_type(f) is float
-    else flags.DEFINE_integer(f.name, f.default, f"sample: {f.metadata['help']}")
-    for f in SamplingConfig.__dataclass_fields__.values()
+    field.name: define_flag(field.name, field, field.default)
+    for field in dataclasses.fields(SamplingConfig)
+}
+# A config value that is not given leaves the experiment's own.
+CONFIG = {
+    f"config.{section}.{key}": define_flag(f"config.{section}.{key}", field, None)
+    for section in SECTIONS
+    for key, field in fields_of(section).items()
+}
+
+# What each mode reads besides the config, the experiment and the folder.
+READ_BY_MODE = {
+    "train": set(),
+    "evaluate": {"checkpoint"},
+    "sample": {"checkpoint", "prompt", "length", "num_samples", "sample_seed", *SAMPLING},
 }
 
 
-def define_config_flags() -> dict[str, flags.FlagHolder]:
-    """A typed flag for every config value; one that is not given leaves the experiment's value."""
-    holders = {}
-    for section in SECTIONS:
-        for key, field in fields_of(section).items():
-            name = f"config.{section}.{key}"
-            choices, text = field.metadata["choices"], field.metadata["help"]
-            if choices is not None:
-                holders[name] = flags.DEFINE_enum(name, None, choices, text)
-            else:
-                define = {
-                    int: flags.DEFINE_integer,
-                    float: flags.DEFINE_float,
-                    str: flags.DEFINE_string,
-                }[value_type(field)]
-                holders[name] = define(name, None, text)
-    return holders
-
-
-CONFIG = define_config_flags()
+def check_flags(mode: str, changes: dict[str, Any]) -> None:
+    """Refuses what this mode, or this experiment, would ignore."""
+    given = {name for name in set().union(*READ_BY_MODE.values()) if flags.FLAGS[name].present}
+    if ignored := sorted(given - READ_BY_MODE[mode]):
+        raise UserError(f"--{ignored[0]} means nothing to --mode={mode}")
+    if mode == "train":
+        reads = ANALYSES[EXPERIMENT.value].READS if EXPERIMENT.value in ANALYSES else None
+        wrong = [name for name in changes if reads is not None and name not in reads]
+        reader = f"--experiment={EXPERIMENT.value}"
+    else:
+        kept = ("evaluate.", "data.path") if mode == "evaluate" else ()
+        wrong = [name for name in changes if not name.startswith(kept)]
+        reader = f"--mode={mode}, which takes the run's own config"
+    if wrong:
+        raise UserError(f"--config.{wrong[0]} means nothing to {reader}")
 
 
 def overrides() -> dict[str, Any]:
@@ -117,7 +149,9 @@ def workdir() -> Path:
 def run_experiment() -> int:
     """Runs the experiment with its config as the flags change it; returns the exit code."""
     config = EXPERIMENTS[EXPERIMENT.value]().replace(overrides())
-    return ANALYSES.get(EXPERIMENT.value, train)(config, workdir())
+    if EXPERIMENT.value in ANALYSES:
+        return ANALYSES[EXPERIMENT.value].main(config, workdir())
+    return train(config, workdir())
 
 
 def train(config: Config, folder: Path) -> int:
@@ -139,22 +173,18 @@ def train(config: Config, folder: Path) -> int:
     summary = run.summary()
     for name in ("train_loss", "val_loss_stream", "val_loss_windows"):
         if name in summary:
-            print(f"{name:17} {in_both_units(summary[name])}")
-    print(f"{'training':17} {summary['seconds']:.1f} s, {summary['characters']:,} characters")
+            at = f"  (step {summary['best_step' if name.startswith('val') else 'step']})"
+            print(f"{name:17} {in_both_units(summary[name])}{at}")
+    if "seconds" in summary:
+        print(f"{'training':17} {summary['seconds']:.1f} s, {summary['characters']:,} characters")
     print(f"\n{run.sample()}")
     return 0
 
 
 def evaluate_run() -> int:
     """Prints the loss of a checkpoint on its validation split, by both protocols."""
-    changes = overrides()
-    if wrong := [name for name in changes if not name.startswith("evaluate.")]:
-        raise UserError(
-            f"--mode=evaluate takes the run's own config; --config.{wrong[0]} cannot "
-            "change it (only --config.evaluate.* can)"
-        )
     state, description = load_model(workdir(), CHECKPOINT.value)
-    config = description.config.replace(changes)
+    config = description.config.replace(overrides())
     text = load_text(config.data)
     if text.sha256 != description.text_sha256:
         raise UserError(
@@ -178,7 +208,7 @@ def in_both_units(nats: float) -> str:
 
 def describe(config: EvaluateConfig) -> dict[str, str]:
     lanes = (
-        f"{config.lanes} lanes, each after {config.warmup} unscored characters"
+        f"{config.lanes} lanes, each but the first after {config.warmup} unscored characters"
         if config.lanes > 1
         else "strictly one character after another"
     )
@@ -190,24 +220,22 @@ def describe(config: EvaluateConfig) -> dict[str, str]:
 
 def sample_run() -> int:
     """Writes as the model would go on, a piece at a time."""
-    if changes := overrides():
-        raise UserError(
-            f"--mode=sample takes the run's own config; --config.{next(iter(changes))} "
-            "cannot change it"
-        )
     config = SamplingConfig(**{name: holder.value for name, holder in SAMPLING.items()})
     state, description = load_model(workdir(), CHECKPOINT.value)
     vocabulary = description.vocabulary
+    prompt = PROMPT.value
+    if prompt is None:
+        prompt = "\n" if "\n" in vocabulary.chars else vocabulary.chars[0]
     pieces = generate_pieces(
         state.params,
         jax.random.key(SAMPLE_SEED.value),
-        vocabulary.encode(PROMPT.value),
+        vocabulary.encode(prompt),
         LENGTH.value,
         config,
         NUM_SAMPLES.value,
     )
     others = [""] * (NUM_SAMPLES.value - 1)
-    sys.stdout.write(PROMPT.value)
+    sys.stdout.write(prompt)
     for piece in pieces:
         first, *rest = map(vocabulary.decode, piece)
         sys.stdout.write(first)
@@ -215,7 +243,7 @@ def sample_run() -> int:
         others = [text + more for text, more in zip(others, rest, strict=True)]
     print()
     for number, text in enumerate(others, start=2):
-        print(f"{'=' * 12} sample {number} {'=' * 12}\n{PROMPT.value}{text}")
+        print(f"{'=' * 12} sample {number} {'=' * 12}\n{prompt}{text}")
     return 0
 
 
@@ -227,7 +255,10 @@ def main(argv: Sequence[str]) -> int:
     if argv[1:]:
         say(f"error: unexpected argument {argv[1]!r}: flags begin with --")
         return 2
+    # A character that the terminal's encoding lacks is written as \\x…, not as a traceback.
+    sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        check_flags(MODE.value, overrides())
         modes = {"train": run_experiment, "evaluate": evaluate_run, "sample": sample_run}
         return modes[MODE.value]()
     except UserError as error:
@@ -236,6 +267,12 @@ def main(argv: Sequence[str]) -> int:
     except Interrupted as stop:
         say(f"saved at step {stop.step}; the same command goes on from there")
         return 128 + stop.signal_number
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        say(f"error: {error}")
+        return 2
     except KeyboardInterrupt:
         return 130
 

@@ -12,5 +12,5 @@ def get_config() -> Config:
         model=ModelConfig(hidden_size=256),
         # Few streams and a high rate: in three minutes the number of updates is what counts.
         optimizer=OptimizerConfig(learning_rate=7e-3, warmup_steps=100),
-        train=TrainConfig(steps=4000, batch_size=16, sequence_length=64, validate_every=800),
+        train=TrainConfig(steps=4000, batch_size=16, sequence_length=64, validate_every=1000),
     )

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lstm_jax import reference
+from lstm_jax.config import UserError
 from lstm_jax.reference import DEFECTS, Parameters, Sequence, State
 
 HIDDEN_SIZE, LENGTH = 100, 25
@@ -32,6 +33,8 @@ def notebook_parameters(vocabulary_size: int, seed: int = 0) -> Parameters:
 
 def notebook_sequence(ids: np.ndarray) -> Sequence:
     """The text's first 25 characters, each to be predicted from those before."""
+    if len(ids) <= LENGTH:
+        raise UserError(f"the audit reads {LENGTH + 1} characters; the text has {len(ids)}")
     inputs, targets = ids[:LENGTH, None].astype(int), ids[1 : LENGTH + 1, None].astype(int)
     everywhere = np.ones(inputs.shape, bool)
     return Sequence(inputs, targets, everywhere, ~everywhere)

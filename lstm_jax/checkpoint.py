@@ -38,6 +38,22 @@ class Description(NamedTuple):
             "text_sha256": self.text_sha256,
         }
 
+    def differences(self, other: dict[str, Any]) -> list[str]:
+        """How this run differs from a described one (its `to_json`), a phrase each.
+
+        The text is known by its hash, so it may lie elsewhere (data.path).
+        """
+
+        def flatten(described: dict[str, Any]) -> dict[str, Any]:
+            return {**described["config"], "the text's sha256": described["text_sha256"]}
+
+        here, there = flatten(self.to_json()), flatten(other)
+        return [
+            f"{key} is {there.get(key)!r} there and {value!r} here"
+            for key, value in here.items()
+            if there.get(key) != value and key != "data.path"
+        ]
+
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Description":
         return cls(
@@ -52,16 +68,20 @@ def _loss(metrics: dict[str, float]) -> float:
 class Checkpoints:
     """The checkpoints of one run folder."""
 
-    def __init__(self, workdir: Path, keep: int = 2) -> None:
+    def __init__(self, workdir: Path, keep: int = 2, *, read_only: bool = False) -> None:
+        self._folder = workdir / FOLDER
         policies = [
             LatestN(keep),
             BestN(get_metric_fn=_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False),
         ]
         self._manager = ocp.CheckpointManager(
-            (workdir / FOLDER).absolute(),
+            self._folder.absolute(),
             options=ocp.CheckpointManagerOptions(
                 best_fn=_loss,
                 best_mode="min",
+                read_only=read_only,
+                create=not read_only,
+                cleanup_tmp_directories=not read_only,  # what a killed run was writing
                 preservation_policy=AnyPreservationPolicy(policies),
             ),
             item_names=("state", "description"),
@@ -90,6 +110,15 @@ class Checkpoints:
 
     def restore(self, step: int) -> tuple[TrainState, Description]:
         """The state at a step, every bit as it was saved, and what run it belongs to."""
+        try:
+            return self._restore(step)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"the checkpoint {self._folder / str(step)} cannot be read "
+                f"({' '.join(str(error).split())[:200]}); move it away to use an older one"
+            ) from error
+
+    def _restore(self, step: int) -> tuple[TrainState, Description]:
         args = ocp.args.Composite(description=ocp.args.JsonRestore())
         description = Description.from_json(self._manager.restore(step, args=args)["description"])
         shapes = jax.eval_shape(
@@ -115,10 +144,11 @@ def load_model(workdir: Path, which: str) -> tuple[TrainState, Description]:
             f"{workdir} holds no {FOLDER} folder: train there first, or name another "
             "folder with --workdir"
         )
-    checkpoints = Checkpoints(workdir)
-    step = checkpoints.best_step() if which == "best" else checkpoints.latest_step()
-    if step is None:
-        raise UserError(f"{workdir / FOLDER} holds no checkpoint: train there first")
-    loaded = checkpoints.restore(step)
-    checkpoints.close()
-    return loaded
+    checkpoints = Checkpoints(workdir, read_only=True)
+    try:
+        step = checkpoints.best_step() if which == "best" else checkpoints.latest_step()
+        if step is None:
+            raise UserError(f"{workdir / FOLDER} holds no checkpoint: train there first")
+        return checkpoints.restore(step)
+    finally:
+        checkpoints.close()

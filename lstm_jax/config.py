@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 
 class UserError(ValueError):
@@ -57,15 +57,17 @@ def _checked(name: str, value: Any, f: dataclasses.Field) -> Any:
 class Section:
     """Checks every field against its definition."""
 
+    prefix: ClassVar[str]  # what stands before a field's name on the command line
+
     def __post_init__(self) -> None:
-        section = type(self).__name__.removesuffix("Config").lower()
         for f in dataclasses.fields(self):
-            value = _checked(f"{section}.{f.name}", getattr(self, f.name), f)
+            value = _checked(f"{self.prefix}{f.name}", getattr(self, f.name), f)
             object.__setattr__(self, f.name, value)
 
 
 @dataclass(frozen=True)
 class DataConfig(Section):
+    prefix = "data."
     corpus: str = option(
         "shakespeare",
         "the text, unless data.path names a file",
@@ -82,6 +84,7 @@ class DataConfig(Section):
 
 @dataclass(frozen=True)
 class ModelConfig(Section):
+    prefix = "model."
     hidden_size: int = option(128, "H, units a layer", low=1, high=65536)
     num_layers: int = option(1, "L, layers", low=1, high=64)
     embedding_size: int = option(
@@ -108,22 +111,31 @@ OPTIMIZER_OPTIONS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class OptimizerConfig(Section):
+    prefix = "optimizer."
     name: str = option("adamw", "the update rule, from optax", choices=tuple(OPTIMIZER_OPTIONS))
     learning_rate: float = option(2e-3, "the peak of the schedule", low=0, high=1e6)
     schedule: str = option(
         "cosine", "the learning rate after warm-up", choices=("constant", "cosine")
     )
-    warmup_steps: int = option(0, "steps of linear warm-up from 0", low=0, high=2**40)
-    final_ratio: float = option(0.0, "where cosine ends, as a share of the peak", low=0, high=1)
+    warmup_steps: int = option(
+        0, "steps of linear warm-up; the first takes peak / warmup_steps", low=0, high=2**31 - 1
+    )
+    final_ratio: float | None = option(
+        None, "cosine: where it ends, as a share of the peak (0)", low=0, high=1
+    )
     clip_norm: float = option(1.0, "clip the gradient's global norm; 0: never", low=0, high=1e9)
-    b1: float | None = option(None, "adam, adamw: decay of the mean (0.9)", low=0, high=1)
-    b2: float | None = option(None, "adam, adamw: decay of the square (0.999)", low=0, high=1)
+    b1: float | None = option(None, "adam, adamw: decay of the mean (0.9)", low=0, high=0.999999)
+    b2: float | None = option(
+        None, "adam, adamw: decay of the square (0.999)", low=0, high=0.999999
+    )
     weight_decay: float | None = option(None, "adamw: weight decay (1e-4)", low=0, high=1e3)
     momentum: float | None = option(None, "sgd, rmsprop: momentum (none)", low=0, high=1)
     decay: float | None = option(None, "rmsprop: decay of the square (0.9)", low=0, high=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.schedule == "constant" and self.final_ratio is not None:
+            raise UserError("optimizer.final_ratio means nothing to the constant schedule")
         read = OPTIMIZER_OPTIONS[self.name]
         for name in ("b1", "b2", "weight_decay", "momentum", "decay"):
             if getattr(self, name) is not None and name not in read:
@@ -134,7 +146,8 @@ class OptimizerConfig(Section):
 
 @dataclass(frozen=True)
 class TrainConfig(Section):
-    steps: int = option(2000, "training steps", low=1, high=2**40)
+    prefix = "train."
+    steps: int = option(2000, "training steps", low=1, high=2**31 - 1)
     batch_size: int = option(64, "B, streams read side by side", low=1, high=2**20)
     sequence_length: int = option(
         128, "T, characters a step reads of each stream", low=1, high=2**24
@@ -155,6 +168,7 @@ class TrainConfig(Section):
 
 @dataclass(frozen=True)
 class EvaluateConfig(Section):
+    prefix = "evaluate."
     window_length: int = option(
         256, "`windows`: characters predicted from each zero state", low=1, high=2**24
     )
@@ -175,6 +189,8 @@ class EvaluateConfig(Section):
 @dataclass(frozen=True)
 class SamplingConfig(Section):
     """How to choose a character from the model's distribution; not a part of a run's config."""
+
+    prefix = ""
 
     temperature: float = option(0.8, "divides the logits; 0: always the likeliest", low=0, high=1e3)
     top_k: int = option(0, "choose among the k likeliest; 0: all", low=0, high=2**31 - 1)

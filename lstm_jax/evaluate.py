@@ -47,20 +47,30 @@ def mean_loss(params: LMParams, segments: Iterable[Batch]) -> float:
     return float(losses @ counts / counts.sum())
 
 
-def stream_segments(ids: np.ndarray, config: EvaluateConfig) -> Iterable[Batch]:
+def segment_length(params: LMParams) -> int:
+    """Steps of a segment of up to 128 lanes whose logits stay within 128 MB."""
+    return max(1, min(256, 2**18 // params.readout.W.shape[1]))
+
+
+def stream_segments(
+    ids: np.ndarray, config: EvaluateConfig, max_time: int = 256
+) -> Iterable[Batch]:
     """The segments of the `stream` protocol."""
     length = -(-(len(ids) - 1) // config.lanes)
-    return cut_segments(ids, length, warmup=config.warmup)
+    return cut_segments(ids, length, warmup=config.warmup, max_time=max_time)
 
 
-def window_segments(ids: np.ndarray, config: EvaluateConfig) -> Iterable[Batch]:
+def window_segments(
+    ids: np.ndarray, config: EvaluateConfig, max_time: int = 256
+) -> Iterable[Batch]:
     """The segments of the `windows` protocol."""
-    return cut_segments(ids, config.window_length)
+    return cut_segments(ids, config.window_length, max_time=max_time)
 
 
 def evaluate(params: LMParams, ids: np.ndarray, config: EvaluateConfig) -> Evaluation:
     """The loss of a model on a split, by both protocols."""
+    T = segment_length(params)
     return Evaluation(
-        stream=mean_loss(params, stream_segments(ids, config)),
-        windows=mean_loss(params, window_segments(ids, config)),
+        stream=mean_loss(params, stream_segments(ids, config, T)),
+        windows=mean_loss(params, window_segments(ids, config, T)),
     )

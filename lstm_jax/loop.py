@@ -7,6 +7,7 @@ while step < steps:
 """
 
 import json
+import os
 import signal
 import sys
 import time
@@ -21,10 +22,10 @@ import numpy as np
 from lstm_jax.checkpoint import Checkpoints, Description
 from lstm_jax.config import Config, UserError
 from lstm_jax.data.batches import Split, Streams, split_ids, stack_batches
-from lstm_jax.data.fetch import write_atomically
 from lstm_jax.data.vocabulary import Text
 from lstm_jax.evaluate import evaluate
 from lstm_jax.figures import draw_curves
+from lstm_jax.files import write_atomically
 from lstm_jax.metrics import (
     append_metrics,
     append_sample,
@@ -61,9 +62,8 @@ def catch_signals() -> Iterator[list[int]]:
     def handle(number: int, _frame: object) -> None:
         received.append(number)
         restore()
-        print(
-            "\nstopping after this dispatch, then saving; once more stops at once", file=sys.stderr
-        )
+        # Not print: the loop itself may be printing at this very moment.
+        os.write(2, b"\nstopping after this dispatch, then saving; once more stops at once\n")
 
     for number in (signal.SIGINT, signal.SIGTERM):
         previous[number] = signal.signal(number, handle)
@@ -75,26 +75,23 @@ def catch_signals() -> Iterator[list[int]]:
 
 def claim_folder(workdir: Path, description: Description) -> None:
     """Makes the run folder, or checks that the run in it is this very run."""
-    path, wanted = workdir / CONFIG, description.to_json()
-    if path.exists():
-        try:
-            found = json.loads(path.read_text())
-            pairs = {**found["config"], "the text's sha256": found["text_sha256"]}
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} cannot be read: {error}; choose another --workdir") from error
-        mine = {**wanted["config"], "the text's sha256": wanted["text_sha256"]}
-        differ = [
-            f"{key} is {pairs.get(key)!r} there and {value!r} here"
-            for key, value in mine.items()
-            if pairs.get(key) != value
-        ]
-        if differ:
-            raise UserError(
-                f"{workdir} holds another run: {'; '.join(differ)}; choose another "
-                "--workdir, or delete that one"
-            )
-    else:
-        write_atomically(path, (json.dumps(wanted, indent=2) + "\n").encode())
+    path = workdir / CONFIG
+    if not path.exists():
+        write_atomically(path, (json.dumps(description.to_json(), indent=2) + "\n").encode())
+        return
+    try:
+        differ = description.differences(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read ({error!r}); choose another --workdir") from error
+    refuse_other_run(workdir, differ)
+
+
+def refuse_other_run(folder: Path, differ: list[str]) -> None:
+    if differ:
+        raise UserError(
+            f"{folder} holds another run: {'; '.join(differ)}; choose another --workdir, or delete "
+            "that one"
+        )
 
 
 class Run:
@@ -121,42 +118,48 @@ class Run:
         if latest is None:
             rewind(self.workdir, 0)
             return init_train_state(self.config, len(self.text.vocabulary))
-        state, _ = self.checkpoints.restore(latest)
+        state, found = self.checkpoints.restore(latest)
+        refuse_other_run(self.workdir, self.description.differences(found.to_json()))
         rewind(self.workdir, latest)
         print(f"resuming at step {latest}", file=sys.stderr)
         return state
 
     def train(self) -> None:
         """Trains to the last step; raises Interrupted, after saving, when asked to stop."""
+        progress = Progress(self.config.train.steps, self.step)
+        try:
+            with catch_signals() as received:
+                self._train(progress, received)
+            if received:
+                self.checkpoints.save(self.state, self.description, None)
+        finally:
+            progress.close()
+            self.checkpoints.close()
+        if metrics := read_metrics(self.workdir):
+            draw_curves(metrics, self.title, self.workdir / "figures" / "curves.png")
+        if received:
+            raise Interrupted(received[0], self.step)
+
+    def _train(self, progress: Progress, received: list[int]) -> None:
+        """The loop itself; stops between two dispatches once a signal was received."""
         train, step = self.config.train, self.step
         dispatch = make_dispatch(self.config)
-        progress = Progress(train.steps, step)
         unread: tuple[int, StepInfo] | None = None
         clock = time.perf_counter()
-        with catch_signals() as received:
-            while step < train.steps and not received:
-                boundary = min(
-                    step - step % train.validate_every + train.validate_every, train.steps
-                )
-                K = min(train.steps_per_dispatch, boundary - step)
-                batches = stack_batches([self.streams.batch_at(step + k) for k in range(K)])
-                self.state, infos = dispatch(self.state, batches)
-                step += K
-                if unread is not None:
-                    clock = self._report(progress, *unread, clock)
-                unread = step, infos
-                if step == boundary:
-                    self._report(progress, *unread, clock, validate=True)
-                    unread, clock = None, time.perf_counter()
+        while step < train.steps and not received:
+            boundary = min(step - step % train.validate_every + train.validate_every, train.steps)
+            K = min(train.steps_per_dispatch, boundary - step)
+            batches = stack_batches([self.streams.batch_at(step + k) for k in range(K)])
+            self.state, infos = dispatch(self.state, batches)
+            step += K
             if unread is not None:
-                self._report(progress, *unread, clock)
-        progress.close()
-        if received:
-            self.checkpoints.save(self.state, self.description, None)
-        self.checkpoints.close()
-        draw_curves(read_metrics(self.workdir), self.title, self.workdir / "figures/curves.png")
-        if received:
-            raise Interrupted(received[0], step)
+                clock = self._report(progress, *unread, clock)
+            unread = step, infos
+            if step == boundary:
+                self._report(progress, *unread, clock, validate=True)
+                unread, clock = None, time.perf_counter()
+        if unread is not None:
+            self._report(progress, *unread, clock)
 
     def _report(
         self, progress: Progress, step: int, infos: StepInfo, clock: float, validate: bool = False
@@ -164,6 +167,13 @@ class Run:
         """Writes a dispatch down, waiting for it if need be; returns the time when it was read."""
         losses, grad_norms, rates = (np.asarray(x, np.float64) for x in jax.device_get(infos))
         now = time.perf_counter()
+        if not np.isfinite(losses).all():
+            first = step - len(losses) + int(np.argmin(np.isfinite(losses))) + 1
+            raise UserError(
+                f"the loss is {losses[~np.isfinite(losses)][0]} at step {first}; nothing was saved "
+                "since the last checkpoint. Lower optimizer.learning_rate, or set "
+                "optimizer.clip_norm, in another --workdir"
+            )
         self.seconds += now - clock
         characters = self.config.train.batch_size * self.config.train.sequence_length
         line = {
@@ -205,10 +215,12 @@ class Run:
         metrics = read_metrics(self.workdir)
         validated = [m for m in metrics if "val_loss_stream" in m]
         best = min(validated, key=lambda m: m["val_loss_stream"], default=None)
+        last = metrics[-1] if metrics else {}
         summary = {
             "title": self.title,
             "parameters": sum(count_parameters(self.state.params).values()),
-            **{k: metrics[-1][k] for k in ("step", "characters", "train_loss", "seconds")},
+            "step": self.step,
+            **{k: last[k] for k in ("characters", "train_loss", "seconds") if k in last},
         }
         if best is not None:
             summary |= {

@@ -153,7 +153,12 @@ def apply(
     return h_TxBxH @ params.readout.W + params.readout.b, tuple(states)
 
 
-def count_parameters(params: LMParams) -> dict[str, int]:
-    """The number of values in each leaf, by the leaf's name, such as `layers[0].U`."""
+def named_leaves(params: LMParams) -> dict[str, Array]:
+    """Every leaf by its name, such as `layers[0].U`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-    return {jax.tree_util.keystr(path).lstrip("."): leaf.size for path, leaf in leaves}
+    return {jax.tree_util.keystr(path).lstrip("."): leaf for path, leaf in leaves}
+
+
+def count_parameters(params: LMParams) -> dict[str, int]:
+    """The number of values in each leaf, by the leaf's name."""
+    return {name: leaf.size for name, leaf in named_leaves(params).items()}

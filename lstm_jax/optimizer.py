@@ -15,13 +15,13 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Step -> learning rate: linear warm-up from 0, then constant or a cosine down to the end."""
+    """Step -> learning rate: linear warm-up, then constant or a cosine down to the end."""
     peak, warmup = config.learning_rate, config.warmup_steps
     if config.schedule == "constant":
         after = optax.schedules.constant_schedule(peak)
     else:
         after = optax.schedules.cosine_decay_schedule(
-            peak, max(steps - warmup, 1), alpha=config.final_ratio
+            peak, max(steps - warmup, 1), alpha=config.final_ratio or 0.0
         )
     if not warmup:
         return after

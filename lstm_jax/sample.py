@@ -40,6 +40,8 @@ def choose(keys_B: Array, logits_BxV: Array, config: SamplingConfig) -> Array:
     """One id for each row; temperature 0 takes the likeliest."""
     if config.temperature == 0:
         return jnp.argmax(logits_BxV, axis=-1)
+    # The largest at 0 first: a tiny temperature then sends the others to -inf, and nothing to inf.
+    logits_BxV = logits_BxV - jnp.max(logits_BxV, axis=-1, keepdims=True)
     logits_BxV = filter_logits(logits_BxV / config.temperature, config.top_k, config.top_p)
     return jax.vmap(jax.random.categorical)(keys_B, logits_BxV)
 

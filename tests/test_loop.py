@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -13,7 +14,7 @@ from lstm_jax.checkpoint import Checkpoints, load_model
 from lstm_jax.config import Config, UserError
 from lstm_jax.data.vocabulary import Text, Vocabulary
 from lstm_jax.loop import Interrupted, Run
-from lstm_jax.metrics import read_metrics
+from lstm_jax.metrics import append_sample, read_metrics, rewind
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -166,6 +167,39 @@ def test_a_text_too_short_leaves_no_folder(tmp_path):
     with pytest.raises(UserError):
         Run(CONFIG, short, tmp_path / "run", "title")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_anything_of_it_is_saved(tmp_path):
+    # Every step multiplies the weights by -1e9.
+    config = CONFIG.replace({"optimizer.learning_rate": 1e6, "optimizer.weight_decay": 1e3})
+    run = Run(config, TEXT, tmp_path, "title")
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d"):
+        run.train()
+    assert Checkpoints(tmp_path).latest_step() is None
+    assert all(np.isfinite(line["train_loss"]) for line in read_metrics(tmp_path))
+
+
+def test_a_foreign_checkpoint_is_not_resumed(tmp_path, finished):
+    shutil.copytree(finished / "checkpoints", tmp_path / "checkpoints")
+    with pytest.raises(UserError, match=r"model.hidden_size is 8 there and 9 here"):
+        Run(CONFIG.replace({"model.hidden_size": 9}), TEXT, tmp_path, "title")
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path, finished):
+    shutil.copytree(finished, tmp_path / "copy")
+    for path in (tmp_path / "copy" / "checkpoints" / "20" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"checkpoints/20 cannot be read"):
+        load_model(tmp_path / "copy", "latest")
+
+
+def test_a_resumed_run_keeps_the_samples_letter_for_letter(tmp_path):
+    append_sample(tmp_path, 1, None, "a\r\nb\rc\n=== step 9 no head ===")
+    before = (tmp_path / "samples.txt").read_bytes()
+    append_sample(tmp_path, 2, 1.5, "later")
+    rewind(tmp_path, 1)
+    assert (tmp_path / "samples.txt").read_bytes() == before
 
 
 def test_without_a_validation_split(tmp_path):

@@ -216,6 +216,20 @@ def test_a_broken_backward_is_caught(old, new, tmp_path, tally):
     assert killed
 
 
+def test_a_gradient_that_is_not_finite_is_caught(tmp_path):
+    """Also where the true gradient is zero, and NaN would be lost in a maximum."""
+    old, new = "return LSTMParams(dW, dU,", "return LSTMParams(dW, dU * jnp.nan,"
+    suspects = Suspects(bptt=mutate(tmp_path / "mutant.py", old, new).value_and_grad)
+    assert fails(suspects)
+    still = Case(ModelConfig(hidden_size=4), T=1, B=1)  # dU is zero
+    rows = verify_case(still, suspects, truncated=False, float32=False, optimized=False)
+    assert {row.pair for row in rows if not row.passed} == {
+        "autodiff ~ bptt",
+        "bptt ~ reference",
+        "bptt ~ differences",
+    }
+
+
 def test_a_truncated_rule_that_is_not_truncated_is_caught(tmp_path):
     old, new = "jnp.zeros_like(dc_BxH) if truncated else dz_BxG @ U_GxH", "dz_BxG @ U_GxH"
     whole = mutate(tmp_path / "mutant.py", old, new)

@@ -1,5 +1,6 @@
 """The command line as a user meets it: in a process of its own, with its exit code and streams."""
 
+import json
 import os
 import re
 import signal
@@ -140,11 +141,57 @@ def test_a_text_that_cannot_be_used(content, message, tmp_path):
         (["--top_p=1.5"], "top_p lies between"),
         (["--length=0"], "length"),
         (["--config.model.hidden_size=9"], "takes the run's own config"),
+        (["--config.evaluate.lanes=1"], "takes the run's own config"),
     ],
 )
 def test_sampling_mistakes(args, message, workdir):
     done = run("--mode=sample", f"--workdir={workdir}", *args, code=2)
     assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["--prompt=a"], "--prompt means nothing to --mode=train"),
+        (["--mode=evaluate", "--length=9"], "--length means nothing to --mode=evaluate"),
+        (
+            ["--experiment=verify_gradients", "--config.optimizer.learning_rate=1"],
+            "--config.optimizer.learning_rate means nothing to --experiment=verify_gradients",
+        ),
+        (
+            ["--experiment=notebook_audit", "--config.model.hidden_size=3"],
+            "--config.model.hidden_size means nothing to --experiment=notebook_audit",
+        ),
+    ],
+)
+def test_what_would_be_ignored_is_refused(args, message, tmp_path):
+    done = run(*args, f"--workdir={tmp_path / 'run'}", code=2)
+    assert message in done.stderr and done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(workdir):
+    writer = subprocess.Popen(
+        command("--mode=sample", f"--workdir={workdir}", "--length=200000"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    writer.stdout.read(10)
+    writer.stdout.close()
+    assert writer.wait(timeout=60) == 141
+    assert writer.stderr.read() == b""
+    writer.stderr.close()
+
+
+def test_verify_gradients_runs_on_a_config_of_ones_own(tmp_path):
+    done = run(
+        "--experiment=verify_gradients", "--config.model.hidden_size=3", f"--workdir={tmp_path}"
+    )
+    assert "2 cases" in done.stdout and "0 kinds of them failed" in done.stdout
+    rows = json.loads((tmp_path / "verification.json").read_text())
+    assert all(row["passed"] for row in rows) and len({row["leaf"] for row in rows}) == 5
+    assert (tmp_path / "figures" / "verification.png").exists()
 
 
 def test_help_names_every_experiment_and_every_config_value():

@@ -47,6 +47,13 @@ def test_an_empty_prompt_is_refused(params):
         generate(params, jax.random.key(0), PROMPT[:0], 5)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1e-38, 1e-3])
+def test_a_tiny_temperature_takes_the_likeliest(temperature):
+    logits = jnp.asarray([[5.0, -1.0, 9.0]])
+    config = SamplingConfig(temperature=temperature)
+    assert int(choose(jax.random.split(jax.random.key(0), 1), logits, config)[0]) == 2
+
+
 PROBABILITIES = np.array([0.4, 0.3, 0.15, 0.1, 0.05])
 
 

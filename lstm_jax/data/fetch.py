@@ -1,11 +1,10 @@
 """Fetching a file once: checked by its hash, put into the cache in one move or not at all."""
 
 import hashlib
-import os
+import http.client
 import subprocess
 import sys
 import tempfile
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -26,18 +25,6 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a whole file or none: beside its place first, then one move."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as part:
-            part.write(data)
-        os.chmod(part.name, 0o644)
-        os.replace(part.name, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-
-
 def read_cached(path: Path, digest: str) -> bytes | None:
     """The file's content, or None where it is missing or is not what it should be."""
     if not path.is_file():
@@ -55,7 +42,7 @@ def download(url: str, size: int, digest: str) -> bytes:
             while len(data) <= size and (chunk := response.read(1 << 16)):
                 data += chunk
                 bar.update(len(chunk))
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, http.client.HTTPException) as error:
         raise UserError(f"cannot fetch {url}: {getattr(error, 'reason', error)}") from error
     if sha256(data) != digest:
         raise UserError(f"{url} did not send the expected file: its sha256 is not {digest}")
@@ -84,7 +71,8 @@ def download_wheel(requirement: str, digest: str) -> bytes:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode or not wheels:
-            lines = [line for line in done.stderr.splitlines() if "ERROR" in line]
+            said = done.stderr.splitlines()
+            lines = [line for line in said if "ERROR" in line] or said
             raise UserError(f"pip cannot fetch {requirement}: {' '.join(lines[-1:]) or 'no wheel'}")
         data = wheels[0].read_bytes()
     if sha256(data) != digest:

@@ -1,7 +1,7 @@
 """The alphabet of a text, and the text as ids.
 
-The text is read twice in pieces, once to collect the alphabet and once to encode it, so a file of
-any size costs its ids (the smallest integer type that holds them) and one piece.
+The text is read in pieces, once to collect the alphabet, once to encode it and once to hash it, so
+a file of any size costs its ids (the smallest integer type that holds them) and one piece.
 """
 
 import codecs

@@ -6,7 +6,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from lstm_jax.config import UserError
-from lstm_jax.data.fetch import download, read_cached, sha256, write_atomically
+from lstm_jax.data.fetch import download, read_cached, sha256
+from lstm_jax.files import write_atomically
 
 TEXT = b"To be, or not to be" * 10_000
 
