@@ -81,7 +81,7 @@ def help_of(field: dataclasses.Field) -> str:
     """What a value means, its range, and its default where the flag has none of its own."""
     meta, default = field.metadata, field.default
     numeric = value_type(field) in (int, float)
-    bounds = f"; {meta['low']:g} to {meta['high']:g}" if numeric else ""
+    bounds = f"; {meta['low']:,} to {meta['high']:,}" if numeric else ""
     return f"{meta['help']}{bounds}" + (f"; default {default}" if default not in (None, "") else "")
 
 
