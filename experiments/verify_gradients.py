@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from lstm_jax.cases import Case, grid
 from lstm_jax.config import Config, ModelConfig, TrainConfig
 from lstm_jax.figures import new_figure, save
 from lstm_jax.files import write_atomically
-from lstm_jax.verify import Case, Row, grid, verify, worst
+from lstm_jax.verify import Row, verify, worst
 
 READS = (
     "model.hidden_size",

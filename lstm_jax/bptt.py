@@ -210,11 +210,18 @@ def value_and_grad(
     batch: Batch,
     masks: Masks | None = None,
     *,
+    dcarry: Carry | None = None,
     truncated: bool = False,
 ) -> tuple[tuple[Array, Aux], LMParams]:
     """The loss of `loss.sequence_loss` and its gradient by every parameter.
 
-    Returns ((loss, aux), gradients), as `jax.value_and_grad(sequence_loss, has_aux=True)` does.
+    Args:
+      params, carry, batch, masks: as `sequence_loss` takes them.
+      dcarry: a gradient that arrives at the final carry, from whatever comes after; None: zero.
+      truncated: leaves the recurrent term out of (B3).
+
+    Returns:
+      ((loss, aux), gradients), as `jax.value_and_grad(sequence_loss, has_aux=True)` does.
     """
     masks = masks or no_masks(params)
     ids_TxB, resets_TxB = batch.inputs, batch.resets
@@ -235,11 +242,12 @@ def value_and_grad(
     if masks.readout is not None:
         e_TxBxH = e_TxBxH * masks.readout
 
+    if dcarry is None:
+        dcarry = jax.tree.map(jnp.zeros_like, tuple(states))
     dlayers: list[LSTMParams] = []
-    for layer, kept, x, mask_BxD, state in reversed(
-        list(zip(params.layers, residuals, inputs, masks.layers, states, strict=True))
+    for layer, kept, x, mask_BxD, dfinal in reversed(
+        list(zip(params.layers, residuals, inputs, masks.layers, dcarry, strict=True))
     ):
-        dfinal = jax.tree.map(jnp.zeros_like, state)
         dlayer, _, e_TxBxH = layer_backward(
             layer, kept, x, mask_BxD, resets_TxB, e_TxBxH, dfinal, truncated=truncated
         )

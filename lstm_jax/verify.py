@@ -6,58 +6,24 @@ The truncated rule has three of its own: by hand in JAX, by stop_gradient, by Nu
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax import reference
-from lstm_jax.config import ModelConfig
-from lstm_jax.data.batches import Batch
+from lstm_jax.cases import Case, Problem, make_problem
 from lstm_jax.gradient import GRADIENTS, GradFn, truncated_autodiff
-from lstm_jax.model import (
-    Carry,
-    LMParams,
-    Masks,
-    init_carry,
-    init_model,
-    named_leaves,
-    sample_masks,
-)
+from lstm_jax.model import LMParams, named_leaves
 
 # Largest error allowed, as a share of the leaf's largest gradient.
 TOLERANCES = {"float64": 1e-12, "differences": 1e-7, "float32": 1e-5}
-VOCABULARY_SIZE = 11
 DIFFERENCE_STEP = 1e-3
-
-
-@dataclass(frozen=True)
-class Case:
-    """One comparison's shape and which of the complications it has."""
-
-    model: ModelConfig
-    T: int
-    B: int
-    masked: bool = False  # some targets do not count
-    resets: bool = False  # lanes start afresh inside the sequence
-    carry: bool = False  # the initial state is not zero
-    vocabulary_size: int = VOCABULARY_SIZE
-    seed: int = 0
-
-
-class Problem(NamedTuple):
-    """A case's numbers, float64 NumPy."""
-
-    params: LMParams
-    carry: Carry
-    batch: Batch
-    masks: Masks | None
 
 
 class Row(NamedTuple):
@@ -78,37 +44,6 @@ class Row(NamedTuple):
     @property
     def passed(self) -> bool:
         return self.relative <= self.allowed
-
-
-def make_problem(case: Case) -> Problem:
-    """Random numbers for a case, and whatever the case asks for.
-
-    Only the shapes are the model's own: what JAX would draw has to be compiled first, which takes
-    longer than the comparison.
-    """
-    rng = np.random.default_rng([case.seed, case.T, case.B, case.model.num_layers])
-    key = jax.random.key(0)
-    params = jax.eval_shape(lambda: init_model(key, case.model, case.vocabulary_size))
-    masks = jax.eval_shape(lambda: sample_masks(key, params, case.model, case.B))
-    carry = jax.eval_shape(lambda: init_carry(params, case.B))
-
-    def normal(scale: float, tree: Any) -> Any:
-        return jax.tree.map(lambda a: scale * rng.normal(size=a.shape), tree)
-
-    shape = (case.T, case.B)
-    counts = rng.random(shape) < 0.6
-    counts[-1, 0] = True  # at least one
-    return Problem(
-        params=normal(case.model.hidden_size**-0.5, params),
-        carry=normal(float(case.carry), carry),
-        batch=Batch(
-            inputs=rng.integers(case.vocabulary_size, size=shape),
-            targets=rng.integers(case.vocabulary_size, size=shape),
-            mask=counts if case.masked else None,
-            resets=rng.random(shape) < 0.25 if case.resets else None,
-        ),
-        masks=jax.tree.map(lambda a: (rng.random(a.shape) < 0.75) / 0.75, masks),
-    )
 
 
 @cache
@@ -334,36 +269,6 @@ def worst(rows: list[Row], *fields: str) -> list[Row]:
         )
         for group in groups.values()
     ]
-
-
-def grid() -> Iterator[Case]:
-    """Every L, T, B of L 1 to 3, T 1, 2, 7, 64, B 1 and 5, and T 128 once.
-
-    Each shape has a case of its own choice of mask, resets, dropout, carry and embedding, so that
-    every two of them meet, switched on and off, in some shape.
-    """
-    number = 0
-    for L in (1, 2, 3):
-        for T in (1, 2, 7, 64):
-            for B in (1, 5):
-                masked, resets, dropout, carry = (
-                    bool(BITS[number % 16] >> n & 1) for n in range(4)
-                )
-                model = ModelConfig(
-                    hidden_size=6,
-                    num_layers=L,
-                    dropout=0.3 * dropout,
-                    input_dropout=0.3 * dropout,
-                    embedding_size=4 * (number % 3 == 2),
-                )
-                yield Case(model, T, B, masked, resets, carry, seed=number)
-                number += 1
-    model = ModelConfig(hidden_size=8, num_layers=2, dropout=0.2, input_dropout=0.2)
-    yield Case(model, 128, 5, True, True, True, seed=number)
-
-
-# The sixteen choices of four switches, ordered so that neighbours differ in many of them.
-BITS = (0, 15, 5, 10, 3, 12, 6, 9, 1, 14, 4, 11, 2, 13, 7, 8)
 
 
 def verify(

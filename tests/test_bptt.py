@@ -6,16 +6,19 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lstm_jax import bptt
 from lstm_jax.bptt import bptt_layer
+from lstm_jax.cases import Case, make_problem
 from lstm_jax.cell import LSTMParams, LSTMState
 from lstm_jax.config import ModelConfig
 from lstm_jax.layer import unroll
-from lstm_jax.verify import Case, verify_case
+from lstm_jax.loss import sequence_loss
+from lstm_jax.verify import verify_case
 
 T, B, D, H = 6, 3, 4, 5
 
@@ -64,6 +67,23 @@ def test_any_shape(shape, layers, hidden, embedding, vocabulary, dropped, switch
     case = Case(model, *shape, *switches, vocabulary_size=vocabulary, seed=seed)
     for row in verify_case(case, float32=False, optimized=False):
         assert row.passed, (case, row)
+
+
+def test_a_gradient_that_arrives_at_the_final_carry(x64, rng):
+    """The loss plus a linear function of the final carry, against autodiff."""
+    model = ModelConfig(hidden_size=H, num_layers=2, dropout=0.25, input_dropout=0.25)
+    case = Case(model, T, B, masked=True, resets=True, carry=True)
+    params, carry, batch, masks = jax.tree.map(jnp.asarray, make_problem(case))
+    dcarry = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), carry)
+
+    def loss(params):
+        loss, aux = sequence_loss(params, carry, batch, masks)
+        return loss + optax.tree.vdot(dcarry, aux.carry)
+
+    wanted = jax.grad(loss)(params)
+    assert_close(bptt.value_and_grad(params, carry, batch, masks, dcarry=dcarry)[1], wanted)
+    with pytest.raises(AssertionError):
+        assert_close(bptt.value_and_grad(params, carry, batch, masks)[1], wanted)
 
 
 @pytest.fixture

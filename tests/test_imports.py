@@ -28,6 +28,7 @@ ORDER = [
     "checkpoint",
     "metrics",
     "reference",
+    "cases",
     "verify",
     "audit",
     "figures",

@@ -12,8 +12,9 @@ from types import ModuleType
 import pytest
 
 from lstm_jax import bptt
+from lstm_jax.cases import Case
 from lstm_jax.config import ModelConfig
-from lstm_jax.verify import Case, Suspects, verify_case
+from lstm_jax.verify import Suspects, verify_case
 
 SOURCE = Path(bptt.__file__).read_text()
 
