@@ -202,8 +202,8 @@ def tally(request):
     """Prints how many mutants were killed."""
     outcomes = []
     yield outcomes
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    reporter.write_line(f"\nmutants of the hand backward killed: {sum(outcomes)}/{len(outcomes)}")
+    with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
+        print(f"\nmutants of the hand backward killed: {sum(outcomes)}/{len(outcomes)}")
 
 
 def test_the_gradients_as_they_are_pass():

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from experiments import verify_gradients
 from experiments.run import EXPERIMENTS
 from lstm_jax.config import Config
 from lstm_jax.metrics import read_metrics
+from lstm_jax.verify import Row
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -192,6 +194,24 @@ def test_verify_gradients_runs_on_a_config_of_ones_own(tmp_path):
     rows = json.loads((tmp_path / "verification.json").read_text())
     assert all(row["passed"] for row in rows) and len({row["leaf"] for row in rows}) == 5
     assert (tmp_path / "figures" / "verification.png").exists()
+
+
+def test_verify_gradients_fails_where_a_comparison_fails(tmp_path, monkeypatch, capsys):
+    rows = [Row("a ~ b", "float64", "readout.W", 1.0, error, 0.5, 1) for error in (1e-13, 1e-11)]
+    rows[1] = rows[1]._replace(leaf="readout.b")
+    monkeypatch.setattr(verify_gradients, "verify", lambda cases, report: rows)
+    assert verify_gradients.main(verify_gradients.get_config(), tmp_path) == 1
+    assert re.search(r"readout.b.* FAILED", capsys.readouterr().out)
+    monkeypatch.setattr(verify_gradients, "verify", lambda cases, report: rows[:1])
+    assert verify_gradients.main(verify_gradients.get_config(), tmp_path) == 0
+
+
+def test_the_audit_writes_its_table_and_its_picture(tmp_path, tiny_shakespeare):
+    done = run("--experiment=notebook_audit", f"--workdir={tmp_path}")
+    assert re.search(r"as printed +104.508 at first", done.stdout)
+    losses = json.loads((tmp_path / "audit.json").read_text())["losses"]
+    assert losses["as printed"][-1] > 110 and losses["all mended"][-1] < 60
+    assert (tmp_path / "figures" / "audit.png").exists()
 
 
 def test_help_names_every_experiment_and_every_config_value():
