@@ -1,6 +1,6 @@
 """The main job: 38 plays by Shakespeare, learnt in less than three minutes on two CPU cores.
 
-Reaches 1.51 nats per character on the plays it never saw (`stream`).
+Reaches 1.51 nats per character on the last tenth of the text, which it never saw (`stream`).
 """
 
 from lstm_jax.config import Config, ModelConfig, OptimizerConfig, TrainConfig
