@@ -73,11 +73,10 @@ def catch_signals() -> Iterator[list[int]]:
         restore()
 
 
-def claim_folder(workdir: Path, description: Description) -> None:
-    """Makes the run folder, or checks that the run in it is this very run."""
+def check_folder(workdir: Path, description: Description) -> None:
+    """Refuses a folder whose config.json is of another run, or cannot be read."""
     path = workdir / CONFIG
     if not path.exists():
-        write_atomically(path, (json.dumps(description.to_json(), indent=2) + "\n").encode())
         return
     try:
         differ = description.differences(json.loads(path.read_text()))
@@ -103,9 +102,13 @@ class Run:
         train = config.train
         self.streams = Streams(self.split.train, train.batch_size, train.sequence_length)
         self.description = Description.of(config, text)
-        claim_folder(workdir, self.description)
+        check_folder(workdir, self.description)
         self.checkpoints = Checkpoints(workdir, train.keep_checkpoints)
         self.state = self._start()
+        # Last: a folder whose checkpoints turned out to be another run's must stay as it was.
+        write_atomically(
+            workdir / CONFIG, (json.dumps(self.description.to_json(), indent=2) + "\n").encode()
+        )
         self.seconds = ([{"seconds": 0.0}, *read_metrics(workdir)])[-1]["seconds"]
 
     @property

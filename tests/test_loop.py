@@ -183,6 +183,8 @@ def test_a_foreign_checkpoint_is_not_resumed(tmp_path, finished):
     shutil.copytree(finished / "checkpoints", tmp_path / "checkpoints")
     with pytest.raises(UserError, match=r"model.hidden_size is 8 there and 9 here"):
         Run(CONFIG.replace({"model.hidden_size": 9}), TEXT, tmp_path, "title")
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoints"}
+    assert Run(CONFIG, TEXT, tmp_path, "title").step == 20  # the rightful one still can
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path, finished):
