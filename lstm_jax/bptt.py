@@ -1,8 +1,8 @@
 """Backpropagation through time, derived by hand.
 
-Nothing here is differentiated by JAX: the derivatives below are the ones written out in the
-equations, and the code cites their numbers. The forward pass is the model's own (`cell.activate`,
-`cell.advance`, `layer.project`); it keeps what the backward needs.
+Nothing here is differentiated by JAX: the derivatives are the ones written out in the equations
+below, and the code cites their numbers. A layer's passes stand in `rows` and, laid out for CPUs, in
+`columns`; here is what joins them: the loss, the readout, the stack.
 
 Forward. The lane index is left out, products of vectors are elementwise, k_t is 0 where a lane is
 reset before step t and 1 elsewhere, m is a dropout mask (1 where there is none), w_t is 1 where
@@ -44,148 +44,36 @@ alone, the rule of Hochreiter and Schmidhuber 1997 (appendix A), whose gates saw
 later steps either.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from lstm_jax.cell import Gates, LSTMParams, LSTMState, activate, advance
+from lstm_jax import columns, rows
+from lstm_jax.cell import LSTMParams, LSTMState
 from lstm_jax.data.batches import Batch
-from lstm_jax.layer import project, reset_state
 from lstm_jax.loss import Aux
 from lstm_jax.model import Carry, LMParams, Masks, Readout, no_masks
+from lstm_jax.rows import add_rows, outer_sum
 
 
-class Residuals(NamedTuple):
-    """What a layer's backward needs of its forward, each TxBxH."""
+class Layout(NamedTuple):
+    """A layer's passes, and how its sequences are laid out."""
 
-    gates: Gates  # (F3)
-    before: LSTMState  # (F1), the state that each step read
-    c: Array  # (F4)
-
-
-def unroll_forward(
-    params: LSTMParams, state: LSTMState, z_TxBxG: Array, resets_TxB: Array | None
-) -> tuple[LSTMState, Array, Residuals]:
-    """(F1) to (F5) from the projected inputs: the final state, the outputs TxBxH, the residuals."""
-
-    def step(
-        state: LSTMState, inputs: tuple[Array, Array | None]
-    ) -> tuple[LSTMState, tuple[LSTMState, Gates]]:
-        z_BxG, resets_B = inputs
-        if resets_B is not None:
-            state = reset_state(state, resets_B)
-        gates = activate(z_BxG + state.h @ params.U)
-        state = advance(state, gates)
-        return state, (state, gates)
-
-    final, (states, gates) = lax.scan(step, state, (z_TxBxG, resets_TxB))
-    before = jax.tree.map(lambda s0, s: jnp.concatenate([s0[None], s[:-1]]), state, states)
-    if resets_TxB is not None:
-        before = jax.vmap(reset_state)(before, resets_TxB)
-    return final, states.h, Residuals(gates, before, states.c)
+    forward: Callable[..., tuple[LSTMState, Array, Any]]
+    backward: Callable[..., tuple[LSTMParams, LSTMState, Array | None]]
+    enter: Callable[[Array], Array]  # from TxBxD
+    leave: Callable[[Array], Array]  # to TxBxD
 
 
-def cell_backward(
-    gates: Gates, c_before: Array, c: Array, dh: Array, dc_next: Array
-) -> tuple[Array, Array]:
-    """The pointwise calculus of one step, all BxH: dz (BxG) and what goes to the cell before.
+ROWS = Layout(rows.forward, rows.backward, enter=lambda a: a, leave=lambda a: a)
+COLUMNS = Layout(columns.forward, columns.backward, enter=columns.to_columns, leave=columns.to_rows)
 
-    `dh` is all that arrives at h_t (B3); `dc_next` what arrives at c_t from the step after.
-    """
-    i, f, g, o = gates
-    tanh_c = jnp.tanh(c)
-    dc = dh * o * (1 - tanh_c * tanh_c) + dc_next  # (B4)
-    dz_BxG = jnp.concatenate(  # (B5)
-        [
-            dc * g * i * (1 - i),
-            dc * c_before * f * (1 - f),
-            dc * i * (1 - g * g),
-            dh * tanh_c * o * (1 - o),
-        ],
-        axis=-1,
-    )
-    return dz_BxG, dc * f
-
-
-def unroll_backward(
-    U_HxG: Array,
-    residuals: Residuals,
-    resets_TxB: Array | None,
-    e_TxBxH: Array,
-    dfinal: LSTMState,
-    *,
-    truncated: bool = False,
-) -> tuple[LSTMState, Array]:
-    """The reverse scan (B3) to (B5): the gradient of the initial state, and dz TxBxG.
-
-    Args:
-      e_TxBxH: what arrives at the outputs from above.
-      dfinal: what arrives at the final state.
-    """
-    # Transposed once, outside the loop, and kept from being folded back into the product.
-    U_GxH = lax.optimization_barrier(U_HxG.T)
-
-    def step(
-        dnext: LSTMState, inputs: tuple[Gates, Array, Array, Array | None, Array]
-    ) -> tuple[LSTMState, Array]:
-        gates, c_before, c, resets_B, e_BxH = inputs
-        dz_BxG, dc_BxH = cell_backward(gates, c_before, c, e_BxH + dnext.h, dnext.c)
-        dh_BxH = jnp.zeros_like(dc_BxH) if truncated else dz_BxG @ U_GxH  # (B3)
-        dbefore = LSTMState(dh_BxH, dc_BxH)
-        if resets_B is not None:
-            dbefore = reset_state(dbefore, resets_B)  # k_t: nothing passes a reset
-        return dbefore, dz_BxG
-
-    inputs = (residuals.gates, residuals.before.c, residuals.c, resets_TxB, e_TxBxH)
-    return lax.scan(step, dfinal, inputs, reverse=True)
-
-
-def outer_sum(a_TxBxN: Array, b_TxBxM: Array) -> Array:
-    """sum_t a_t' b_t over steps and lanes, as one product: NxM."""
-    return lax.dot_general(a_TxBxN, b_TxBxM, (((0, 1), (0, 1)), ((), ())))
-
-
-def add_rows(ids_TxB: Array, d_TxBxN: Array, num_rows: int) -> Array:
-    """The gradient of looking up rows by id: each d is added to its id's row."""
-    zeros = jnp.zeros((num_rows, d_TxBxN.shape[-1]), d_TxBxN.dtype)
-    return zeros.at[ids_TxB].add(d_TxBxN)
-
-
-def project_backward(
-    params: LSTMParams, x: Array, mask_BxD: Array | None, dz_TxBxG: Array
-) -> tuple[Array, Array | None]:
-    """(B7): the gradient of W, and of the input x where x is not ids (TxBxD)."""
-    if jnp.issubdtype(x.dtype, jnp.integer):
-        if mask_BxD is not None:
-            dz_TxBxG = dz_TxBxG * mask_BxD[jnp.arange(x.shape[1]), x][..., None]
-        return add_rows(x, dz_TxBxG, params.W.shape[0]), None
-    masked_TxBxD = x if mask_BxD is None else x * mask_BxD
-    dx_TxBxD = dz_TxBxG @ params.W.T
-    if mask_BxD is not None:
-        dx_TxBxD = dx_TxBxD * mask_BxD
-    return outer_sum(masked_TxBxD, dz_TxBxG), dx_TxBxD
-
-
-def layer_backward(
-    params: LSTMParams,
-    residuals: Residuals,
-    x: Array,
-    mask_BxD: Array | None,
-    resets_TxB: Array | None,
-    e_TxBxH: Array,
-    dfinal: LSTMState,
-    *,
-    truncated: bool = False,
-) -> tuple[LSTMParams, LSTMState, Array | None]:
-    """One layer, (B3) to (B7): the gradients of its parameters, initial state and input."""
-    dinitial, dz_TxBxG = unroll_backward(
-        params.U, residuals, resets_TxB, e_TxBxH, dfinal, truncated=truncated
-    )
-    dW, dx = project_backward(params, x, mask_BxD, dz_TxBxG)
-    dU = outer_sum(residuals.before.h, dz_TxBxG)  # (B6)
-    return LSTMParams(dW, dU, jnp.sum(dz_TxBxG, (0, 1))), dinitial, dx
+# From this hidden size on, CPUs run `columns` faster than `rows`: BUILD_NOTES.md has the times.
+COLUMNS_FROM = 256
 
 
 def loss_backward(logits_TxBxV: Array, batch: Batch) -> tuple[Array, Array, Array]:
@@ -223,39 +111,67 @@ def value_and_grad(
     Returns:
       ((loss, aux), gradients), as `jax.value_and_grad(sequence_loss, has_aux=True)` does.
     """
+    by_rows = partial(value_and_grad_in, ROWS, truncated=truncated)
+    if params.readout.W.shape[0] < COLUMNS_FROM:
+        return by_rows(params, carry, batch, masks, dcarry)
+    by_columns = partial(value_and_grad_in, COLUMNS, truncated=truncated)
+    return lax.platform_dependent(
+        params, carry, batch, masks, dcarry, cpu=by_columns, default=by_rows
+    )
+
+
+def value_and_grad_in(
+    layout: Layout,
+    params: LMParams,
+    carry: Carry,
+    batch: Batch,
+    masks: Masks | None = None,
+    dcarry: Carry | None = None,
+    *,
+    truncated: bool = False,
+) -> tuple[tuple[Array, Aux], LMParams]:
+    """`value_and_grad` in a given layout, whatever the platform."""
     masks = masks or no_masks(params)
     ids_TxB, resets_TxB = batch.inputs, batch.resets
-    x = ids_TxB if params.embedding is None else params.embedding[ids_TxB]
-    inputs, residuals, states = [], [], []
+    x = ids_TxB if params.embedding is None else layout.enter(params.embedding[ids_TxB])
+    residuals, states = [], []
     for layer, state, mask_BxD in zip(params.layers, carry, masks.layers, strict=True):
-        inputs.append(x)
-        z_TxBxG = project(layer, x, mask_BxD)
-        state, x, kept = unroll_forward(layer, state, z_TxBxG, resets_TxB)
+        state, x, kept = layout.forward(layer, state, x, mask_BxD, resets_TxB)
         states.append(state)
         residuals.append(kept)
 
-    h_TxBxH = x if masks.readout is None else x * masks.readout
-    logits_TxBxV = h_TxBxH @ params.readout.W + params.readout.b  # (F6)
-    loss, count, dy_TxBxV = loss_backward(logits_TxBxV, batch)
-    dreadout = Readout(W=outer_sum(h_TxBxH, dy_TxBxV), b=jnp.sum(dy_TxBxV, (0, 1)))  # (B2)
-    e_TxBxH = dy_TxBxV @ params.readout.W.T
-    if masks.readout is not None:
-        e_TxBxH = e_TxBxH * masks.readout
-
+    h_TxBxH = layout.leave(x)
+    (loss, count), dreadout, e_TxBxH = readout_backward(
+        params.readout, h_TxBxH, masks.readout, batch
+    )
     if dcarry is None:
         dcarry = jax.tree.map(jnp.zeros_like, tuple(states))
-    dlayers: list[LSTMParams] = []
-    for layer, kept, x, mask_BxD, dfinal in reversed(
-        list(zip(params.layers, residuals, inputs, masks.layers, dcarry, strict=True))
+    e, dlayers = layout.enter(e_TxBxH), []
+    for layer, kept, mask_BxD, dfinal in reversed(
+        list(zip(params.layers, residuals, masks.layers, dcarry, strict=True))
     ):
-        dlayer, _, e_TxBxH = layer_backward(
-            layer, kept, x, mask_BxD, resets_TxB, e_TxBxH, dfinal, truncated=truncated
+        dlayer, _, e = layout.backward(
+            layer, kept, mask_BxD, resets_TxB, e, dfinal, truncated=truncated
         )
         dlayers.insert(0, dlayer)
     dembedding = None
     if params.embedding is not None:
-        dembedding = add_rows(ids_TxB, e_TxBxH, params.embedding.shape[0])  # (B8)
+        dembedding = add_rows(ids_TxB, layout.leave(e), params.embedding.shape[0])  # (B8)
     return (loss, Aux(tuple(states), count)), LMParams(dembedding, tuple(dlayers), dreadout)
+
+
+def readout_backward(
+    readout: Readout, h_TxBxH: Array, mask_BxH: Array | None, batch: Batch
+) -> tuple[tuple[Array, Array], Readout, Array]:
+    """(F6) to (B2): the loss and its count, the readout's gradient, the top layer's e TxBxH."""
+    masked_TxBxH = h_TxBxH if mask_BxH is None else h_TxBxH * mask_BxH
+    logits_TxBxV = masked_TxBxH @ readout.W + readout.b  # (F6)
+    loss, count, dy_TxBxV = loss_backward(logits_TxBxV, batch)
+    e_TxBxH = dy_TxBxV @ readout.W.T  # (B2)
+    if mask_BxH is not None:
+        e_TxBxH = e_TxBxH * mask_BxH
+    dreadout = Readout(W=outer_sum(masked_TxBxH, dy_TxBxV), b=jnp.sum(dy_TxBxV, (0, 1)))
+    return (loss, count), dreadout, e_TxBxH
 
 
 @jax.custom_vjp
@@ -282,16 +198,16 @@ def bptt_layer(
 def _layer_forward(
     params: LSTMParams, state: LSTMState, x: Array, resets_TxB: Array | None
 ) -> tuple[tuple[LSTMState, Array], tuple]:
-    final, h_TxBxH, residuals = unroll_forward(params, state, project(params, x), resets_TxB)
-    return (final, h_TxBxH), (params, residuals, x, resets_TxB)
+    final, h_TxBxH, residuals = rows.forward(params, state, x, None, resets_TxB)
+    return (final, h_TxBxH), (params, residuals, resets_TxB)
 
 
 def _layer_backward(
     kept: tuple, d: tuple[LSTMState, Array]
 ) -> tuple[LSTMParams, LSTMState, Array | None, None]:
-    params, residuals, x, resets_TxB = kept
+    params, residuals, resets_TxB = kept
     dfinal, dh_TxBxH = d
-    dparams, dinitial, dx = layer_backward(params, residuals, x, None, resets_TxB, dh_TxBxH, dfinal)
+    dparams, dinitial, dx = rows.backward(params, residuals, None, resets_TxB, dh_TxBxH, dfinal)
     return dparams, dinitial, dx, None
 
 

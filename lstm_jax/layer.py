@@ -10,6 +10,16 @@ from jax import Array, lax
 from lstm_jax.cell import LSTMParams, LSTMState, activate, advance
 
 
+def reads_ids(x: Array) -> bool:
+    """Whether a layer's input is integer ids, which stand for one-hot vectors."""
+    return bool(jnp.issubdtype(x.dtype, jnp.integer))
+
+
+def mask_of_ids(mask_BxD: Array, ids_TxB: Array) -> Array:
+    """What a mask of one-hot vectors multiplies each id's row of W by: TxB."""
+    return mask_BxD[jnp.arange(ids_TxB.shape[1]), ids_TxB]
+
+
 def project(params: LSTMParams, x: Array, mask_BxD: Array | None = None) -> Array:
     """`x W + b` for a whole sequence: TxBxG.
 
@@ -19,10 +29,10 @@ def project(params: LSTMParams, x: Array, mask_BxD: Array | None = None) -> Arra
       mask_BxD: multiplies the input, the same at every t (variational dropout, Gal and
         Ghahramani 2016). For ids it scales the row, as it would scale the one-hot vector's one.
     """
-    if jnp.issubdtype(x.dtype, jnp.integer):
+    if reads_ids(x):
         z_TxBxG = params.W[x]
         if mask_BxD is not None:
-            z_TxBxG *= mask_BxD[jnp.arange(x.shape[1]), x][..., None]
+            z_TxBxG *= mask_of_ids(mask_BxD, x)[..., None]
     else:
         z_TxBxG = (x if mask_BxD is None else x * mask_BxD) @ params.W
     return z_TxBxG + params.b

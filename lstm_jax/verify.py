@@ -1,14 +1,15 @@
 """Verification: every gradient from every source, compared leaf by leaf.
 
 Sources that share no derivation: `autodiff` (JAX's reverse mode through the scan), `bptt` (by hand,
-in JAX), `reference` (by hand, in NumPy loops) and `differences` (central differences of the loss).
-The truncated rule has three of its own: by hand in JAX, by stop_gradient, by NumPy loops.
+in JAX, in either layout), `reference` (by hand, in NumPy loops) and `differences` (central
+differences of the loss). The truncated rule has its own: by hand in JAX in either layout, by
+stop_gradient, by NumPy loops.
 """
 
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax import reference
+from lstm_jax.bptt import COLUMNS, ROWS, value_and_grad_in
 from lstm_jax.cases import Case, Problem, make_problem
 from lstm_jax.gradient import GRADIENTS, GradFn, truncated_autodiff
 from lstm_jax.loss import sequence_loss
@@ -218,27 +220,19 @@ def compare_differences(
     return rows
 
 
-class Rule(NamedTuple):
-    """A gradient and the three that derive it: JAX, by hand in JAX, by hand in NumPy loops."""
-
-    sources: tuple[str, str, str]
-    defects: frozenset[str] = frozenset()  # what the NumPy reference leaves out for it
-
-
-RULES = (
-    Rule(("autodiff", "bptt", "reference")),
-    Rule(
-        ("stop_gradient", "truncated", "truncated reference"), defects=frozenset({"no_recurrence"})
-    ),
-)
+RULES = ("full", "truncated")
+# What the NumPy reference leaves out for each rule.
+DEFECTS = {"full": frozenset(), "truncated": frozenset({"no_recurrence"})}
 
 
 class Suspects(NamedTuple):
     """The gradients under test, so that a broken one can be put in (the mutation suite does)."""
 
     autodiff: GradFn = GRADIENTS["autodiff"]
-    bptt: GradFn = GRADIENTS["bptt"]
-    truncated: GradFn = GRADIENTS["truncated"]
+    rows: GradFn = partial(value_and_grad_in, ROWS)
+    columns: GradFn = partial(value_and_grad_in, COLUMNS)
+    truncated_rows: GradFn = partial(value_and_grad_in, ROWS, truncated=True)
+    truncated_columns: GradFn = partial(value_and_grad_in, COLUMNS, truncated=True)
 
 
 def verify_case(
@@ -248,39 +242,52 @@ def verify_case(
     coordinates: int = 1,
     truncated: bool = True,
     float32: bool = True,
+    columns32: bool = True,
     optimized: bool = True,
 ) -> list[Row]:
     """Every pair of sources on one case.
 
     Args:
       coordinates: how many of each leaf are compared with central differences.
-      truncated: the truncated rule's three sources as well.
+      truncated: the truncated rule's sources as well.
       float32: the float32 gradients as well, against each other and the float64 reference.
+      columns32: the float32 gradients by the columns as well.
       optimized: see `compile_gradients`; float32 then is a program of its own, as in training.
     """
     problem = make_problem(case)
-    dtypes = ("float64", "float32") if float32 else ("float64",)
-    rules = RULES if truncated else RULES[:1]
+    dtypes = ("float64", "float32")[: 1 + float32]
+    rules = RULES[: 1 + truncated]
+    found: dict[tuple[str, str], dict[str, LMParams]] = {(d, r): {} for d in dtypes for r in rules}
 
-    def gradients(*sources: GradFn) -> list[list[LMParams]]:
-        """The gradients by these sources, one a rule: for each dtype a list."""
-        programs = [(dtype,) for dtype in dtypes] if optimized else [dtypes]
-        sources = sources[: len(rules)]
-        compiled = [compile_gradients(sources, program, optimized) for program in programs]
-        return [found for program in compiled for found in program(*problem)]
+    def take(sources: dict[str, GradFn], dtypes: tuple[str, ...] = dtypes) -> None:
+        """Takes the gradients by named sources, one a rule, in each dtype."""
+        named = dict(zip(rules, sources.items(), strict=False))
+        functions = tuple(function for _, function in named.values())
+        for program in [(dtype,) for dtype in dtypes] if optimized else [dtypes]:
+            by_dtype = compile_gradients(functions, program, optimized)(*problem)
+            for dtype, grads in zip(program, by_dtype, strict=True):
+                for (rule, (name, _)), grad in zip(named.items(), grads, strict=True):
+                    found[dtype, rule][name] = grad
 
-    by_jax = gradients(suspects.autodiff, truncated_autodiff)
-    by_hand = gradients(suspects.bptt, suspects.truncated)
-    by_numpy = [reference_gradient(problem, rule.defects) for rule in rules]
-    rows = []
-    for dtype, *found in zip(dtypes, by_jax, by_hand, [by_numpy] * len(dtypes), strict=False):
-        for rule, *gradients_of_rule in zip(rules, *found, strict=True):
-            rows += compare_all(dtype, dict(zip(rule.sources, gradients_of_rule, strict=True)))
+    take({"autodiff": suspects.autodiff, "stop_gradient": truncated_autodiff})
+    take({"bptt rows": suspects.rows, "truncated rows": suspects.truncated_rows})
+    take(
+        {"bptt columns": suspects.columns, "truncated columns": suspects.truncated_columns},
+        dtypes if columns32 else dtypes[:1],
+    )
+    for rule in rules:
+        grad = reference_gradient(problem, DEFECTS[rule])
+        for dtype in dtypes:
+            found[dtype, rule]["reference" if rule == "full" else f"{rule} reference"] = grad
+
+    rows = [row for (d, _), sources in found.items() for row in compare_all(d, sources)]
     if coordinates:
         loss = compile_loss(sequence_loss)
-        full = dict(zip(RULES[0].sources, (by_jax[0][0], by_hand[0][0], by_numpy[0]), strict=True))
         rows += compare_differences(
-            problem, lambda params: loss(params, *problem[1:]), full, coordinates
+            problem,
+            lambda params: loss(params, *problem[1:]),
+            found["float64", "full"],
+            coordinates,
         )
     return rows
 
@@ -315,12 +322,19 @@ def verify(
 ) -> list[Row]:
     """All cases, two at a time; one row for each pair, kind and leaf: the worst of the cases.
 
-    Compiling is what takes the time: only the last case is compiled as training is.
+    Compiling is what takes the time. So only every sixth case has the truncated rule, and those and
+    the last have the columns in float32; the last is compiled as training is.
     """
     rows: list[Row] = []
 
     def run(number: int) -> list[Row]:
-        return verify_case(cases[number], optimized=number == len(cases) - 1)
+        last, sixth = number == len(cases) - 1, number % 6 == 0
+        return verify_case(
+            cases[number],
+            truncated=sixth and not last,
+            columns32=sixth or last,
+            optimized=last,
+        )
 
     with ThreadPoolExecutor(2) as pool:
         longest_first = reversed(range(len(cases)))

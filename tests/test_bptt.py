@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lstm_jax import bptt
+from lstm_jax import bptt, columns, rows
 from lstm_jax.bptt import bptt_layer
 from lstm_jax.cases import Case, make_problem
 from lstm_jax.cell import LSTMParams, LSTMState
@@ -23,7 +23,8 @@ from lstm_jax.verify import verify_case
 T, B, D, H = 6, 3, 4, 5
 
 
-def test_nothing_in_the_file_is_differentiated_by_jax():
+@pytest.mark.parametrize("module", [bptt, rows, columns], ids=["bptt", "rows", "columns"])
+def test_nothing_in_the_file_is_differentiated_by_jax(module):
     forbidden = {
         "grad",
         "value_and_grad",
@@ -35,7 +36,7 @@ def test_nothing_in_the_file_is_differentiated_by_jax():
         "jacfwd",
         "hessian",
     }
-    tree = ast.parse(Path(bptt.__file__).read_text())
+    tree = ast.parse(Path(module.__file__).read_text())
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     assert not used & forbidden
     for node in ast.walk(tree):
@@ -81,9 +82,27 @@ def test_a_gradient_that_arrives_at_the_final_carry(x64, rng):
         return loss + optax.tree.vdot(dcarry, aux.carry)
 
     wanted = jax.grad(loss)(params)
-    assert_close(bptt.value_and_grad(params, carry, batch, masks, dcarry=dcarry)[1], wanted)
+    for layout in (bptt.ROWS, bptt.COLUMNS):
+        found = bptt.value_and_grad_in(layout, params, carry, batch, masks, dcarry)[1]
+        assert_close(found, wanted)
     with pytest.raises(AssertionError):
         assert_close(bptt.value_and_grad(params, carry, batch, masks)[1], wanted)
+
+
+def test_the_layout_is_chosen_by_size_and_platform(monkeypatch):
+    """Columns on a CPU from a hidden size on; rows elsewhere, whatever the size."""
+    problem = make_problem(Case(ModelConfig(hidden_size=H), T, B))
+
+    def lowered(platform):
+        traced = jax.jit(lambda *problem: bptt.value_and_grad(*problem)).trace(*problem)
+        return traced.lower(lowering_platforms=(platform,)).as_text()
+
+    small = lowered("cpu")
+    monkeypatch.setattr(bptt, "COLUMNS_FROM", H)
+    assert lowered("cpu") != small
+    recurrent = f"tensor<{B}x{4 * H}xf32>"  # the rows' block, which the columns never make
+    assert recurrent in small and recurrent not in lowered("cpu")
+    assert recurrent in lowered("cuda") and recurrent in lowered("tpu")
 
 
 @pytest.fixture

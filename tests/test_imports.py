@@ -19,6 +19,8 @@ ORDER = [
     "layer",
     "model",
     "loss",
+    "rows",
+    "columns",
     "bptt",
     "gradient",
     "optimizer",

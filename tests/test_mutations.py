@@ -1,22 +1,26 @@
 """The checks are checked: the hand backward, broken in one place, must be caught each time.
 
-Every mutant is `bptt.py` with one piece of its source replaced, compared with the other sources by
-the verification that `--experiment=verify_gradients` runs.
+Every mutant is `bptt.py`, `rows.py` or `columns.py` with one piece of its source replaced, compared
+with the other sources by the verification that `--experiment=verify_gradients` runs.
 """
 
 from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 
 import pytest
 
-from lstm_jax import bptt
+from lstm_jax import bptt, columns, rows
+from lstm_jax.bptt import COLUMNS, ROWS, value_and_grad_in
 from lstm_jax.cases import Case
 from lstm_jax.config import ModelConfig
+from lstm_jax.gradient import GradFn
 from lstm_jax.verify import Suspects, verify_case
 
-SOURCE = Path(bptt.__file__).read_text()
+SOURCES = [Path(module.__file__).read_text() for module in (bptt, rows)]
+COLUMNS_SOURCE = Path(columns.__file__).read_text()
 
 # (what is broken, the source, what stands there instead)
 MUTANTS = [
@@ -37,10 +41,10 @@ MUTANTS = [
     # (B2) the readout
     (
         "the readout mask forgotten forward",
-        "h_TxBxH = x if masks.readout is None else x * masks.readout",
-        "h_TxBxH = x",
+        "masked_TxBxH = h_TxBxH if mask_BxH is None else h_TxBxH * mask_BxH",
+        "masked_TxBxH = h_TxBxH",
     ),
-    ("the readout mask forgotten backward", "e_TxBxH = e_TxBxH * masks.readout", "pass"),
+    ("the readout mask forgotten backward", "e_TxBxH = e_TxBxH * mask_BxH", "pass"),
     (
         "the readout's bias without its gradient",
         "b=jnp.sum(dy_TxBxV, (0, 1))",
@@ -48,8 +52,8 @@ MUTANTS = [
     ),
     (
         "the readout's gradient of unmasked outputs",
+        "Readout(W=outer_sum(masked_TxBxH, dy_TxBxV)",
         "Readout(W=outer_sum(h_TxBxH, dy_TxBxV)",
-        "Readout(W=outer_sum(x, dy_TxBxV)",
     ),
     # (B3) what arrives at h
     (
@@ -79,9 +83,9 @@ MUTANTS = [
     ("the slope of c instead of tanh c", "dh * o * (1 - tanh_c * tanh_c)", "dh * o * (1 - c * c)"),
     ("the output gate forgotten on the way to c", "dh * o * (1 -", "dh * (1 -"),
     ("the input gate instead of the output gate", "dh * o * (1 -", "dh * i * (1 -"),
-    ("the cell not forgotten", "return dz_BxG, dc * f", "return dz_BxG, dc"),
-    ("the input gate instead of the forget gate", "return dz_BxG, dc * f", "return dz_BxG, dc * i"),
-    ("h's error handed to the cell before", "return dz_BxG, dc * f", "return dz_BxG, dh * f"),
+    ("the cell not forgotten", "return dz, dc * f", "return dz, dc"),
+    ("the input gate instead of the forget gate", "return dz, dc * f", "return dz, dc * i"),
+    ("h's error handed to the cell before", "return dz, dc * f", "return dz, dh * f"),
     # (B5) the gates
     ("i: the candidate forgotten", "dc * g * i * (1 - i)", "dc * i * (1 - i)"),
     ("i: the slope of tanh", "dc * g * i * (1 - i)", "dc * g * (1 - i * i)"),
@@ -129,14 +133,14 @@ MUTANTS = [
     ),
     (
         "ids: the mask forgotten",
-        "dz_TxBxG = dz_TxBxG * mask_BxD[jnp.arange(x.shape[1]), x][..., None]",
+        "dz_TxBxG = dz_TxBxG * mask_of_ids(mask_BxD, x)[..., None]",
         "pass",
     ),
     ("ids: rows overwritten instead of added", "zeros.at[ids_TxB].add(", "zeros.at[ids_TxB].set("),
     (
         "the embedding's rows of the targets",
-        "dembedding = add_rows(ids_TxB, e_TxBxH,",
-        "dembedding = add_rows(batch.targets, e_TxBxH,",
+        "dembedding = add_rows(ids_TxB, layout.leave(e),",
+        "dembedding = add_rows(batch.targets, layout.leave(e),",
     ),
     # resets and the initial state
     ("a reset forgotten backward", "dbefore = reset_state(dbefore, resets_B)", "pass"),
@@ -163,6 +167,66 @@ MUTANTS = [
     ),
 ]
 
+# What the columns do in their own way; `cell_backward` is the rows' and has its mutants above.
+COLUMN_MUTANTS = [
+    ("the sigmoid without its half", "0.5 * jnp.tanh(0.5 * z) + 0.5", "0.5 * jnp.tanh(z) + 0.5"),
+    (
+        "input and forget gate swapped",
+        "i=sigmoid(z.i), f=sigmoid(z.f)",
+        "i=sigmoid(z.f), f=sigmoid(z.i)",
+    ),
+    ("the candidate a sigmoid", "g=jnp.tanh(z.g)", "g=sigmoid(z.g)"),
+    ("ids: the bias forgotten", "+ picked_HxB + b_Hx1", "+ picked_HxB"),
+    ("ids: the mask forgotten forward", "W_HxV[:, id_B] * drop_B", "W_HxV[:, id_B]"),
+    ("ids: the mask forgotten backward", "mask_of_ids(mask_BxD, x)[..., None]", "1"),
+    ("the input below h", "jnp.concatenate([x_DxB, h_HxB])", "jnp.concatenate([h_HxB, x_DxB])"),
+    ("a mask forgotten forward", "x = x * mask_BxD.T", "pass"),
+    ("a mask forgotten on the way down", "dx_TxDxB = dx_TxDxB * mask_BxD.T", "pass"),
+    ("a reset forgotten forward", "state = reset_columns(state, resets_B)", "pass"),
+    (
+        "a reset forgotten backward",
+        "reset_columns(LSTMState(dh_HxB, dc_HxB), resets_B)",
+        "LSTMState(dh_HxB, dc_HxB)",
+    ),
+    (
+        "a reset forgotten in what a step read",
+        "before = reset_columns(before, resets_TxB[:, None])",
+        "pass",
+    ),
+    (
+        "the initial state forgotten",
+        "jnp.concatenate([s0[None], s[:-1]])",
+        "jnp.concatenate([0 * s0[None], s[:-1]])",
+    ),
+    ("the state of this step for the step before", "jnp.concatenate([s0[None], s[:-1]])", "s"),
+    ("what arrives from above forgotten", "e_HxB + dnext.h, dnext.c", "dnext.h, dnext.c"),
+    ("h learns nothing from the next step", "e_HxB + dnext.h, dnext.c", "e_HxB, dnext.c"),
+    ("h and c of the next step swapped", "e_HxB + dnext.h, dnext.c", "e_HxB + dnext.c, dnext.h"),
+    (
+        "dx for dh",
+        "dx_DxB, dh_HxB = d[:D], d[D:]",
+        "dh_HxB, dx_DxB = d[-H:], d[:D]; dh_HxB = d[:H]",
+    ),
+    (
+        "a gate left out of the error",
+        "zip(weights, dz, strict=True))",
+        "list(zip(weights, dz))[1:])",
+    ),
+    (
+        "the input's weights forgotten",
+        "jnp.concatenate([params.W, U_HxG])",
+        "jnp.concatenate([0 * params.W, U_HxG])",
+    ),
+    ("dU of the cell", "outer_sum(residuals.before.h, dz)", "outer_sum(residuals.before.c, dz)"),
+    (
+        "dU and dW without the last step",
+        "outer_sum(both_TxDHxB, dz)",
+        "outer_sum(both_TxDHxB[:-1], Gates(*(d[:-1] for d in dz)))",
+    ),
+    ("db without the first step", "jnp.sum(dz_TxHxB, (0, 2))", "jnp.sum(dz_TxHxB[1:], (0, 2))"),
+    ("the scan not reversed", "reverse=True", "reverse=False"),
+]
+
 # Two layers with everything on; ids read as rows of W, then an embedding.
 CASES = [
     Case(
@@ -179,14 +243,34 @@ CASES = [
 ]
 
 
-def mutate(path: Path, old: str, new: str) -> ModuleType:
-    """`bptt.py` with one piece of its source replaced, loaded from `path`."""
-    assert SOURCE.count(old) == 1, f"{old!r} stands {SOURCE.count(old)} times in bptt.py"
-    path.write_text(SOURCE.replace(old, new))
-    spec = spec_from_file_location("mutant", path)
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
+def load(source: str, old: str, new: str) -> ModuleType:
+    """The module that the source makes once a piece of it is replaced."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "mutant.py"
+        path.write_text(source.replace(old, new))
+        spec = spec_from_file_location("mutant", path)
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
     return module
+
+
+def mutate(old: str, new: str) -> GradFn:
+    """The gradient in rows, with one piece of `bptt.py` or `rows.py` replaced."""
+    counts = [source.count(old) for source in SOURCES]
+    assert sum(counts) == 1, f"{old!r} stands {sum(counts)} times in bptt.py and rows.py"
+    if counts[0]:
+        return partial(load(SOURCES[0], old, new).value_and_grad_in, ROWS)
+    mutant = load(SOURCES[1], old, new)
+    layout = ROWS._replace(forward=mutant.forward, backward=mutant.backward)
+    return partial(value_and_grad_in, layout)
+
+
+def mutate_columns(old: str, new: str) -> GradFn:
+    """The gradient in columns, with one piece of `columns.py` replaced."""
+    assert COLUMNS_SOURCE.count(old) == 1, f"{old!r} does not stand once in columns.py"
+    mutant = load(COLUMNS_SOURCE, old, new)
+    layout = COLUMNS._replace(forward=mutant.forward, backward=mutant.backward)
+    return partial(value_and_grad_in, layout)
 
 
 def fails(suspects: Suspects, truncated: bool = False) -> bool:
@@ -211,27 +295,41 @@ def test_the_gradients_as_they_are_pass():
 
 
 @pytest.mark.parametrize("old, new", [m[1:] for m in MUTANTS], ids=[m[0] for m in MUTANTS])
-def test_a_broken_backward_is_caught(old, new, tmp_path, tally):
-    killed = fails(Suspects(bptt=mutate(tmp_path / "mutant.py", old, new).value_and_grad))
+def test_a_broken_backward_is_caught(old, new, tally):
+    killed = fails(Suspects(rows=mutate(old, new)))
     tally.append(killed)
     assert killed
 
 
-def test_a_gradient_that_is_not_finite_is_caught(tmp_path):
+@pytest.mark.parametrize(
+    "old, new", [m[1:] for m in COLUMN_MUTANTS], ids=[m[0] for m in COLUMN_MUTANTS]
+)
+def test_a_broken_backward_in_columns_is_caught(old, new, tally):
+    killed = fails(Suspects(columns=mutate_columns(old, new)))
+    tally.append(killed)
+    assert killed
+
+
+def test_a_gradient_that_is_not_finite_is_caught():
     """Also where the true gradient is zero, and NaN would be lost in a maximum."""
-    old, new = "return LSTMParams(dW, dU,", "return LSTMParams(dW, dU * jnp.nan,"
-    suspects = Suspects(bptt=mutate(tmp_path / "mutant.py", old, new).value_and_grad)
+    suspects = Suspects(
+        rows=mutate("return LSTMParams(dW, dU,", "return LSTMParams(dW, dU * jnp.nan,")
+    )
     assert fails(suspects)
     still = Case(ModelConfig(hidden_size=4), T=1, B=1)  # dU is zero
     rows = verify_case(still, suspects, truncated=False, float32=False, optimized=False)
     assert {row.pair for row in rows if not row.passed} == {
-        "autodiff ~ bptt",
-        "bptt ~ reference",
-        "bptt ~ differences",
+        "autodiff ~ bptt rows",
+        "bptt rows ~ bptt columns",
+        "bptt rows ~ reference",
+        "bptt rows ~ differences",
     }
 
 
-def test_a_truncated_rule_that_is_not_truncated_is_caught(tmp_path):
+def test_a_truncated_rule_that_is_not_truncated_is_caught():
     old, new = "jnp.zeros_like(dc_BxH) if truncated else dz_BxG @ U_GxH", "dz_BxG @ U_GxH"
-    whole = mutate(tmp_path / "mutant.py", old, new)
-    assert fails(Suspects(truncated=partial(whole.value_and_grad, truncated=True)), truncated=True)
+    whole = partial(mutate(old, new), truncated=True)
+    assert fails(Suspects(truncated_rows=whole), truncated=True)
+    old, new = "jnp.zeros_like(params.U) if truncated else params.U", "params.U"
+    whole = partial(mutate_columns(old, new), truncated=True)
+    assert fails(Suspects(truncated_columns=whole), truncated=True)
