@@ -20,6 +20,8 @@ import jax
 from absl import app, flags, logging
 
 from experiments import (
+    benchmark,
+    benchmark_sampling,
     notebook,
     notebook_audit,
     shakespeare,
@@ -50,6 +52,8 @@ EXPERIMENTS: dict[str, Callable[[], Config]] = {
     "notebook": notebook.get_config,
     "notebook_audit": notebook_audit.get_config,
     "verify_gradients": verify_gradients.get_config,
+    "benchmark": benchmark.get_config,
+    "benchmark_sampling": benchmark_sampling.get_config,
 }
 
 # Experiments that train nothing: what they do in place of `train` (a module's main, and the config
@@ -57,6 +61,8 @@ EXPERIMENTS: dict[str, Callable[[], Config]] = {
 ANALYSES: dict[str, ModuleType] = {
     "notebook_audit": notebook_audit,
     "verify_gradients": verify_gradients,
+    "benchmark": benchmark,
+    "benchmark_sampling": benchmark_sampling,
 }
 
 EXPERIMENT = flags.DEFINE_enum(

@@ -1,0 +1,317 @@
+"""The same language model in other libraries, each written as its users would write it.
+
+A peer starts from this project's weights and makes this project's training step, in float32: ids
+TxB as one-hot vectors, L layers of LSTM from the state carried (and detached), a linear readout,
+the mean softmax cross-entropy, its gradient, clipped by its global norm, Adam.
+tests/test_benchmark.py holds every peer to it: the same losses, step after step.
+
+A peer is imported by the function that makes it, so that none of them is needed.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from experiments.timing import usable_cpus
+from lstm_jax.data.batches import Batch
+from lstm_jax.model import LMParams
+
+LEARNING_RATE, CLIP_NORM = 1e-3, 1.0
+
+# A whole training step, done when it returns. Its loss, before the update, is of whatever kind.
+Step = Callable[[Batch], Any]
+# A peer's own (params, carry, inputs TxB, targets TxB) -> (loss, carry).
+SequenceLoss = Callable[[Any, Any, Array, Array], tuple[Array, Any]]
+
+Make = Callable[[LMParams, int], Step]  # from the weights (NumPy arrays) and the batch size B
+
+
+def cross_entropy(logits_TxBxV: Array, targets_TxB: Array) -> Array:
+    """The mean over all targets, in nats."""
+    nll = optax.losses.softmax_cross_entropy_with_integer_labels(logits_TxBxV, targets_TxB)
+    return jnp.mean(nll)
+
+
+def jax_step(sequence_loss: SequenceLoss, params: Any, carry: Any) -> Step:
+    """The training step of a JAX peer: compiled as one program, its state donated."""
+    optimizer = optax.chain(optax.clip_by_global_norm(CLIP_NORM), optax.adam(LEARNING_RATE))
+
+    def train_step(state: Any, inputs_TxB: Array, targets_TxB: Array) -> tuple[Any, Array]:
+        params, opt_state, carry = state
+        (loss, carry), grads = jax.value_and_grad(sequence_loss, has_aux=True)(
+            params, carry, inputs_TxB, targets_TxB
+        )
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state, carry), loss
+
+    compiled = jax.jit(train_step, donate_argnums=0)
+    state = (params, optimizer.init(params), carry)
+
+    def step(batch: Batch) -> Array:
+        nonlocal state
+        state, loss = jax.block_until_ready(compiled(state, batch.inputs, batch.targets))
+        return loss
+
+    return step
+
+
+def zeros(batch_size: int, hidden_size: int) -> tuple[Array, Array]:
+    """Two states of zeros BxH, in buffers of their own: a buffer can be donated only once."""
+    return jnp.zeros((batch_size, hidden_size)), jnp.zeros((batch_size, hidden_size))
+
+
+def make_haiku(params: LMParams, batch_size: int) -> Step:
+    """hk.LSTM under hk.dynamic_unroll, a layer at a time (hk.DeepRNN takes as long).
+
+    Its gates stand in the order i g f o, x and h share one matrix, and it adds 1 to the forget
+    gate's bias itself.
+    """
+    import haiku as hk
+
+    H, V = params.readout.W.shape
+
+    def network(carry: tuple, inputs_TxB: Array) -> tuple[Array, tuple]:
+        x, states = jax.nn.one_hot(inputs_TxB, V), []
+        for n, state in enumerate(carry):
+            x, state = hk.dynamic_unroll(hk.LSTM(H, name=f"layer_{n}"), x, state)
+            states.append(state)
+        return hk.Linear(V, name="readout")(x), tuple(states)
+
+    def reorder(columns: np.ndarray) -> np.ndarray:
+        i, f, g, o = np.split(columns, 4, axis=-1)
+        return np.concatenate([i, g, f, o], axis=-1)
+
+    forget_G = np.repeat(np.array([0, 1, 0, 0], np.float32), H)
+    theirs = {"readout": {"w": jnp.array(params.readout.W), "b": jnp.array(params.readout.b)}}
+    for n, (W_DxG, U_HxG, b_G) in enumerate(params.layers):
+        theirs[f"layer_{n}/linear"] = {
+            "w": jnp.array(reorder(np.concatenate([W_DxG, U_HxG]))),
+            "b": jnp.array(reorder(b_G - forget_G)),
+        }
+    apply = hk.without_apply_rng(hk.transform(network)).apply
+
+    def sequence_loss(params: Any, carry: Any, inputs_TxB: Array, targets_TxB: Array) -> Any:
+        logits_TxBxV, carry = apply(params, carry, inputs_TxB)
+        return cross_entropy(logits_TxBxV, targets_TxB), carry
+
+    carry = tuple(hk.LSTMState(*zeros(batch_size, H)) for _ in params.layers)
+    return jax_step(sequence_loss, theirs, carry)
+
+
+def make_flax(params: LMParams, batch_size: int) -> Step:
+    """nnx.RNN over nnx.OptimizedLSTMCell, whose one bias is the recurrent layer's; carry (c, h)."""
+    from flax import nnx
+
+    H, V = params.readout.W.shape
+    rngs = nnx.Rngs(0)
+
+    class LanguageModel(nnx.Module):
+        def __init__(self) -> None:
+            self.layers = nnx.List([])
+            for W_DxG, U_HxG, b_G in params.layers:
+                cell = nnx.OptimizedLSTMCell(len(W_DxG), H, rngs=rngs)
+                cell.dense_i.kernel[...] = jnp.array(W_DxG)
+                cell.dense_h.kernel[...] = jnp.array(U_HxG)
+                cell.dense_h.bias[...] = jnp.array(b_G)
+                self.layers.append(nnx.RNN(cell, time_major=True, return_carry=True, rngs=False))
+            self.readout = nnx.Linear(H, V, rngs=rngs)
+            self.readout.kernel[...] = jnp.array(params.readout.W)
+            self.readout.bias[...] = jnp.array(params.readout.b)
+
+        def __call__(self, carry: tuple, inputs_TxB: Array) -> tuple[Array, tuple]:
+            x, states = jax.nn.one_hot(inputs_TxB, V), []
+            for layer, state in zip(self.layers, carry, strict=True):
+                state, x = layer(x, initial_carry=state)
+                states.append(state)
+            return self.readout(x), tuple(states)
+
+    graph, theirs = nnx.split(LanguageModel())
+
+    def sequence_loss(params: Any, carry: Any, inputs_TxB: Array, targets_TxB: Array) -> Any:
+        logits_TxBxV, carry = nnx.merge(graph, params)(carry, inputs_TxB)
+        return cross_entropy(logits_TxBxV, targets_TxB), carry
+
+    return jax_step(sequence_loss, theirs, tuple(zeros(batch_size, H) for _ in params.layers))
+
+
+def make_equinox(params: LMParams, batch_size: int) -> Step:
+    """eqx.nn.LSTMCell in a scan for each layer, all of it vmapped over the batch; state (h, c)."""
+    import equinox as eqx
+
+    H, V = params.readout.W.shape
+    key = jax.random.key(0)
+
+    class LanguageModel(eqx.Module):
+        layers: list
+        readout: Any
+
+        def __call__(self, carry: tuple, inputs_T: Array) -> tuple[Array, tuple]:
+            x, states = jax.nn.one_hot(inputs_T, V), []
+            for cell, state in zip(self.layers, carry, strict=True):
+
+                def advance(state: tuple, x_D: Array, cell: Any = cell) -> tuple[tuple, Array]:
+                    state = cell(x_D, state)
+                    return state, state[0]
+
+                state, x = jax.lax.scan(advance, state, x)
+                states.append(state)
+            return jax.vmap(self.readout)(x), tuple(states)
+
+    cells = []
+    for W_DxG, U_HxG, b_G in params.layers:
+        cell = eqx.nn.LSTMCell(len(W_DxG), H, key=key)
+        weights = jnp.array(W_DxG.T), jnp.array(U_HxG.T), jnp.array(b_G)
+        cells.append(eqx.tree_at(lambda c: (c.weight_ih, c.weight_hh, c.bias), cell, weights))
+    readout = eqx.tree_at(
+        lambda linear: (linear.weight, linear.bias),
+        eqx.nn.Linear(H, V, key=key),
+        (jnp.array(params.readout.W.T), jnp.array(params.readout.b)),
+    )
+
+    def sequence_loss(model: Any, carry: Any, inputs_TxB: Array, targets_TxB: Array) -> Any:
+        logits_TxBxV, carry = jax.vmap(model, (0, 1), (1, 0))(carry, inputs_TxB)
+        return cross_entropy(logits_TxBxV, targets_TxB), carry
+
+    carry = tuple(zeros(batch_size, H) for _ in cells)
+    return jax_step(sequence_loss, LanguageModel(cells, readout), carry)
+
+
+def torch_device() -> str:
+    """Where torch computes: where JAX does. On a GPU, JAX rounds float32 products to TF32 by
+    default; there torch is allowed it too."""
+    import torch
+
+    if jax.default_backend() == "cpu":
+        return "cpu"
+    torch.set_float32_matmul_precision("high")
+    return "cuda"
+
+
+def fill_torch(module: Any, weights: dict[str, np.ndarray]) -> None:
+    """Copies weights into a torch module's parameters, by their names."""
+    import torch
+
+    with torch.no_grad():
+        for name, array in weights.items():
+            getattr(module, name).copy_(torch.tensor(array))
+
+
+def torch_readout(params: LMParams) -> Any:
+    import torch
+
+    H, V = params.readout.W.shape
+    readout = torch.nn.Linear(H, V)
+    fill_torch(readout, {"weight": params.readout.W.T, "bias": params.readout.b})
+    return readout.to(torch_device())
+
+
+def make_torch(params: LMParams, batch_size: int, threads: int | None = None) -> Step:
+    """nn.LSTM over the whole sequence, one call for all layers; by default on all processors.
+
+    Of nn.LSTM's two biases, which would each take an Adam step, the second is frozen at zero.
+    """
+    import torch
+    from torch.nn import functional
+
+    H, V = params.readout.W.shape
+    L, device = len(params.layers), torch_device()
+    lstm, readout = torch.nn.LSTM(V, H, L), torch_readout(params)
+    for n, (W_DxG, U_HxG, b_G) in enumerate(params.layers):
+        weights = {"weight_ih": W_DxG.T, "weight_hh": U_HxG.T, "bias_ih": b_G, "bias_hh": 0 * b_G}
+        fill_torch(lstm, {f"{name}_l{n}": array for name, array in weights.items()})
+        getattr(lstm, f"bias_hh_l{n}").requires_grad_(False)
+    lstm.to(device)
+    trained = [p for p in [*lstm.parameters(), *readout.parameters()] if p.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=LEARNING_RATE, fused=True)
+    eye_VxV = torch.eye(V, device=device)  # its rows are the one-hot vectors
+    state = tuple(torch.zeros(L, batch_size, H, device=device) for _ in "hc")
+
+    def step(batch: Batch) -> float:
+        nonlocal state
+        torch.set_num_threads(threads or usable_cpus())
+        inputs_TxB, targets_TxB = (
+            torch.from_numpy(ids).to(device).long() for ids in (batch.inputs, batch.targets)
+        )
+        h_TxBxH, state = lstm(eye_VxV[inputs_TxB], state)
+        state = tuple(s.detach() for s in state)
+        loss = functional.cross_entropy(readout(h_TxBxH).flatten(0, 1), targets_TxB.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, CLIP_NORM)
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+# (prompt of ids, length, num_samples) -> ids num_samples x length, at temperature 1.
+Sampler = Callable[[np.ndarray, int, int], np.ndarray]
+
+
+def make_torch_sampler(params: LMParams, threads: int | None = None) -> Sampler:
+    """nn.LSTMCell, which for single steps is faster than nn.LSTM: that packs its weights anew at
+    every call."""
+    import torch
+
+    H, V = params.readout.W.shape
+    device = torch_device()
+    readout, eye_VxV = torch_readout(params), torch.eye(V, device=device)
+    cells = []
+    for W_DxG, U_HxG, b_G in params.layers:
+        cell = torch.nn.LSTMCell(len(W_DxG), H)
+        weights = {"weight_ih": W_DxG.T, "weight_hh": U_HxG.T, "bias_ih": b_G, "bias_hh": 0 * b_G}
+        fill_torch(cell, weights)
+        cells.append(cell.to(device))
+
+    @torch.inference_mode()
+    def generate(prompt: np.ndarray, length: int, num_samples: int) -> np.ndarray:
+        torch.set_num_threads(threads or usable_cpus())
+        zero_BxH = torch.zeros(num_samples, H, device=device)
+        states = [(zero_BxH, zero_BxH) for _ in cells]
+
+        def read(ids_B: Any) -> Any:
+            x = eye_VxV[ids_B]
+            for n, cell in enumerate(cells):
+                states[n] = cell(x, states[n])
+                x = states[n][0]
+            return readout(x)
+
+        for ids_B in torch.tensor(prompt, device=device).long()[:, None].expand(-1, num_samples):
+            logits_BxV = read(ids_B)
+        written = []
+        for _ in range(length):
+            ids_Bx1 = torch.multinomial(torch.softmax(logits_BxV, -1), 1)
+            written.append(ids_Bx1)
+            logits_BxV = read(ids_Bx1[:, 0])
+        return torch.cat(written, 1).cpu().numpy()
+
+    return generate
+
+
+PEERS: dict[str, Make] = {
+    "haiku": make_haiku,
+    "flax": make_flax,
+    "equinox": make_equinox,
+    "torch": make_torch,
+}
+
+
+def why_missing(name: str) -> str | None:
+    """Why a peer cannot take part here; None where it can."""
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name in (name, None):
+            return "not installed; pip install '.[peers]'"
+        return f"cannot be imported: {error}"
+    except Exception as error:  # one that does not suit this JAX, say: its reason, not our end
+        return f"cannot be imported: {type(error).__name__}: {error}"
+    if name == "torch" and jax.default_backend() != "cpu" and not module.cuda.is_available():
+        return f"has no {jax.default_backend()} here, where JAX has one"
+    return None
