@@ -28,6 +28,7 @@ from experiments import (
     tiny_shakespeare_small,
     verify_gradients,
 )
+from experiments.machine import keep_memory, use_devices
 from lstm_jax.checkpoint import load_model
 from lstm_jax.config import (
     SECTIONS,
@@ -78,6 +79,9 @@ CHECKPOINT = flags.DEFINE_enum(
 PROMPT = flags.DEFINE_string("prompt", None, "sample: what the model reads first (a new line)")
 LENGTH = flags.DEFINE_integer("length", 500, "sample: characters to write", 1)
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "sample: how many", 1, 65536)
+CPU_DEVICES = flags.DEFINE_integer(
+    "cpu_devices", 0, "cores that share a batch's lanes, on a CPU; 0: all of them", 0, 1024
+)
 SAMPLE_SEED = flags.DEFINE_integer(
     "sample_seed", 0, "sample: the same seed, the same text", 0, 2**32 - 1
 )
@@ -265,6 +269,8 @@ def main(argv: Sequence[str]) -> int:
     sys.stdout.reconfigure(errors="backslashreplace")
     try:
         check_flags(MODE.value, overrides())
+        keep_memory()
+        use_devices(CPU_DEVICES.value)
         modes = {"train": run_experiment, "evaluate": evaluate_run, "sample": sample_run}
         return modes[MODE.value]()
     except UserError as error:

@@ -73,7 +73,7 @@ ROWS = Layout(rows.forward, rows.backward, enter=lambda a: a, leave=lambda a: a)
 COLUMNS = Layout(columns.forward, columns.backward, enter=columns.to_columns, leave=columns.to_rows)
 
 # From this hidden size on, CPUs run `columns` faster than `rows`: BUILD_NOTES.md has the times.
-COLUMNS_FROM = 256
+COLUMNS_FROM = 512
 
 
 def loss_backward(logits_TxBxV: Array, batch: Batch) -> tuple[Array, Array, Array]:

@@ -21,6 +21,7 @@ from lstm_jax.config import EvaluateConfig
 from lstm_jax.data.batches import Batch, cut_segments
 from lstm_jax.loss import sequence_loss
 from lstm_jax.model import Carry, LMParams, init_carry
+from lstm_jax.parallel import Placement, lane_mesh
 
 
 class Evaluation(NamedTuple):
@@ -40,8 +41,12 @@ def mean_loss(params: LMParams, segments: Iterable[Batch]) -> float:
     """Mean nats per counted character over segments run in order, the carry handed on."""
     carry, scores = None, []
     for batch in segments:
-        carry = carry or init_carry(params, batch.inputs.shape[1])
-        loss, count, carry = _score(params, carry, batch)
+        if carry is None:  # all segments are of one shape
+            B, H = batch.inputs.shape[1], params.readout.W.shape[0]
+            placement = Placement.of(lane_mesh(B, H))
+            params = jax.device_put(params, placement.replicated)
+            carry = jax.device_put(init_carry(params, B), placement.carry)
+        loss, count, carry = _score(params, carry, jax.device_put(batch, placement.batch))
         scores.append((loss, count))
     losses, counts = np.array(jax.device_get(scores), np.float64).T
     return float(losses @ counts / counts.sum())

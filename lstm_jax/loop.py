@@ -36,7 +36,13 @@ from lstm_jax.metrics import (
 from lstm_jax.model import count_parameters
 from lstm_jax.progress import Progress
 from lstm_jax.sample import generate
-from lstm_jax.train import StepInfo, TrainState, init_train_state, make_dispatch
+from lstm_jax.train import (
+    StepInfo,
+    TrainState,
+    init_train_state,
+    make_dispatch,
+    state_placement,
+)
 
 CONFIG = "config.json"
 
@@ -104,7 +110,7 @@ class Run:
         self.description = Description.of(config, text)
         check_folder(workdir, self.description)
         self.checkpoints = Checkpoints(workdir, train.keep_checkpoints)
-        self.state = self._start()
+        self.state = jax.device_put(self._start(), state_placement(config))
         # Last: a folder whose checkpoints turned out to be another run's must stay as it was.
         write_atomically(
             workdir / CONFIG, (json.dumps(self.description.to_json(), indent=2) + "\n").encode()

@@ -89,6 +89,9 @@ def generate_pieces(
     """
     if not len(prompt):
         raise UserError("the prompt is empty: give the model at least one character to read")
+    # Sampling is one short chain of steps: parameters that training left on many devices would
+    # have each of them compute the same.
+    params = jax.device_put(params, jax.local_devices()[0])
     prompt_TxB = jnp.tile(jnp.asarray(prompt)[:, None], num_samples)
     logits_BxV, carry = _prime(params, init_carry(params, num_samples), prompt_TxB)
     keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_samples))

@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
+from jax.sharding import Mesh
 
 from lstm_jax.config import Config
 from lstm_jax.data.batches import Batch
 from lstm_jax.gradient import GRADIENTS
 from lstm_jax.model import Carry, LMParams, init_carry, init_model, sample_masks
 from lstm_jax.optimizer import make_optimizer, make_schedule
+from lstm_jax.parallel import Placement, lane_mesh, over_lanes
 
 
 class TrainState(NamedTuple):
@@ -35,20 +37,33 @@ class StepInfo(NamedTuple):
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepInfo]]
 
 
+def mesh_of(config: Config) -> Mesh:
+    """The devices that share a training batch."""
+    return lane_mesh(config.train.batch_size, config.model.hidden_size)
+
+
+def state_placement(config: Config) -> TrainState:
+    """Where a state's arrays live: the carry divided among the devices, the rest on each."""
+    placement = Placement.of(mesh_of(config))
+    everywhere = placement.replicated
+    return TrainState(everywhere, everywhere, everywhere, placement.carry)
+
+
 def init_train_state(config: Config, vocabulary_size: int) -> TrainState:
     """The state before the first step."""
     params = init_model(jax.random.key(config.train.seed), config.model, vocabulary_size)
-    return TrainState(
+    state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=make_optimizer(config.optimizer, config.train.steps).init(params),
         carry=init_carry(params, config.train.batch_size),
     )
+    return jax.device_put(state, state_placement(config))
 
 
 def make_train_step(config: Config) -> TrainStep:
     """Builds `train_step`: draw the masks, take the gradient, update, hand the carry on."""
-    value_and_grad = GRADIENTS[config.train.gradient]
+    value_and_grad = over_lanes(GRADIENTS[config.train.gradient], mesh_of(config))
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     schedule = make_schedule(config.optimizer, config.train.steps)
     # A stream of its own, apart from the initial weights' (fold_in of the steps starts at 0).
@@ -70,6 +85,12 @@ def make_train_step(config: Config) -> TrainStep:
 
 def make_dispatch(config: Config) -> TrainStep:
     """Builds the compiled function that makes K training steps: batches and infos have a leading
-    axis K. The state is donated: what goes in is gone."""
+    axis K. The state, placed by `state_placement`, is donated: what goes in is gone."""
     train_step = make_train_step(config)
-    return jax.jit(lambda state, batches: lax.scan(train_step, state, batches), donate_argnums=0)
+    placement, state = Placement.of(mesh_of(config)), state_placement(config)
+    return jax.jit(
+        lambda state, batches: lax.scan(train_step, state, batches),
+        donate_argnums=0,
+        in_shardings=(state, placement.batches),
+        out_shardings=(state, placement.replicated),
+    )

@@ -24,6 +24,7 @@ ORDER = [
     "bptt",
     "gradient",
     "optimizer",
+    "parallel",
     "train",
     "evaluate",
     "sample",

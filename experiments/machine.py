@@ -1,0 +1,36 @@
+"""What a run asks of the process that it runs in, before anything is computed."""
+
+import ctypes
+import os
+import sys
+
+import jax
+
+# Parameters of glibc's mallopt, from malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+
+
+def keep_memory() -> None:
+    """Has glibc keep what it was given back, in one arena, instead of returning it to the system.
+
+    XLA allocates its buffers anew in every call, and each page fresh from the system costs a fault:
+    a third of a training step in the worst case (BUILD_NOTES.md). Other C libraries have no such
+    parameters and are left alone.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_ARENA_MAX, 1)
+        mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def use_devices(count: int) -> None:
+    """Makes each core of the CPU a device, so that the lanes of a batch can share them.
+
+    `count` of them; 0: as many as this process may run on. Whether a run uses them,
+    `parallel.lane_mesh` decides. Without effect on other backends.
+    """
+    cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+    jax.config.update("jax_num_cpu_devices", count or len(cores))

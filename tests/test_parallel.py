@@ -1,0 +1,91 @@
+"""A batch divided among devices: the same loss and gradient as on one, in a process with four."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ON_FOUR_DEVICES = """
+import json
+import jax
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_enable_x64", True)
+import numpy as np
+from lstm_jax import parallel
+from lstm_jax.cases import Case, make_problem
+from lstm_jax.config import Config, ModelConfig
+from lstm_jax.data.batches import Batch, stack_batches
+from lstm_jax.gradient import GRADIENTS
+from lstm_jax.model import Masks
+from lstm_jax.parallel import lane_mesh, over_lanes
+from lstm_jax.train import init_train_state, make_dispatch
+
+def largest(tree, other):
+    errors = jax.tree.map(lambda a, b: float(np.abs(np.subtract(a, b)).max()), tree, other)
+    return max(jax.tree.leaves(errors))
+
+parallel.UNITS_A_LANE = 8
+found = {"sizes": [lane_mesh(B, 8).size for B in (1, 3, 4, 6, 8)]}
+found["few lanes"] = lane_mesh(8, 32).size
+found["large"] = lane_mesh(4096, parallel.CORES_APART_BELOW).size
+model = ModelConfig(hidden_size=6, num_layers=2, dropout=0.3, input_dropout=0.3)
+for masked in (False, True):
+    problem = make_problem(Case(model, 7, 8, masked=masked, resets=True, carry=True))
+    for name, gradient in GRADIENTS.items():
+        whole = jax.jit(gradient)(*problem)
+        divided = jax.jit(over_lanes(gradient, lane_mesh(8, 6)))(*problem)
+        found[f"{name} {masked}"] = largest(divided, whole)
+params, carry, batch, masks = problem
+unequal = batch._replace(mask=batch.mask & (np.arange(8) < 5))  # some devices count nothing
+divided = jax.jit(over_lanes(GRADIENTS["bptt"], lane_mesh(8, 6)))(params, carry, unequal, masks)
+found["unequal"] = largest(divided, jax.jit(GRADIENTS["bptt"])(params, carry, unequal, masks))
+found["broken"] = largest(divided, whole)  # another loss, which the comparison has to see
+
+config = Config().replace({"train.batch_size": 8, "train.sequence_length": 7,
+                           "model.hidden_size": 6, "model.dropout": 0.3})
+plain = Batch(batch.inputs, batch.targets, resets=batch.resets)
+def trained():
+    dispatch, batches = make_dispatch(config), stack_batches([plain] * 3)
+    state = init_train_state(config, 11)
+    for _ in range(2):
+        state, infos = dispatch(state, batches)
+    return jax.tree.map(np.asarray, (state.params, state.carry, infos)), dispatch._cache_size()
+four, found["compiled"] = trained()
+parallel.CORES_APART_BELOW = 0
+one, _ = trained()
+found["trained"] = largest(four, one)
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def found():
+    command = [sys.executable, "-c", ON_FOUR_DEVICES]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_lanes_are_divided_evenly(found):
+    assert found["sizes"] == [1, 3, 4, 3, 4]
+    assert found["few lanes"] == 2  # 8 lanes at 4 each
+    assert found["large"] == 1
+
+
+@pytest.mark.parametrize("name", ["autodiff", "bptt", "truncated"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_gradient_is_that_of_one_device(name, masked, found):
+    assert found[f"{name} {masked}"] < 1e-14
+
+
+def test_devices_weigh_as_many_targets_as_they_count(found):
+    assert found["unequal"] < 1e-14
+    assert found["broken"] > 1e-3
+
+
+def test_training_is_that_of_one_device_and_compiles_once(found):
+    assert found["trained"] < 1e-12
+    assert found["compiled"] == 1
