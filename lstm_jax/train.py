@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from lstm_jax.blocks import make_gradient
 from lstm_jax.config import Config
 from lstm_jax.data.batches import Batch
-from lstm_jax.gradient import GRADIENTS
 from lstm_jax.model import Carry, LMParams, init_carry, init_model, sample_masks
 from lstm_jax.optimizer import make_optimizer, make_schedule
 
@@ -48,7 +48,7 @@ def init_train_state(config: Config, vocabulary_size: int) -> TrainState:
 
 def make_train_step(config: Config) -> TrainStep:
     """Builds `train_step`: draw the masks, take the gradient, update, hand the carry on."""
-    value_and_grad = GRADIENTS[config.train.gradient]
+    value_and_grad = make_gradient(config.train.gradient, config.train.checkpoint_every)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     schedule = make_schedule(config.optimizer, config.train.steps)
     # A stream of its own, apart from the initial weights' (fold_in of the steps starts at 0).

@@ -23,6 +23,7 @@ ORDER = [
     "columns",
     "bptt",
     "gradient",
+    "blocks",
     "optimizer",
     "train",
     "evaluate",
