@@ -22,6 +22,7 @@ from absl import app, flags, logging
 from experiments import (
     benchmark,
     benchmark_sampling,
+    memory,
     notebook,
     notebook_audit,
     shakespeare,
@@ -55,6 +56,7 @@ EXPERIMENTS: dict[str, Callable[[], Config]] = {
     "verify_gradients": verify_gradients.get_config,
     "benchmark": benchmark.get_config,
     "benchmark_sampling": benchmark_sampling.get_config,
+    "memory": memory.get_config,
 }
 
 # Experiments that train nothing: what they do in place of `train` (a module's main, and the config
@@ -64,6 +66,7 @@ ANALYSES: dict[str, ModuleType] = {
     "verify_gradients": verify_gradients,
     "benchmark": benchmark,
     "benchmark_sampling": benchmark_sampling,
+    "memory": memory,
 }
 
 EXPERIMENT = flags.DEFINE_enum(

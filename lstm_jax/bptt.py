@@ -76,8 +76,10 @@ COLUMNS = Layout(columns.forward, columns.backward, enter=columns.to_columns, le
 COLUMNS_FROM = 512
 
 
-def loss_backward(logits_TxBxV: Array, batch: Batch) -> tuple[Array, Array, Array]:
-    """(F7) and (B1): the loss, the count n and dy TxBxV."""
+def loss_backward(
+    logits_TxBxV: Array, batch: Batch, count: Array | None = None
+) -> tuple[Array, Array, Array]:
+    """(F7) and (B1): the loss, the count n and dy TxBxV. `count`: n, if not the batch's own."""
     top_TxBx1 = jnp.max(logits_TxBxV, axis=-1, keepdims=True)
     exp_TxBxV = jnp.exp(logits_TxBxV - top_TxBx1)
     sum_TxBx1 = jnp.sum(exp_TxBxV, axis=-1, keepdims=True)
@@ -86,7 +88,7 @@ def loss_backward(logits_TxBxV: Array, batch: Batch) -> tuple[Array, Array, Arra
     nll_TxB = jnp.log(sum_TxBx1[..., 0]) - target_TxB
 
     mask_TxB = jnp.ones(nll_TxB.shape, bool) if batch.mask is None else batch.mask
-    count = jnp.sum(mask_TxB)
+    count = jnp.sum(mask_TxB) if count is None else count
     weight_TxB = mask_TxB.astype(nll_TxB.dtype) / jnp.maximum(count, 1).astype(nll_TxB.dtype)
     dy_TxBxV = (exp_TxBxV / sum_TxBx1 - hit_TxBxV) * weight_TxB[..., None]
     return jnp.sum(nll_TxB * weight_TxB), count, dy_TxBxV
@@ -111,13 +113,7 @@ def value_and_grad(
     Returns:
       ((loss, aux), gradients), as `jax.value_and_grad(sequence_loss, has_aux=True)` does.
     """
-    by_rows = partial(value_and_grad_in, ROWS, truncated=truncated)
-    if params.readout.W.shape[0] < COLUMNS_FROM:
-        return by_rows(params, carry, batch, masks, dcarry)
-    by_columns = partial(value_and_grad_in, COLUMNS, truncated=truncated)
-    return lax.platform_dependent(
-        params, carry, batch, masks, dcarry, cpu=by_columns, default=by_rows
-    )
+    return block_value_and_grad(params, carry, batch, masks, dcarry, truncated=truncated)[:2]
 
 
 def value_and_grad_in(
@@ -131,42 +127,103 @@ def value_and_grad_in(
     truncated: bool = False,
 ) -> tuple[tuple[Array, Aux], LMParams]:
     """`value_and_grad` in a given layout, whatever the platform."""
-    masks = masks or no_masks(params)
-    ids_TxB, resets_TxB = batch.inputs, batch.resets
-    x = ids_TxB if params.embedding is None else layout.enter(params.embedding[ids_TxB])
+    return block_value_and_grad_in(
+        layout, params, carry, batch, masks, dcarry, truncated=truncated
+    )[:2]
+
+
+def in_layout(function: Callable[..., Any], params: LMParams, *args: Any) -> Any:
+    """`function(layout, params, *args)` in the layout that suits the size and the platform."""
+    by_rows = partial(function, ROWS)
+    if params.readout.W.shape[0] < COLUMNS_FROM:
+        return by_rows(params, *args)
+    return lax.platform_dependent(params, *args, cpu=partial(function, COLUMNS), default=by_rows)
+
+
+def block_value_and_grad(
+    params: LMParams,
+    carry: Carry,
+    batch: Batch,
+    masks: Masks | None = None,
+    dcarry: Carry | None = None,
+    count: Array | None = None,
+    *,
+    truncated: bool = False,
+) -> tuple[tuple[Array, Aux], LMParams, Carry]:
+    """`value_and_grad` of a part of a longer sequence: `gradient.BlockGrad.backward`."""
+    function = partial(block_value_and_grad_in, truncated=truncated)
+    return in_layout(function, params, carry, batch, masks, dcarry, count)
+
+
+def final_carry(params: LMParams, carry: Carry, batch: Batch, masks: Masks | None = None) -> Carry:
+    """The carry after the last step, and nothing else: `gradient.BlockGrad.forward`."""
+
+    def function(layout: Layout, *problem: Any) -> Carry:
+        return stack_forward(layout, *problem)[0]
+
+    return in_layout(function, params, carry, batch, masks or no_masks(params))
+
+
+def stack_forward(
+    layout: Layout, params: LMParams, carry: Carry, batch: Batch, masks: Masks
+) -> tuple[Carry, Array, list[Any]]:
+    """All layers forward: the final carry, the top layer's outputs, each layer's residuals."""
+    x = batch.inputs if params.embedding is None else layout.enter(params.embedding[batch.inputs])
     residuals, states = [], []
     for layer, state, mask_BxD in zip(params.layers, carry, masks.layers, strict=True):
-        state, x, kept = layout.forward(layer, state, x, mask_BxD, resets_TxB)
+        state, x, kept = layout.forward(layer, state, x, mask_BxD, batch.resets)
         states.append(state)
         residuals.append(kept)
+    return tuple(states), layout.leave(x), residuals
 
-    h_TxBxH = layout.leave(x)
+
+def block_value_and_grad_in(
+    layout: Layout,
+    params: LMParams,
+    carry: Carry,
+    batch: Batch,
+    masks: Masks | None = None,
+    dcarry: Carry | None = None,
+    count: Array | None = None,
+    *,
+    truncated: bool = False,
+) -> tuple[tuple[Array, Aux], LMParams, Carry]:
+    """`block_value_and_grad` in a given layout, whatever the platform."""
+    masks = masks or no_masks(params)
+    states, h_TxBxH, residuals = stack_forward(layout, params, carry, batch, masks)
     (loss, count), dreadout, e_TxBxH = readout_backward(
-        params.readout, h_TxBxH, masks.readout, batch
+        params.readout, h_TxBxH, masks.readout, batch, count
     )
     if dcarry is None:
-        dcarry = jax.tree.map(jnp.zeros_like, tuple(states))
-    e, dlayers = layout.enter(e_TxBxH), []
+        dcarry = jax.tree.map(jnp.zeros_like, states)
+    e, dlayers, dstarts = layout.enter(e_TxBxH), [], []
     for layer, kept, mask_BxD, dfinal in reversed(
         list(zip(params.layers, residuals, masks.layers, dcarry, strict=True))
     ):
-        dlayer, _, e = layout.backward(
-            layer, kept, mask_BxD, resets_TxB, e, dfinal, truncated=truncated
+        dlayer, dstart, e = layout.backward(
+            layer, kept, mask_BxD, batch.resets, e, dfinal, truncated=truncated
         )
         dlayers.insert(0, dlayer)
+        dstarts.insert(0, dstart)
     dembedding = None
     if params.embedding is not None:
+        ids_TxB = batch.inputs
         dembedding = add_rows(ids_TxB, layout.leave(e), params.embedding.shape[0])  # (B8)
-    return (loss, Aux(tuple(states), count)), LMParams(dembedding, tuple(dlayers), dreadout)
+    dparams = LMParams(dembedding, tuple(dlayers), dreadout)
+    return (loss, Aux(states, count)), dparams, tuple(dstarts)
 
 
 def readout_backward(
-    readout: Readout, h_TxBxH: Array, mask_BxH: Array | None, batch: Batch
+    readout: Readout,
+    h_TxBxH: Array,
+    mask_BxH: Array | None,
+    batch: Batch,
+    count: Array | None = None,
 ) -> tuple[tuple[Array, Array], Readout, Array]:
     """(F6) to (B2): the loss and its count, the readout's gradient, the top layer's e TxBxH."""
     masked_TxBxH = h_TxBxH if mask_BxH is None else h_TxBxH * mask_BxH
     logits_TxBxV = masked_TxBxH @ readout.W + readout.b  # (F6)
-    loss, count, dy_TxBxV = loss_backward(logits_TxBxV, batch)
+    loss, count, dy_TxBxV = loss_backward(logits_TxBxV, batch, count)
     e_TxBxH = dy_TxBxV @ readout.W.T  # (B2)
     if mask_BxH is not None:
         e_TxBxH = e_TxBxH * mask_BxH

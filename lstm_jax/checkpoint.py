@@ -45,7 +45,9 @@ class Description(NamedTuple):
         """
 
         def flatten(described: dict[str, Any]) -> dict[str, Any]:
-            return {**described["config"], "the text's sha256": described["text_sha256"]}
+            # A run from before an option existed did without it, as its default does.
+            config = {**Config().flatten(), **described["config"]}
+            return {**config, "the text's sha256": described["text_sha256"]}
 
         here, there = flatten(self.to_json()), flatten(other)
         return [

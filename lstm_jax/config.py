@@ -154,6 +154,13 @@ class TrainConfig(Section):
     )
     seed: int = option(0, "seeds the initial weights and the dropout", low=0, high=2**32 - 1)
     gradient: str = option("bptt", "which backward", choices=("autodiff", "bptt", "truncated"))
+    checkpoint_every: int = option(
+        0,
+        "keep the state every so many steps of a sequence and compute the rest again for the "
+        "backward: the same gradient in less memory; 0: keep everything",
+        low=0,
+        high=2**24,
+    )
     steps_per_dispatch: int = option(
         20, "training steps in one call to the device", low=1, high=2**20
     )

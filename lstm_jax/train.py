@@ -9,9 +9,9 @@ import optax
 from jax import Array, lax
 from jax.sharding import Mesh
 
+from lstm_jax.blocks import make_gradient
 from lstm_jax.config import Config
 from lstm_jax.data.batches import Batch
-from lstm_jax.gradient import GRADIENTS
 from lstm_jax.model import Carry, LMParams, init_carry, init_model, sample_masks
 from lstm_jax.optimizer import make_optimizer, make_schedule
 from lstm_jax.parallel import Placement, lane_mesh, over_lanes
@@ -63,7 +63,8 @@ def init_train_state(config: Config, vocabulary_size: int) -> TrainState:
 
 def make_train_step(config: Config) -> TrainStep:
     """Builds `train_step`: draw the masks, take the gradient, update, hand the carry on."""
-    value_and_grad = over_lanes(GRADIENTS[config.train.gradient], mesh_of(config))
+    gradient = make_gradient(config.train.gradient, config.train.checkpoint_every)
+    value_and_grad = over_lanes(gradient, mesh_of(config))
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     schedule = make_schedule(config.optimizer, config.train.steps)
     # A stream of its own, apart from the initial weights' (fold_in of the steps starts at 0).

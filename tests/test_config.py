@@ -25,6 +25,8 @@ from lstm_jax.optimizer import OPTIMIZERS
         ),
         ({"optimizer.momentum": 0.9}, "optimizer.momentum means nothing to adamw"),
         ({"train.steps": None}, "takes int"),
+        ({"train.checkpoint_every": -1}, "train.checkpoint_every lies between 0 and"),
+        ({"train.checkpoint_every": 2.5}, "train.checkpoint_every takes int, not 2.5"),
         ({"model.hidden": 3}, "no key 'model.hidden'"),
         ({"hidden_size": 3}, "no key 'hidden_size'"),
         ({"data.path": 3}, "data.path takes str"),

@@ -23,6 +23,7 @@ ORDER = [
     "columns",
     "bptt",
     "gradient",
+    "blocks",
     "optimizer",
     "parallel",
     "train",

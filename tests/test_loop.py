@@ -155,6 +155,18 @@ def test_another_run_in_the_same_folder_is_refused(change, text, finished):
     assert sorted(finished.rglob("*")) == before
 
 
+def test_a_run_from_before_an_option_existed_is_the_one_without_it(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "old")
+    for path in (tmp_path / "old").rglob("*"):
+        if path.is_file() and b'"train.checkpoint_every"' in path.read_bytes():
+            described = json.loads(path.read_text())
+            del described["config"]["train.checkpoint_every"]
+            path.write_text(json.dumps(described))
+    assert Run(CONFIG, TEXT, tmp_path / "old", "title").step == 20
+    with pytest.raises(UserError, match=r"train.checkpoint_every is 0 there and 2 here"):
+        Run(CONFIG.replace({"train.checkpoint_every": 2}), TEXT, tmp_path / "old", "title")
+
+
 def test_a_finished_run_has_nothing_left_to_do(finished):
     before = (finished / "metrics.jsonl").read_text()
     run = Run(CONFIG, TEXT, finished, "title")
