@@ -196,7 +196,9 @@ def draw(entries: list[dict[str, Any]], title: str, path: Path) -> None:
     memory.set(ylabel="memory that a training step adds (MB)", title=title, ylim=(0.5, None))
     time.set(ylabel="seconds a training step", title="its time")
     for axes in (memory, time):
-        axes.set(xscale="log", yscale="log", xlabel="T, characters a sequence")
+        if any(len(line.get_xdata()) for line in axes.lines):  # an empty axis has no logarithm
+            axes.set(xscale="log", yscale="log")
+        axes.set_xlabel("T, characters a sequence")
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     memory.legend(frameon=False)

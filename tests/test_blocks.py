@@ -188,8 +188,6 @@ def temporary_bytes(gradient, config, length):
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_blocks_need_little_memory(name, layout):
     """From T to 16 T: 16 times as much without blocks, with blocks of sqrt(T) about 4 times."""
-    if name == "autodiff" and bptt.COLUMNS_FROM == 1:
-        pytest.skip("autodiff knows no layouts")
     config = ModelConfig(hidden_size=32, embedding_size=8, dropout=0.25, input_dropout=0.25)
 
     def temporary(length, block_length):
