@@ -193,12 +193,16 @@ def draw(entries: list[dict[str, Any]], title: str, path: Path) -> None:
                 ls="",
                 label="would need",
             )
-    memory.set(ylabel="memory that a training step adds (MB)", title=title, ylim=(0.5, None))
+    memory.set(ylabel="memory that a training step adds (MB)", title=title)
     time.set(ylabel="seconds a training step", title="its time")
     for axes in (memory, time):
-        if any(len(line.get_xdata()) for line in axes.lines):  # an empty axis has no logarithm
-            axes.set(xscale="log", yscale="log")
-        axes.set_xlabel("T, characters a sequence")
+        axes.set(
+            xscale="log",
+            yscale="log",
+            xmargin=0.08,
+            ymargin=0.08,
+            xlabel="T, characters a sequence",
+        )
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     memory.legend(frameon=False)
@@ -220,7 +224,8 @@ def main(config: Config, workdir: Path) -> int:
         write_atomically(workdir / "memory.json", (json.dumps(result, indent=1) + "\n").encode())
     model, train = config.model, config.train
     title = f"B {train.batch_size}, H {model.hidden_size}, L {model.num_layers}, {train.gradient}"
-    draw(result["entries"], title, workdir / "figures" / "memory.png")
+    if any("left_out" not in entry for entry in result["entries"]):
+        draw(result["entries"], title, workdir / "figures" / "memory.png")
     return 0
 
 
