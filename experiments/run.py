@@ -30,6 +30,7 @@ from experiments import (
     verify_gradients,
 )
 from experiments.machine import keep_memory, use_devices
+from experiments.programs import keep_no_programs, keep_programs
 from lstm_jax.checkpoint import load_model
 from lstm_jax.config import (
     SECTIONS,
@@ -42,6 +43,7 @@ from lstm_jax.config import (
 )
 from lstm_jax.data.batches import split_ids
 from lstm_jax.data.corpora import load_text
+from lstm_jax.data.fetch import cache_folder
 from lstm_jax.evaluate import evaluate
 from lstm_jax.loop import Interrupted, Run
 from lstm_jax.loss import bits
@@ -69,6 +71,9 @@ ANALYSES: dict[str, ModuleType] = {
     "memory": memory,
 }
 
+# They say how long compiling takes, so they compile.
+TIMES_COMPILING = ("benchmark",)
+
 EXPERIMENT = flags.DEFINE_enum(
     "experiment", "shakespeare", list(EXPERIMENTS), "which experiment; each is a file of its name"
 )
@@ -76,6 +81,12 @@ MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "evaluate", "sample"], "run the experiment, score it, let it write"
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "the run's folder (default: runs/EXPERIMENT)")
+COMPILE_CACHE = flags.DEFINE_string(
+    "compile_cache",
+    None,
+    "a folder that only you can write, where compiled programs are kept for the next run; off: "
+    "nowhere (default: JAX_COMPILATION_CACHE_DIR, or else the user's cache folder)",
+)
 CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", "best", ["best", "latest"], "evaluate, sample: the checkpoint, by validation"
 )
@@ -157,6 +168,19 @@ def overrides() -> dict[str, Any]:
 
 def workdir() -> Path:
     return Path(WORKDIR.value or f"runs/{EXPERIMENT.value}")
+
+
+def set_compile_cache() -> None:
+    """Compiled programs are kept, unless the user, or a cache set up for JAX, says otherwise."""
+    chosen = COMPILE_CACHE.value
+    if EXPERIMENT.value in TIMES_COMPILING and MODE.value == "train":
+        if chosen not in (None, "off"):
+            raise UserError(f"--compile_cache means nothing to --experiment={EXPERIMENT.value}")
+        chosen = "off"
+    if chosen == "off":
+        keep_no_programs()
+    elif chosen or jax.config.jax_compilation_cache_dir is None:
+        keep_programs(Path(chosen or cache_folder() / "programs"))
 
 
 def run_experiment() -> int:
@@ -274,6 +298,7 @@ def main(argv: Sequence[str]) -> int:
         check_flags(MODE.value, overrides())
         keep_memory()
         use_devices(CPU_DEVICES.value)
+        set_compile_cache()
         modes = {"train": run_experiment, "evaluate": evaluate_run, "sample": sample_run}
         return modes[MODE.value]()
     except UserError as error:

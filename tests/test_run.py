@@ -161,6 +161,10 @@ def test_sampling_mistakes(args, message, workdir):
             "--config.optimizer.learning_rate means nothing to --experiment=verify_gradients",
         ),
         (
+            ["--experiment=benchmark", "--compile_cache=somewhere"],
+            "--compile_cache means nothing to --experiment=benchmark",
+        ),
+        (
             ["--experiment=notebook_audit", "--config.model.hidden_size=3"],
             "--config.model.hidden_size means nothing to --experiment=notebook_audit",
         ),
@@ -216,7 +220,8 @@ def test_the_audit_writes_its_table_and_its_picture(tmp_path, tiny_shakespeare):
 
 def test_help_names_every_experiment_and_every_config_value():
     done = run("--help", code=1, env={**os.environ, "COLUMNS": "100"})
-    for name in [*EXPERIMENTS, *(f"--config.{name}" for name in Config().flatten())]:
+    config = [f"--config.{name}" for name in Config().flatten()]
+    for name in [*EXPERIMENTS, "--compile_cache", *config]:
         assert name in done.stdout
 
 

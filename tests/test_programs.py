@@ -1,0 +1,186 @@
+"""Compiled programs kept for the next process: found there, never needed, and no bit changes."""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import run
+from experiments.programs import delete_oldest
+from experiments.timing import usable_cpus
+from lstm_jax.checkpoint import load_model
+from lstm_jax.data.fetch import cache_folder
+from lstm_jax.metrics import read_metrics
+
+ROOT = Path(__file__).parent.parent
+TRAIN = [
+    "--config.data.corpus=python_topics",
+    "--config.data.validation_fraction=0.01",
+    "--config.evaluate.warmup=16",
+    "--config.model.hidden_size=8",
+    "--config.model.dropout=0.2",
+    "--config.train.batch_size=4",
+    "--config.train.sequence_length=16",
+    "--config.train.steps=4",
+    "--config.train.steps_per_dispatch=1",
+    "--config.train.validate_every=2",
+    "--config.train.sample_length=8",
+]
+# One small program, and how many were compiled.
+DOUBLE = """
+import sys
+from pathlib import Path
+import jax
+from experiments.programs import keep_programs
+
+events = []
+jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
+keep_programs(Path(sys.argv[1]))
+print(jax.jit(lambda x: 2 * x)(21), events.count("/jax/compilation_cache/cache_misses"))
+"""
+
+
+def python(*args, **kwargs):
+    """A process in the repository's root; its stdout and stderr, which are its own alone."""
+    done = subprocess.run(
+        [sys.executable, *map(str, args)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        **kwargs,
+    )
+    return done.stdout, done.stderr
+
+
+def double(folder, **kwargs):
+    return python("-c", DOUBLE, folder, **kwargs)
+
+
+def kept(folder):
+    return sorted(path.name for path in folder.rglob("*-cache"))
+
+
+def test_the_second_process_compiles_nothing(tmp_path):
+    assert double(tmp_path / "kept") == ("42 1\n", "")
+    assert len(kept(tmp_path / "kept" / f"cores-{usable_cpus()}")) == 1
+    assert double(tmp_path / "kept") == ("42 0\n", "")
+    shutil.rmtree(tmp_path / "kept")
+    assert double(tmp_path / "kept") == ("42 1\n", "")
+
+
+def test_a_program_cut_short_is_one_line_and_mended(tmp_path):
+    double(tmp_path)
+    (program,) = tmp_path.rglob("*-cache")
+    program.write_bytes(program.read_bytes()[:-1])
+    stdout, stderr = double(tmp_path)
+    assert stdout == "42 1\n"
+    assert stderr.startswith("reading compiled programs in ") and stderr.count("\n") == 1
+    assert double(tmp_path) == ("42 0\n", "")
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_program_cut_short(tmp_path):
+    def no_file_grows():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+    stdout, stderr = double(tmp_path, preexec_fn=no_file_grows)
+    assert stdout.startswith("42 ")
+    assert stderr.startswith("writing compiled programs in ") and stderr.count("\n") == 1
+    assert "File too large" in stderr and kept(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    stdout, stderr = double(tmp_path / "file" / "kept")
+    assert stdout.startswith("42 ")
+    assert stderr.startswith("compiled programs are not kept in ") and stderr.count("\n") == 1
+
+
+def test_the_least_recently_used_are_deleted(tmp_path):
+    for name, used in (("a", 3), ("b", 1), ("c", 2), ("d", 4)):
+        (tmp_path / name).write_bytes(bytes(10))
+        os.utime(tmp_path / name, (used, 0))
+    delete_oldest(tmp_path, 40)
+    assert len(list(tmp_path.iterdir())) == 4
+    delete_oldest(tmp_path, 25)
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "d"}
+
+
+def train(*runs, env):
+    """Trains side by side, each run with its folder and its flags."""
+
+    def one(run):
+        workdir, *flags = run
+        python("-m", "experiments.run", *TRAIN, f"--workdir={workdir}", *flags, env=env)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(one, runs))
+
+
+def outcome(workdir):
+    """Every bit that a run leaves, as bytes."""
+    timed = ("seconds", "chars_per_second")
+    metrics = [{k: v for k, v in m.items() if k not in timed} for m in read_metrics(workdir)]
+    with jax.numpy_dtype_promotion("standard"):
+        state, _ = load_model(workdir, "latest")
+    leaves = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+    return repr(metrics), (workdir / "samples.txt").read_text(), leaves
+
+
+@contextmanager
+def jax_cache_folder(folder):
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", folder)
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_kept_programs_change_no_bit_of_a_new_run_or_a_resumed_one(tmp_path):
+    """By default they are in the user's cache folder."""
+    without, first, second = (tmp_path / name for name in ("without", "first", "second"))
+    env = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    del env["JAX_COMPILATION_CACHE_DIR"]
+
+    train((without, "--compile_cache=off"), (first,), env=env)
+    wanted, programs = outcome(without), kept(tmp_path)
+    assert len(programs) > 10 and outcome(first) == wanted
+
+    shutil.rmtree(first / "checkpoints" / "4")
+    train((first,), (second,), env=env)
+    assert outcome(first) == outcome(second) == wanted
+    new = set(kept(tmp_path)) - set(programs)
+    # The resumed run's carry is divided among the cores.
+    assert all(name.startswith("jit__multi_slice") for name in new)
+
+
+@pytest.mark.parametrize(
+    "flag, of_jax, experiment, wanted",
+    [
+        (None, None, "shakespeare", [cache_folder() / "programs"]),
+        (None, "jax's", "shakespeare", []),
+        ("mine", None, "shakespeare", [Path("mine")]),
+        ("mine", "jax's", "shakespeare", [Path("mine")]),
+        ("off", None, "shakespeare", ["none"]),
+        ("off", "jax's", "shakespeare", ["none"]),
+        (None, "jax's", "benchmark", ["none"]),
+        ("off", None, "benchmark", ["none"]),
+    ],
+)
+def test_where_programs_are_kept(flag, of_jax, experiment, wanted, monkeypatch):
+    called = []
+    monkeypatch.setattr(run, "keep_programs", called.append)
+    monkeypatch.setattr(run, "keep_no_programs", lambda: called.append("none"))
+    for name, value in (("COMPILE_CACHE", flag), ("EXPERIMENT", experiment), ("MODE", "train")):
+        monkeypatch.setattr(run, name, SimpleNamespace(value=value))
+    with jax_cache_folder(of_jax):
+        run.set_compile_cache()
+    assert called == wanted
