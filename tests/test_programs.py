@@ -1,7 +1,6 @@
 """Compiled programs kept for the next process: found there, never needed, and no bit changes."""
 
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -89,10 +88,9 @@ def test_a_program_cut_short_is_one_line_and_mended(tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_program_cut_short(tmp_path):
-    def no_file_grows():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
-
-    stdout, stderr = double(tmp_path, preexec_fn=no_file_grows)
+    # By the process itself: one that JAX runs in must not be forked with code of its own to run.
+    no_file_grows = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))"
+    stdout, stderr = python("-c", f"{no_file_grows}\n{DOUBLE}", tmp_path)
     assert stdout.startswith("42 ")
     assert stderr.startswith("writing compiled programs in ") and stderr.count("\n") == 1
     assert "File too large" in stderr and kept(tmp_path) == []
