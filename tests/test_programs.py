@@ -61,8 +61,8 @@ def python(*args, **kwargs):
     return done.stdout, done.stderr
 
 
-def double(folder, **kwargs):
-    return python("-c", DOUBLE, folder, **kwargs)
+def double(folder):
+    return python("-c", DOUBLE, folder)
 
 
 def kept(folder):
