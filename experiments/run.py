@@ -26,6 +26,7 @@ from experiments import (
     notebook,
     notebook_audit,
     shakespeare,
+    speedrun,
     tiny_shakespeare_small,
     verify_gradients,
 )
@@ -59,6 +60,7 @@ EXPERIMENTS: dict[str, Callable[[], Config]] = {
     "benchmark": benchmark.get_config,
     "benchmark_sampling": benchmark_sampling.get_config,
     "memory": memory.get_config,
+    "speedrun": speedrun.get_config,
 }
 
 # Experiments that train nothing: what they do in place of `train` (a module's main, and the config
@@ -69,6 +71,7 @@ ANALYSES: dict[str, ModuleType] = {
     "benchmark": benchmark,
     "benchmark_sampling": benchmark_sampling,
     "memory": memory,
+    "speedrun": speedrun,
 }
 
 # They say how long compiling takes, so they compile.

@@ -1,0 +1,130 @@
+"""How soon a fresh process has a model of tiny Shakespeare at a validation loss of 1.8857.
+
+That is where nanoGPT's recipe for a CPU ends (4 layers, 128 wide, block 64, batch 12, 2,000
+iterations; its README says 1.88 in some three minutes): the loss by `windows` of 64 characters,
+over the whole split. Each of five seeds trains twice in a process of its own, first without any
+compiled program at hand, then with those that the first run kept; the clock runs from the start of
+the process to the line in metrics.jsonl that has such a loss. Some two minutes on two cores.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from experiments import tiny_shakespeare_small
+from experiments.timing import describe_machine
+from lstm_jax.config import Config, UserError
+from lstm_jax.files import write_atomically
+from lstm_jax.metrics import read_metrics
+
+READS = tuple(name for name in Config().flatten() if name != "train.seed")
+
+TARGET = 1.8857
+SEEDS = range(5)
+KINDS = ("compiling", "compiled before")
+POLL_S = 0.01
+ROOT = Path(__file__).parent.parent
+
+
+def get_config() -> Config:
+    """The recipe, found by measurement (BUILD_NOTES.md): small, wide in lanes, short in time."""
+    return tiny_shakespeare_small.get_config().replace(
+        {
+            "model.hidden_size": 96,
+            # Many lanes and few steps back: cheap updates, each of 1,024 characters.
+            "train.batch_size": 64,
+            "train.sequence_length": 16,
+            # A high rate with little momentum, for a run of a few hundred updates.
+            "optimizer.learning_rate": 0.04,
+            "optimizer.b1": 0.8,
+            "optimizer.warmup_steps": 20,
+            "train.steps": 360,
+            "train.validate_every": 360,
+        }
+    )
+
+
+def command_of(config: Config, workdir: Path, programs: Path) -> list[str]:
+    """The command line that trains this config."""
+    base = tiny_shakespeare_small.get_config().flatten()
+    changes = {k: v for k, v in config.flatten().items() if v != base[k]}
+    return [
+        *(sys.executable, "-m", "experiments.run", "--experiment=tiny_shakespeare_small"),
+        *(f"--config.{name}={value}" for name, value in changes.items()),
+        *(f"--workdir={workdir}", f"--compile_cache={programs}"),
+    ]
+
+
+def race(config: Config, workdir: Path, programs: Path) -> dict[str, Any]:
+    """Trains in a process of its own: seconds to the target and to the end, and the last loss."""
+    log = workdir.with_suffix(".log")
+    start, reached_s = time.perf_counter(), None
+    with log.open("w") as output:
+        command = command_of(config, workdir, programs)
+        run = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            while run.poll() is None:
+                time.sleep(POLL_S)
+                if reached_s is None and reached(workdir):
+                    reached_s = time.perf_counter() - start
+        finally:
+            run.terminate()
+            run.wait()
+    end_s = time.perf_counter() - start
+    if run.returncode:
+        raise UserError(f"a run failed: {log.read_text().strip().rpartition(chr(10))[2]}")
+    if reached_s is None and reached(workdir):
+        reached_s = end_s
+    return {"reached_s": reached_s, "end_s": end_s, "val_loss_windows": losses(workdir)[-1]}
+
+
+def losses(workdir: Path) -> list[float]:
+    """The validation losses of a run so far, by `windows`."""
+    return [m["val_loss_windows"] for m in read_metrics(workdir) if "val_loss_windows" in m]
+
+
+def reached(workdir: Path) -> bool:
+    return any(loss <= TARGET for loss in losses(workdir))
+
+
+def median_s(entries: list[dict[str, Any]], kind: str) -> float | None:
+    """The median time to the target; None where a seed did not reach it."""
+    times = [entry[kind]["reached_s"] for entry in entries]
+    return None if None in times else statistics.median(times)
+
+
+def line(seed: int, entry: dict[str, Any]) -> str:
+    cells = [seconds_of(entry[kind]["reached_s"]) for kind in KINDS]
+    return f"{seed:>6}  {cells[0]:>12}  {cells[1]:>15}  {entry[KINDS[0]]['val_loss_windows']:12.4f}"
+
+
+def seconds_of(found: float | None) -> str:
+    return "not reached" if found is None else f"{found:.2f} s"
+
+
+def main(config: Config, workdir: Path) -> int:
+    """Prints a line for each seed and the medians; writes speedrun.json (after each seed)."""
+    if config.data.validation_fraction == 0:
+        raise UserError("the speedrun needs a validation split: data.validation_fraction is 0")
+    result: dict[str, Any] = {
+        **{"machine": describe_machine(), "target": TARGET, "config": config.flatten()},
+        "seeds": [],
+    }
+    print(f"{'seed':>6}  {KINDS[0]:>12}  {KINDS[1]:>15}  loss at end")
+    for seed in SEEDS:
+        seeded = config.replace({"train.seed": seed})
+        with tempfile.TemporaryDirectory() as folder:
+            at = Path(folder)
+            entry = {kind: race(seeded, at / kind, at / "programs") for kind in KINDS}
+        print(line(seed, entry), flush=True)
+        result["seeds"].append(entry)
+        write_atomically(workdir / "speedrun.json", (json.dumps(result, indent=1) + "\n").encode())
+    medians = [median_s(result["seeds"], kind) for kind in KINDS]
+    print(f"median  {seconds_of(medians[0]):>12}  {seconds_of(medians[1]):>15}")
+    print(f"from process start to a validation loss of {TARGET} (`windows` of 64 by default)")
+    return 0 if None not in medians else 1
