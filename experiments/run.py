@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 from absl import app, flags, logging
+from tqdm import tqdm
 
 from experiments import (
     benchmark,
@@ -36,6 +37,7 @@ from lstm_jax.checkpoint import load_model
 from lstm_jax.config import (
     SECTIONS,
     Config,
+    DynamicConfig,
     EvaluateConfig,
     SamplingConfig,
     UserError,
@@ -45,6 +47,7 @@ from lstm_jax.config import (
 from lstm_jax.data.batches import split_ids
 from lstm_jax.data.corpora import load_text
 from lstm_jax.data.fetch import cache_folder
+from lstm_jax.dynamic import evaluate_dynamic
 from lstm_jax.evaluate import evaluate
 from lstm_jax.loop import Interrupted, Run
 from lstm_jax.loss import bits
@@ -99,6 +102,16 @@ NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "sample: how many", 1, 6553
 CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", 0, "cores that share a batch's lanes, on a CPU; 0: all of them", 0, 1024
 )
+DYNAMIC = flags.DEFINE_bool(
+    "dynamic", False, "evaluate: dynamic evaluation as well, on a line of its own"
+)
+SPLIT = flags.DEFINE_enum(
+    "split",
+    "validation",
+    ["validation", "training_end"],
+    "evaluate: what to score; training_end: as long a piece at the end of the training split, to "
+    "tune dynamic evaluation on",
+)
 SAMPLE_SEED = flags.DEFINE_integer(
     "sample_seed", 0, "sample: the same seed, the same text", 0, 2**32 - 1
 )
@@ -128,6 +141,10 @@ SAMPLING = {
     field.name: define_flag(field.name, field, field.default)
     for field in dataclasses.fields(SamplingConfig)
 }
+DYNAMIC_OPTIONS = {
+    f"dynamic_{field.name}": define_flag(f"dynamic_{field.name}", field, field.default)
+    for field in dataclasses.fields(DynamicConfig)
+}
 # A config value that is not given leaves the experiment's own.
 CONFIG = {
     f"config.{section}.{key}": define_flag(f"config.{section}.{key}", field, None)
@@ -138,7 +155,7 @@ CONFIG = {
 # What each mode reads besides the config, the experiment and the folder.
 READ_BY_MODE = {
     "train": set(),
-    "evaluate": {"checkpoint"},
+    "evaluate": {"checkpoint", "split", "dynamic", *DYNAMIC_OPTIONS},
     "sample": {"checkpoint", "prompt", "length", "num_samples", "sample_seed", *SAMPLING},
 }
 
@@ -148,6 +165,8 @@ def check_flags(mode: str, changes: dict[str, Any]) -> None:
     given = {name for name in set().union(*READ_BY_MODE.values()) if flags.FLAGS[name].present}
     if ignored := sorted(given - READ_BY_MODE[mode]):
         raise UserError(f"--{ignored[0]} means nothing to --mode={mode}")
+    if not DYNAMIC.value and (ignored := sorted(given & DYNAMIC_OPTIONS.keys())):
+        raise UserError(f"--{ignored[0]} means nothing without --dynamic")
     if mode == "train":
         reads = ANALYSES[EXPERIMENT.value].READS if EXPERIMENT.value in ANALYSES else None
         wrong = [name for name in changes if reads is not None and name not in reads]
@@ -231,15 +250,45 @@ def evaluate_run() -> int:
             f"{text.name} is not the text that this model was trained on: its sha256 "
             f"is {text.sha256}, not {description.text_sha256}"
         )
-    validation = split_ids(text.ids, config.data).validation
+    training, validation = split_ids(text.ids, config.data)
     if validation is None:
         raise UserError("this run keeps no validation split (data.validation_fraction is 0)")
-    found = evaluate(state.params, validation, config.evaluate)
-    print(f"step {int(state.step)}, {len(validation):,} characters of {text.name}")
+    scored = validation
+    if SPLIT.value == "training_end":
+        if len(training) < 2 * len(validation):
+            raise UserError(
+                f"--split=training_end needs a training split of twice the {len(validation):,} "
+                f"characters that are kept for validation; it has {len(training):,}"
+            )
+        training, scored = training[: -len(validation)], training[-len(validation) :]
+    found = evaluate(state.params, scored, config.evaluate)
+    of = "" if SPLIT.value == "validation" else ", the end of the training split"
+    print(f"step {int(state.step)}, {len(scored):,} characters of {text.name}{of}")
     for name, protocol in describe(config.evaluate).items():
-        loss = getattr(found, name)
-        print(f"val_loss_{name:8} {in_both_units(loss)}  ({protocol})")
+        print_loss(name, getattr(found, name), protocol)
+    if DYNAMIC.value:
+        dynamic = DynamicConfig(
+            **{name.removeprefix("dynamic_"): flag.value for name, flag in DYNAMIC_OPTIONS.items()}
+        )
+        with tqdm(total=100, unit="%", desc="dynamic evaluation", disable=None) as bar:
+            loss = evaluate_dynamic(
+                state.params, training, scored, dynamic, lambda part: bar.update(100 * part - bar.n)
+            )
+        print_loss("dynamic", loss, f"state carried, learning on: {describe_dynamic(dynamic)}")
     return 0
+
+
+def print_loss(name: str, loss: float, protocol: str) -> None:
+    split = "val" if SPLIT.value == "validation" else "train"
+    print(f"{split + '_loss_' + name:17} {in_both_units(loss)}  ({protocol})")
+
+
+def describe_dynamic(config: DynamicConfig) -> str:
+    epsilon = f", epsilon {config.epsilon:g}" if config.rule == "rms" else ""
+    return (
+        f"{config.rule}, segments of {config.segment_length}, rate {config.rate:g}, decay "
+        f"{config.decay:g}{epsilon}"
+    )
 
 
 def in_both_units(nats: float) -> str:

@@ -205,6 +205,25 @@ class SamplingConfig(Section):
 
 
 @dataclass(frozen=True)
+class DynamicConfig(Section):
+    """How a model learns while it is scored (`dynamic`); not a part of a run's config."""
+
+    prefix = "dynamic_"
+
+    rule: str = option("rms", "dynamic evaluation: the rule", choices=("rms", "sgd"))
+    segment_length: int = option(
+        20, "dynamic evaluation: characters scored, then learnt from", low=1, high=2**24
+    )
+    rate: float = option(1e-3, "dynamic evaluation: the learning rate", low=0, high=1e6)
+    decay: float = option(
+        1e-3, "dynamic evaluation: how strongly the trained weights pull", low=0, high=1
+    )
+    epsilon: float = option(
+        1e-4, "dynamic evaluation, rms: added to the root of the mean square", low=1e-12, high=1e6
+    )
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything that decides a run."""
 

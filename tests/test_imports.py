@@ -28,6 +28,7 @@ ORDER = [
     "parallel",
     "train",
     "evaluate",
+    "dynamic",
     "sample",
     "checkpoint",
     "metrics",

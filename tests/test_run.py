@@ -67,6 +67,19 @@ def test_evaluate_prints_both_protocols_as_training_did(workdir):
     assert "64 characters from the zero state" in strict.stdout
 
 
+def test_dynamic_evaluation_has_a_line_of_its_own(workdir):
+    args = ["--mode=evaluate", f"--workdir={workdir}"]
+    plain = run(*args).stdout
+    found = run(*args, "--dynamic", "--dynamic_rule=sgd", "--dynamic_rate=0.1").stdout
+    assert found.startswith(plain) and found.count("\n") == plain.count("\n") + 1
+    assert re.search(
+        r"val_loss_dynamic +\d\.\d{4} nats/char .*sgd, segments of 20, rate 0.1", found
+    )
+    end = run(*args, "--split=training_end").stdout
+    assert "the end of the training split" in end and "train_loss_stream" in end
+    assert "means nothing without --dynamic" in run(*args, "--dynamic_rate=1", code=2).stderr
+
+
 def test_sample_is_repeatable_and_goes_on_from_the_prompt(workdir):
     args = ["--mode=sample", f"--workdir={workdir}", "--prompt=The ", "--length=40"]
     first, second = run(*args).stdout, run(*args).stdout

@@ -1,0 +1,135 @@
+"""Dynamic evaluation against its definition, with gradients by finite differences of the oracle."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lstm_jax.config import DynamicConfig, EvaluateConfig, ModelConfig, UserError
+from lstm_jax.dynamic import evaluate_dynamic, make_rule, segment_losses
+from lstm_jax.evaluate import mean_loss, stream_segments
+from lstm_jax.model import LMParams, init_carry, init_model
+from tests import oracle
+
+V, N, LENGTH = 4, 24, 3
+
+
+@pytest.fixture
+def problem(x64, rng):
+    """Parameters, a training text and a split; 23 targets are no whole number of segments."""
+    params = init_model(jax.random.key(0), ModelConfig(hidden_size=2), V)
+    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), params)
+    training, ids = (rng.integers(V, size=n).astype(np.uint8) for n in (N + 7, N))
+    return params, training, ids
+
+
+class Plain:
+    """The model as a flat vector: losses by the oracle, gradients by central differences."""
+
+    def __init__(self, params: LMParams) -> None:
+        leaves, self.tree = jax.tree.flatten(params)
+        self.shapes = [leaf.shape for leaf in leaves]
+        self.start = np.concatenate([np.ravel(leaf) for leaf in leaves])
+        self.carry = init_carry(params, 1)
+
+    def loss(self, flat, carry, piece):
+        cuts = np.cumsum([int(np.prod(shape)) for shape in self.shapes])[:-1]
+        leaves = [p.reshape(s) for p, s in zip(np.split(flat, cuts), self.shapes, strict=True)]
+        params = jax.tree.unflatten(self.tree, leaves)
+        logits, final = oracle.language_model(params, carry, piece[:-1, None])
+        return oracle.cross_entropy(logits, piece[1:, None])[0], final
+
+    def gradient(self, flat, carry, piece, step=1e-5):
+        ways = step * np.eye(len(flat))
+        up, down = ([self.loss(flat + s * w, carry, piece)[0] for w in ways] for s in (1, -1))
+        return (np.array(up) - np.array(down)) / (2 * step)
+
+    def pieces(self, ids):
+        return [ids[s : s + LENGTH + 1] for s in range(0, len(ids) - 1, LENGTH)]
+
+    def carried(self, final):
+        return tuple(type(s)(*pair) for s, pair in zip(self.carry, final, strict=True))
+
+    def squares(self, training):
+        total, carry = 0.0, self.carry
+        pieces = self.pieces(training)
+        for piece in pieces:
+            total += self.gradient(self.start, carry, piece) ** 2
+            carry = self.carried(self.loss(self.start, carry, piece)[1])
+        return total / len(pieces)
+
+    def losses(self, ids, step, pull):
+        flat, carry, losses = self.start, self.carry, []
+        for piece in self.pieces(ids):
+            loss, final = self.loss(flat, carry, piece)
+            losses.append(loss)
+            gradient = self.gradient(flat, carry, piece)
+            flat = flat - step * gradient + pull * (self.start - flat)
+            carry = self.carried(final)
+        return losses
+
+
+@pytest.mark.parametrize("rule", ["sgd", "rms"])
+def test_it_is_its_definition(rule, problem):
+    params, training, ids = problem
+    config = DynamicConfig(rule, LENGTH, rate=0.3, decay=0.7, epsilon=0.1)
+    plain = Plain(params)
+    step, pull = 0.3, 0.7
+    if rule == "rms":
+        roots = np.sqrt(plain.squares(training))
+        step, pull = 0.3 / (roots + 0.1), np.minimum(0.7 * roots / roots.mean(), 1)
+        assert (pull == 1).any() and (pull < 1).any()
+    expected = plain.losses(ids, step, pull)
+    found, counts = segment_losses(params, ids, make_rule(params, training, config), LENGTH)
+    assert counts.tolist() == [3] * 7 + [2]
+    np.testing.assert_allclose(found, expected, atol=1e-8)
+    mean = np.dot(expected, counts) / (N - 1)
+    assert evaluate_dynamic(params, training, ids, config) == pytest.approx(mean, abs=1e-8)
+    assert (
+        abs(evaluate_dynamic(params, training, ids, DynamicConfig(rule, LENGTH, 0.1)) - mean) > 1e-3
+    )
+
+
+def test_without_learning_it_is_the_strict_stream(problem):
+    params, training, ids = problem
+    still = DynamicConfig("sgd", LENGTH, rate=0.0, decay=0.0)
+    strict = mean_loss(params, stream_segments(ids, EvaluateConfig(lanes=1)))
+    assert evaluate_dynamic(params, training, ids, still) == pytest.approx(strict, abs=1e-12)
+
+
+def test_what_comes_later_changes_no_earlier_loss(problem):
+    params, training, ids = problem
+    rule = make_rule(params, training, DynamicConfig("sgd", LENGTH, rate=0.5))
+    shuffled = np.concatenate([ids[:13], ids[13:][::-1]])
+    (before, _), (after, _) = (segment_losses(params, x, rule, LENGTH) for x in (ids, shuffled))
+    assert (before[:4] == after[:4]).all() and (before[4:] != after[4:]).any()
+
+
+@pytest.mark.parametrize("place", [1, 5, 16])
+def test_a_character_is_scored_before_it_is_learnt(place, problem):
+    """Put each symbol in turn at one place: the chances that they are given add up to 1."""
+    params, training, ids = problem
+    rule = make_rule(params, training, DynamicConfig("sgd", 1, rate=2.0))
+    chances = []
+    for symbol in range(V):
+        other = ids.copy()
+        other[place] = symbol
+        chances.append(np.exp(-segment_losses(params, other, rule, 1)[0][place - 1]))
+    assert sum(chances) == pytest.approx(1, abs=1e-12)
+
+
+def test_many_segments_are_the_same_in_any_number_of_dispatches(problem, monkeypatch):
+    params, training, ids = problem
+    rule = make_rule(params, training, DynamicConfig("sgd", 1, rate=0.5))
+    whole = segment_losses(params, ids, rule, 1)[0]
+    reports = []
+    monkeypatch.setattr("lstm_jax.dynamic.DISPATCH_SEGMENTS", 7)
+    parts = segment_losses(params, ids, rule, 1, reports.append)[0]
+    np.testing.assert_allclose(parts, whole, rtol=1e-13)
+    assert reports == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_a_training_text_below_one_segment_is_refused(problem):
+    params, training, ids = problem
+    with pytest.raises(UserError, match="dynamic_segment_length below 31"):
+        evaluate_dynamic(params, training, ids, DynamicConfig("rms", 31))
