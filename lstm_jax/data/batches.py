@@ -43,10 +43,10 @@ def split_ids(ids: np.ndarray, config: DataConfig) -> Split:
 class Streams:
     """B contiguous streams through a text, addressable by step.
 
-    The text, cut to a whole number of batches, is laid out as B pieces of equal length. Lane b
-    begins at piece b and reads on, through the pieces that follow and round to the start of the
-    text: the state it carries always belongs to the characters before, and only the lane that
-    wraps round to the start is reset. After `steps_per_epoch` steps every character was read once.
+    The text is a ring of its N - 1 characters that have a successor. Lane b begins b / B of the way
+    round and reads on without end: the state it carries always belongs to the characters before,
+    and a lane is reset where the text begins anew. Unless T divides N - 1, each round cuts the text
+    into sequences at other places.
     """
 
     ids: np.ndarray  # N
@@ -62,17 +62,12 @@ class Streams:
                 "a smaller train.batch_size or train.sequence_length"
             )
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return (len(self.ids) - 1) // (self.batch_size * self.sequence_length)
-
     def batch_at(self, step: int) -> Batch:
         """The batch that training step `step` (from 0) reads: inputs, targets and resets TxB."""
-        T, n = self.sequence_length, self.steps_per_epoch
-        pieces_B = (np.arange(self.batch_size) * n + step) % (n * self.batch_size)
-        positions_TxB = pieces_B * T + np.arange(T)[:, None]
-        resets_TxB = np.zeros(positions_TxB.shape, bool)
-        resets_TxB[0] = pieces_B == 0
+        ring, T = len(self.ids) - 1, self.sequence_length
+        starts_B = np.arange(self.batch_size) * (ring // self.batch_size) + step * T
+        positions_TxB = (starts_B + np.arange(T)[:, None]) % ring
+        resets_TxB = positions_TxB == 0
         return Batch(self.ids[positions_TxB], self.ids[positions_TxB + 1], resets=resets_TxB)
 
 

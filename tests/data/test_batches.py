@@ -26,25 +26,28 @@ def test_a_split_left_empty_is_refused(length):
 
 
 @pytest.mark.parametrize("length, B, T", [(101, 3, 7), (26, 1, 25), (1000, 8, 5), (50, 7, 7)])
-def test_streams_read_every_character_once_an_epoch_and_go_on_where_they_were(length, B, T):
-    streams = Streams(np.arange(length), B, T)
-    n, read, before = streams.steps_per_epoch, [], None
-    for step in range(3 * n * B):
-        batch = streams.batch_at(step)
-        assert batch.inputs.shape == batch.targets.shape == batch.resets.shape == (T, B)
-        np.testing.assert_array_equal(batch.targets, batch.inputs + 1)
-        np.testing.assert_array_equal(np.diff(batch.inputs, axis=0), 1)
-        if before is not None:
-            goes_on = batch.inputs[0] == before.targets[-1]
-            # A lane that does not go on starts the text, from the zero state; no other is reset.
-            np.testing.assert_array_equal(batch.inputs[0][~goes_on], 0)
-            np.testing.assert_array_equal(batch.resets[0], ~goes_on | (batch.inputs[0] == 0))
-            assert not batch.resets[1:].any()
-        before = batch
-        read.append(batch.inputs)
-        if len(read) == n:
-            np.testing.assert_array_equal(np.sort(np.ravel(read)), np.arange(n * B * T))
-            read = []
+def test_each_lane_reads_the_text_round_and_round(length, B, T):
+    """Every lane is one endless sequence 0, 1, …, length - 2, 0, … and is reset at each 0."""
+    streams, rounds = Streams(np.arange(length), B, T), 4
+    batches = [streams.batch_at(step) for step in range(rounds * (length - 1) // T)]
+    assert {a.shape for b in batches for a in (b.inputs, b.targets, b.resets)} == {(T, B)}
+    inputs, targets, resets = (
+        np.concatenate([getattr(b, field) for b in batches])
+        for field in ("inputs", "targets", "resets")
+    )
+    np.testing.assert_array_equal(targets, inputs + 1)
+    np.testing.assert_array_equal(
+        np.diff(inputs, axis=0), np.where(targets == length - 1, 2 - length, 1)[:-1]
+    )
+    np.testing.assert_array_equal(resets, inputs == 0)
+
+
+@pytest.mark.parametrize("length, cuts", [(101, 100), (106, 15), (26, 25)])
+def test_rounds_cut_the_text_at_other_places(length, cuts):
+    """The places where sequences of 7 begin, over many rounds: all, unless 7 divides the ring."""
+    streams = Streams(np.arange(length), 1, 7)
+    begins = {int(streams.batch_at(step).inputs[0, 0]) for step in range(7 * length)}
+    assert len(begins) == cuts
 
 
 def test_the_first_batch_starts_the_lanes_at_equal_distances():
