@@ -96,6 +96,9 @@ class ModelConfig(Section):
     input_dropout: float = option(
         0.0, "variational dropout on what the first layer reads", low=0, high=0.99
     )
+    weight_drop: float = option(
+        0.0, "DropConnect on the recurrent weights U, anew at every step", low=0, high=0.99
+    )
     forget_bias: float = option(1.0, "initial bias of the forget gate", low=-100, high=100)
     init: str = option("uniform", "initial weights", choices=("uniform", "notebook"))
 

@@ -15,6 +15,7 @@ from lstm_jax.data.batches import Batch
 from lstm_jax.model import Carry, LMParams, init_carry, init_model, sample_masks
 from lstm_jax.optimizer import make_optimizer, make_schedule
 from lstm_jax.parallel import Placement, lane_mesh, over_lanes
+from lstm_jax.weight_drop import sample_weight_masks, with_weight_drop
 
 
 class TrainState(NamedTuple):
@@ -72,10 +73,11 @@ def make_train_step(config: Config) -> TrainStep:
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepInfo]:
         step, params, opt_state, carry = state
-        masks = sample_masks(
-            jax.random.fold_in(dropout_key, step), params, config.model, config.train.batch_size
-        )
-        (loss, aux), grads = value_and_grad(params, carry, batch, masks)
+        key = jax.random.fold_in(dropout_key, step)
+        masks = sample_masks(key, params, config.model, config.train.batch_size)
+        # Folded in, not split off: the masks of a run without weight drop stay what they are.
+        weights = sample_weight_masks(jax.random.fold_in(key, 1), params, config.model.weight_drop)
+        (loss, aux), grads = with_weight_drop(value_and_grad, weights)(params, carry, batch, masks)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
         info = StepInfo(loss, optax.tree.norm(grads), jnp.asarray(schedule(step)))

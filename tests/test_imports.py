@@ -24,6 +24,7 @@ ORDER = [
     "bptt",
     "gradient",
     "blocks",
+    "weight_drop",
     "optimizer",
     "parallel",
     "train",

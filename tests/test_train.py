@@ -69,15 +69,22 @@ def test_the_carry_goes_from_batch_to_batch(streams):
     )
 
 
-def test_dropout_differs_from_step_to_step_and_follows_the_seed(streams):
-    config = BASE.replace({"optimizer.learning_rate": 0.0, "model.dropout": 0.5})
-    still = Streams(streams.ids[:13], 3, 4)  # one batch, read over and over
+@pytest.mark.parametrize("option", ["model.dropout", "model.input_dropout", "model.weight_drop"])
+def test_dropout_differs_from_step_to_step_and_follows_the_seed(option, streams):
+    """The same batch from the zero state, without learning: only what is dropped can differ."""
+    still = BASE.replace({"optimizer.learning_rate": 0.0, "model.dropout": 0.0})
+    batch = streams.batch_at(0)
+    batch.resets[0] = True
 
-    def losses(seed):
-        return run(config.replace({"train.seed": seed}), still, [3])[1]
+    def losses(config):
+        dispatch, state = make_dispatch(config), init_train_state(still, V)
+        return dispatch(state, stack_batches([batch] * 3))[1].loss.tolist()
 
-    assert len(set(losses(0))) == 3
-    assert losses(0) == losses(0) != losses(1)
+    assert len(set(losses(still))) == 1
+    found = losses(still.replace({option: 0.5}))
+    assert len(set(found)) == 3
+    assert found == losses(still.replace({option: 0.5}))
+    assert found != losses(still.replace({option: 0.5, "train.seed": 1}))
 
 
 def test_training_learns(rng):
