@@ -194,28 +194,40 @@ def run_experiment() -> int:
 def train(config: Config, folder: Path) -> int:
     """Trains, or resumes, and prints what came of it and a sample."""
     text = load_text(config.data)
-    run = Run(config, text, folder, EXPERIMENT.value)
-    sizes = count_parameters(run.state.params)
+    with Run(config, text, folder, EXPERIMENT.value) as run:
+        announce(run)
+        run.train()
+        report(run)
+    return 0
+
+
+def announce(run: Run) -> None:
+    """Says what is about to be trained on what."""
+    sizes, validation = count_parameters(run.state.params), run.split.validation
     say(
-        f"{text.name}: {len(run.split.train):,} characters to train on, "
-        f"{0 if run.split.validation is None else len(run.split.validation):,} to validate on, "
-        f"{len(text.vocabulary)} symbols"
+        f"{run.text.name}: {len(run.split.train):,} characters to train on, "
+        f"{0 if validation is None else len(validation):,} to validate on, "
+        f"{len(run.text.vocabulary)} symbols"
     )
     say(
         f"{sum(sizes.values()):,} parameters: "
         + ", ".join(f"{name} {size:,}" for name, size in sizes.items())
     )
-    say(f"{config.train.steps:,} steps on {jax.devices()[0].platform}, into {folder}")
-    run.train()
+    say(f"{run.config.train.steps:,} steps on {jax.devices()[0].platform}, into {run.workdir}")
+
+
+def report(run: Run) -> None:
+    """Prints what came of a run and a sample."""
     summary = run.summary()
     for name in ("train_loss", "val_loss_stream", "val_loss_windows"):
         if name in summary:
             at = f"  (step {summary['best_step' if name.startswith('val') else 'step']})"
             print(f"{name:17} {in_both_units(summary[name])}{at}")
+    if summary.get("skipped"):
+        print(f"{'skipped':17} {summary['skipped']:,} updates that were not finite")
     if "seconds" in summary:
         print(f"{'training':17} {summary['seconds']:.1f} s, {summary['characters']:,} characters")
     print(f"\n{run.sample()}")
-    return 0
 
 
 def evaluate_run() -> int:

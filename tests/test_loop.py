@@ -68,8 +68,7 @@ def without_times(workdir):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("finished")
-    with jax.numpy_dtype_promotion("standard"):
-        run = Run(CONFIG, TEXT, workdir, "title")
+    with jax.numpy_dtype_promotion("standard"), Run(CONFIG, TEXT, workdir, "title") as run:
         run.train()
         run.summary()
     return workdir
@@ -84,33 +83,30 @@ def assert_same_run(workdir, finished):
 
 @pytest.mark.parametrize("dispatches", [0, 1, 3, 5])
 def test_a_killed_run_goes_on_to_the_same_bits(dispatches, tmp_path, finished):
-    run = Run(CONFIG, TEXT, tmp_path, "title")
-    stop_after(run, dispatches)
-    with pytest.raises(Stop):
+    with Run(CONFIG, TEXT, tmp_path, "title") as run, pytest.raises(Stop):
+        stop_after(run, dispatches)
         run.train()
-    run.checkpoints.close()
-    again = Run(CONFIG, TEXT, tmp_path, "title")
-    assert again.step == {0: 0, 1: 0, 3: 6, 5: 12}[dispatches]
-    again.train()
+    with Run(CONFIG, TEXT, tmp_path, "title") as again:
+        assert again.step == {0: 0, 1: 0, 3: 6, 5: 12}[dispatches]
+        again.train()
     assert_same_run(tmp_path, finished)
 
 
 def test_an_interrupted_run_saves_says_where_and_goes_on_to_the_same_bits(tmp_path, finished):
-    run = Run(CONFIG, TEXT, tmp_path, "title")
-    report = run._report
+    with Run(CONFIG, TEXT, tmp_path, "title") as run, pytest.raises(Interrupted) as stop:
+        report = run._report
 
-    def interrupt(progress, step, *args, **kwargs):
-        if step == 9:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return report(progress, step, *args, **kwargs)
+        def interrupt(progress, step, *args, **kwargs):
+            if step == 9:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return report(progress, step, *args, **kwargs)
 
-    run._report = interrupt
-    with pytest.raises(Interrupted) as stop:
+        run._report = interrupt
         run.train()
     assert stop.value.step % 3 == 0 and 9 <= stop.value.step <= 12
-    again = Run(CONFIG, TEXT, tmp_path, "title")
-    assert again.step == stop.value.step
-    again.train()
+    with Run(CONFIG, TEXT, tmp_path, "title") as again:
+        assert again.step == stop.value.step
+        again.train()
     assert_same_run(tmp_path, finished)
 
 
@@ -136,7 +132,7 @@ def test_what_a_run_leaves_behind(finished):
         best["step"],
         best["val_loss_stream"],
     )
-    steps = set(Checkpoints(finished)._manager.all_steps())
+    steps = set(Checkpoints(finished).steps())
     assert steps == {18, 20, best["step"]}
     assert int(load_model(finished, "best")[0].step) == best["step"]
 
@@ -155,22 +151,35 @@ def test_another_run_in_the_same_folder_is_refused(change, text, finished):
     assert sorted(finished.rglob("*")) == before
 
 
+def as_written_before(workdir):
+    """Takes out of a run's descriptions, and from beside them, what an early release lacked."""
+    for path in [workdir / "config.json", *workdir.rglob("description/metadata")]:
+        described = json.loads(path.read_text())
+        for part, keys in (
+            (described, ("format", "dtype")),
+            (described["config"], ("train.checkpoint_every", "train.on_nonfinite")),
+        ):
+            for key in keys:
+                part.pop(key, None)
+        path.write_text(json.dumps(described))
+    for path in workdir.rglob("SHA256SUMS"):
+        path.unlink()
+
+
 def test_a_run_from_before_an_option_existed_is_the_one_without_it(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "old")
-    for path in (tmp_path / "old").rglob("*"):
-        if path.is_file() and b'"train.checkpoint_every"' in path.read_bytes():
-            described = json.loads(path.read_text())
-            del described["config"]["train.checkpoint_every"]
-            path.write_text(json.dumps(described))
-    assert Run(CONFIG, TEXT, tmp_path / "old", "title").step == 20
+    as_written_before(tmp_path / "old")
+    with Run(CONFIG, TEXT, tmp_path / "old", "title") as run:
+        assert run.step == 20
+    as_written_before(tmp_path / "old")
     with pytest.raises(UserError, match=r"train.checkpoint_every is 0 there and 2 here"):
         Run(CONFIG.replace({"train.checkpoint_every": 2}), TEXT, tmp_path / "old", "title")
 
 
 def test_a_finished_run_has_nothing_left_to_do(finished):
     before = (finished / "metrics.jsonl").read_text()
-    run = Run(CONFIG, TEXT, finished, "title")
-    run.train()
+    with Run(CONFIG, TEXT, finished, "title") as run:
+        run.train()
     assert run.step == 20 and (finished / "metrics.jsonl").read_text() == before
 
 
@@ -181,31 +190,13 @@ def test_a_text_too_short_leaves_no_folder(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_before_anything_of_it_is_saved(tmp_path):
-    # Every step multiplies the weights by -1e9.
-    config = CONFIG.replace({"optimizer.learning_rate": 1e6, "optimizer.weight_decay": 1e3})
-    run = Run(config, TEXT, tmp_path, "title")
-    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d"):
-        run.train()
-    assert Checkpoints(tmp_path).latest_step() is None
-    assert all(np.isfinite(line["train_loss"]) for line in read_metrics(tmp_path))
-
-
 def test_a_foreign_checkpoint_is_not_resumed(tmp_path, finished):
     shutil.copytree(finished / "checkpoints", tmp_path / "checkpoints")
     with pytest.raises(UserError, match=r"model.hidden_size is 8 there and 9 here"):
         Run(CONFIG.replace({"model.hidden_size": 9}), TEXT, tmp_path, "title")
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoints"}
-    assert Run(CONFIG, TEXT, tmp_path, "title").step == 20  # the rightful one still can
-
-
-def test_a_damaged_checkpoint_is_named(tmp_path, finished):
-    shutil.copytree(finished, tmp_path / "copy")
-    for path in (tmp_path / "copy" / "checkpoints" / "20" / "state").rglob("*"):
-        if path.is_file():
-            path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"checkpoints/20 cannot be read"):
-        load_model(tmp_path / "copy", "latest")
+    with Run(CONFIG, TEXT, tmp_path, "title") as run:  # the rightful one still can
+        assert run.step == 20
 
 
 def test_a_resumed_run_keeps_the_samples_letter_for_letter(tmp_path):
@@ -218,8 +209,8 @@ def test_a_resumed_run_keeps_the_samples_letter_for_letter(tmp_path):
 
 def test_without_a_validation_split(tmp_path):
     config = CONFIG.replace({"data.validation_fraction": 0.0, "train.steps": 6})
-    run = Run(config, TEXT, tmp_path, "title")
-    run.train()
-    summary = run.summary()
+    with Run(config, TEXT, tmp_path, "title") as run:
+        run.train()
+        summary = run.summary()
     assert "val_loss_stream" not in summary and summary["step"] == 6
     assert int(load_model(tmp_path, "best")[0].step) == 6
