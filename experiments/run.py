@@ -300,12 +300,23 @@ def say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
+def show_unraisable(unraisable: Any) -> None:
+    """Shows what nobody can catch, as ever, but for tensorstore's complaint about a closed loop.
+
+    When a write of a checkpoint fails, orbax gives up the loop that waits for all its writes, and
+    tensorstore has a traceback for each of the others; the failure itself is raised as it should.
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
 def main(argv: Sequence[str]) -> int:
     if argv[1:]:
         say(f"error: unexpected argument {argv[1]!r}: flags begin with --")
         return 2
     # A character that the terminal's encoding lacks is written as \\x…, not as a traceback.
     sys.stdout.reconfigure(errors="backslashreplace")
+    sys.unraisablehook = show_unraisable
     try:
         check_flags(MODE.value, overrides())
         keep_memory()
@@ -330,11 +341,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-    """absl's parser, with an error in one line, and quiet unless --verbosity says otherwise."""
+    """absl's parser, with an error in one line, and quiet unless --verbosity says otherwise.
+
+    Quiet: orbax also raises what it logs as an error, with a traceback, and one line of it will do.
+    """
     try:
         rest = flags.FLAGS(argv)
         if flags.FLAGS["verbosity"].using_default_value:
-            flags.FLAGS.verbosity = logging.ERROR
+            flags.FLAGS.verbosity = logging.FATAL
         return rest
     except flags.Error as error:
         say(f"error: {' '.join(str(error).split())} (--help lists the flags)")

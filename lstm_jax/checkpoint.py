@@ -246,8 +246,9 @@ class Checkpoints:
             part.rename(self.path(step))
             self._delete_old()
         except (OSError, ValueError) as error:
+            told = cannot_write(self.path(step), error)  # first: it says how much room there is
             shutil.rmtree(part, ignore_errors=True)
-            raise cannot_write(self.path(step), error) from error
+            raise told from error
 
     def _delete_old(self) -> None:
         """Deletes all but the latest few and the best."""

@@ -9,20 +9,20 @@ from pathlib import Path
 from lstm_jax.config import UserError
 
 PART = ".part"  # ends the name of what is not whole yet
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = [os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
 
 
 def cannot_write(path: Path, error: Exception) -> UserError:
-    """What to tell the user about a file that could not be written."""
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-    folder = next(folder for folder in path.absolute().parents if folder.is_dir())
-    free = shutil.disk_usage(folder).free
-    # A library may report what the system said in words of its own.
-    if getattr(error, "errno", None) in NO_ROOM or any(os.strerror(n) in reason for n in NO_ROOM):
+    """What to tell the user about a file, or folder, that could not be written."""
+    # A library may bury what the system said in a message of its own.
+    if reason := next((reason for reason in NO_ROOM if reason in str(error)), None):
+        folder = next(folder for folder in path.absolute().parents if folder.is_dir())
+        free = shutil.disk_usage(folder).free
         return UserError(
-            f"cannot write {path}: {reason}, {free / 1e6:,.1f} MB are free in {folder}; make room "
+            f"cannot write {path}: {reason}, {free / 1e6:,.2f} MB are free in {folder}; make room "
             "and run the same command again"
         )
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
     return UserError(f"cannot write {path}: {reason}")
 
 

@@ -6,40 +6,16 @@ import os
 import shutil
 import signal
 
-import jax
-import numpy as np
 import pytest
 
 from lstm_jax.checkpoint import Checkpoints, load_model
-from lstm_jax.config import Config, UserError
-from lstm_jax.data.vocabulary import Text, Vocabulary
+from lstm_jax.config import UserError
+from lstm_jax.data.vocabulary import Text
 from lstm_jax.loop import Interrupted, Run
 from lstm_jax.metrics import append_sample, read_metrics, rewind
+from tests.small import CONFIG, TEXT, as_written_before, assert_same_run
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
-
-CONFIG = Config().replace(
-    {
-        "model.hidden_size": 8,
-        "model.num_layers": 2,
-        "model.dropout": 0.2,
-        "train.batch_size": 3,
-        "train.sequence_length": 4,
-        "train.steps": 20,
-        "train.steps_per_dispatch": 3,
-        "train.validate_every": 6,
-        "train.sample_length": 10,
-        "evaluate.window_length": 8,
-        "evaluate.lanes": 4,
-        "evaluate.warmup": 16,
-    }
-)
-TEXT = Text(
-    "text",
-    np.random.default_rng(0).integers(4, size=500).astype(np.uint8),
-    Vocabulary("\nabc"),
-    "hash",
-)
 
 
 class Stop(Exception):
@@ -58,27 +34,6 @@ def stop_after(run, dispatches):
         return report(*args, **kwargs)
 
     run._report = counted
-
-
-def without_times(workdir):
-    timed = ("seconds", "chars_per_second")
-    return [{k: v for k, v in line.items() if k not in timed} for line in read_metrics(workdir)]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("finished")
-    with jax.numpy_dtype_promotion("standard"), Run(CONFIG, TEXT, workdir, "title") as run:
-        run.train()
-        run.summary()
-    return workdir
-
-
-def assert_same_run(workdir, finished):
-    (state, _), (wanted, _) = (load_model(folder, "latest") for folder in (workdir, finished))
-    jax.tree.map(np.testing.assert_array_equal, state, wanted)
-    assert without_times(workdir) == without_times(finished)
-    assert (workdir / "samples.txt").read_text() == (finished / "samples.txt").read_text()
 
 
 @pytest.mark.parametrize("dispatches", [0, 1, 3, 5])
@@ -149,21 +104,6 @@ def test_another_run_in_the_same_folder_is_refused(change, text, finished):
     with pytest.raises(UserError, match=r"holds another run: .* is .* there and .* here"):
         Run(CONFIG.replace(change), text, finished, "title")
     assert sorted(finished.rglob("*")) == before
-
-
-def as_written_before(workdir):
-    """Takes out of a run's descriptions, and from beside them, what an early release lacked."""
-    for path in [workdir / "config.json", *workdir.rglob("description/metadata")]:
-        described = json.loads(path.read_text())
-        for part, keys in (
-            (described, ("format", "dtype")),
-            (described["config"], ("train.checkpoint_every", "train.on_nonfinite")),
-        ):
-            for key in keys:
-                part.pop(key, None)
-        path.write_text(json.dumps(described))
-    for path in workdir.rglob("SHA256SUMS"):
-        path.unlink()
 
 
 def test_a_run_from_before_an_option_existed_is_the_one_without_it(finished, tmp_path):
