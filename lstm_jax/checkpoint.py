@@ -36,6 +36,7 @@ DAMAGED = "damaged"  # where damaged checkpoints are set aside
 STATE, DESCRIPTION, METRICS = "state", "description/metadata", "metrics/metrics"
 FORMAT = 1  # of checkpoints and config.json; those from before it was written down are 0
 DTYPE_BEFORE = "float32"  # of runs that do not say
+LOOKS = 5  # at a folder in which a run under way deletes what was just found
 
 
 class Description(NamedTuple):
@@ -174,8 +175,10 @@ class Checkpoints:
         return min(losses, key=losses.__getitem__) if losses else max(steps)
 
     def _loss(self, step: int) -> float | None:
-        path = self.path(step) / METRICS
-        return json.loads(path.read_text())["val_loss_stream"] if path.exists() else None
+        try:
+            return json.loads((self.path(step) / METRICS).read_text())["val_loss_stream"]
+        except FileNotFoundError:  # not validated
+            return None
 
     def described(self, step: int) -> dict[str, Any]:
         """What run a checkpoint is of, as `Description.to_json` wrote it."""
@@ -294,12 +297,20 @@ def load_model(workdir: Path, which: str) -> tuple[TrainState, Description]:
             "folder with --workdir"
         )
     checkpoints = Checkpoints(workdir)
-    good, damaged = checkpoints.sort_out()
-    if not good:
-        raise UserError(f"{workdir / FOLDER} holds no checkpoint: train there first")
+    for attempt in range(LOOKS):
+        good, damaged = checkpoints.sort_out()
+        if not good:
+            raise UserError(f"{workdir / FOLDER} holds no checkpoint: train there first")
+        step = checkpoints.best_step(good) if which == "best" else good[-1]
+        try:
+            found = checkpoints.restore(step)
+            break
+        except UserError:
+            if checkpoints.path(step).exists() or attempt == LOOKS - 1:
+                raise  # else a run under way has deleted it, and has newer ones
     for step, why in damaged.items():
         warn(f"{checkpoints.path(step)} is damaged and left out ({why})")
-    return checkpoints.restore(checkpoints.best_step(good) if which == "best" else good[-1])
+    return found
 
 
 def warn(line: str) -> None:
