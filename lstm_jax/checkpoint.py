@@ -98,10 +98,14 @@ def default_dtype() -> str:
     return str(jnp.zeros(()).dtype)
 
 
+class NewerFormat(UserError):
+    """A later release wrote in a format that is not known yet."""
+
+
 def refuse_newer(path: Path, described: dict[str, Any]) -> None:
-    """Raises a UserError where a later release wrote in a format that is not known yet."""
+    """Raises NewerFormat for what a later release wrote."""
     if described.get("format", 0) > FORMAT:
-        raise UserError(
+        raise NewerFormat(
             f"{path} is of format {described['format']}, and this release of lstm_jax reads none "
             f"above {FORMAT}: upgrade lstm_jax"
         )
@@ -183,7 +187,10 @@ class Checkpoints:
     def described(self, step: int) -> dict[str, Any]:
         """What run a checkpoint is of, as `Description.to_json` wrote it."""
         try:
-            return json.loads((self.path(step) / DESCRIPTION).read_text())
+            described = json.loads((self.path(step) / DESCRIPTION).read_text())
+            if not isinstance(described, dict):
+                raise ValueError(f"{DESCRIPTION} is no JSON object")
+            return described
         except (OSError, ValueError) as error:
             raise self._unreadable(step, error) from error
 
@@ -196,10 +203,12 @@ class Checkpoints:
     def restore(self, step: int) -> tuple[TrainState, Description]:
         """The state at a step, every bit as it was saved, and what run it belongs to."""
         described = self.described(step)
-        refuse_newer(self.path(step), described)
         try:
+            refuse_newer(self.path(step), described)
             description = Description.from_json(described)
             return self._restore(step, description), description
+        except NewerFormat:
+            raise
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise self._unreadable(step, error) from error
 

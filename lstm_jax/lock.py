@@ -34,6 +34,12 @@ def try_lock(file: BinaryIO) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def open_here(path: Path) -> BinaryIO:
+    """Opens a file, or makes it; not what a link of that name points to."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    return os.fdopen(os.open(path, flags, 0o644), "r+b", buffering=0)
+
+
 def is_at(file: BinaryIO, path: Path) -> bool:
     """Whether the open file is still the one of that name."""
     try:
@@ -47,7 +53,7 @@ def take(path: Path) -> BinaryIO:
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = open(path, "a+b", buffering=0)  # noqa: SIM115 - open as long as it is locked
+            file = open_here(path)
         except (OSError, ValueError) as error:  # ValueError: a NUL inside the path
             raise cannot_write(path, error) from error
         try:

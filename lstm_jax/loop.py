@@ -20,7 +20,7 @@ from typing import Any, NoReturn, Self
 import jax
 import numpy as np
 
-from lstm_jax.checkpoint import Checkpoints, Description, refuse_newer, warn
+from lstm_jax.checkpoint import Checkpoints, Description, NewerFormat, refuse_newer, warn
 from lstm_jax.config import Config, UserError
 from lstm_jax.data.batches import Split, Streams, split_ids, stack_batches
 from lstm_jax.data.vocabulary import Text
@@ -106,7 +106,7 @@ def check_folder(workdir: Path, description: Description) -> None:
         described = json.loads(path.read_text())
         refuse_newer(path, described)
         differ = description.differences(described)
-    except UserError:
+    except NewerFormat:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read ({error!r}); choose another --workdir") from error
@@ -275,10 +275,12 @@ class Run:
         saved = self.checkpoints.steps()
         last = f"is {self.checkpoints.path(saved[-1])}" if saved else "would have been the first"
         path = dump(self.workdir, step, state=self.state, **parts)
+        remedy = "lower optimizer.learning_rate or optimizer.clip_norm"
+        if self.config.train.on_nonfinite == "stop":
+            remedy += ", or take --config.train.on_nonfinite=skip"
         raise UserError(
-            f"step {step}: {what}. The last good checkpoint {last}; the state is in {path} for a "
-            "look with numpy.load. Lower optimizer.learning_rate, set optimizer.clip_norm or take "
-            "--config.train.on_nonfinite=skip, in another --workdir"
+            f"step {step}: {what}. The last good checkpoint {last}; the state is in {path}, for a "
+            f"look with numpy.load. To go on, {remedy}, in another --workdir"
         )
 
     def _validate(self, step: int) -> dict[str, float]:

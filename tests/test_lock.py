@@ -73,3 +73,11 @@ def test_where_nothing_can_be_locked_a_warning_says_so(tmp_path, monkeypatch, ca
     monkeypatch.setattr(lock, "try_lock", unsupported)
     with only_process(tmp_path):
         assert "cannot be locked (Operation not supported)" in capsys.readouterr().err
+
+
+def test_a_link_is_not_followed(tmp_path):
+    (tmp_path / "other").write_text("precious")
+    (tmp_path / LOCK).symlink_to(tmp_path / "other")
+    with pytest.raises(UserError, match="cannot write"):
+        only_process(tmp_path).__enter__()
+    assert (tmp_path / "other").read_text() == "precious"

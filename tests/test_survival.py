@@ -111,9 +111,8 @@ def test_two_runs_of_one_seed_give_the_same_bits(untouched, shared, tmp_path):
     assert outcome(tmp_path / "run") == outcome(workdir)
     untimed = re.compile(r"^training +.*$", re.MULTILINE)
     assert untimed.sub("", again.stdout) == untimed.sub("", stdout)
-    assert "train_loss" in again.stdout and "ROMEO" not in again.stdout
+    assert re.match(r"train_loss .*\nval_loss_stream .*\nval_loss_windows .*\ntraining ", stdout)
     assert re.search(r"^I\d{4} .*\.py:\d+\]", again.stderr, re.MULTILINE)
-    assert not re.search(r"^[IWE]\d{4} ", again.stdout, re.MULTILINE)
 
 
 def moments(workdir, dice):
@@ -283,7 +282,7 @@ def has_line_of(workdir, step):
 
 def test_a_signal_during_a_validation(shared, tmp_path):
     """Which is finished, and saved with its step: it comes right after the line of step 4."""
-    workdir, flags = tmp_path / "run", ["--config.evaluate.lanes=1", "--compile_cache=off"]
+    workdir, flags = tmp_path / "run", ["--config.evaluate.lanes=1"]  # which nobody has compiled
     happens = has_line_of(workdir, 4)
     code, stderr = interrupt(shared, workdir, flags, happens, signal.SIGINT)
     assert code == 130 and "stopping after this dispatch" in stderr
@@ -311,19 +310,16 @@ def under_way(workdir):
     return happens
 
 
-# Six layers, and nothing kept: seconds to compile.
-COMPILES = ["--config.model.num_layers=6", "--compile_cache=off"]
-
-
 def test_a_second_signal_in_the_first_compilation_stops_at_once(shared, tmp_path):
     workdir, numbers = tmp_path / "run", [signal.SIGINT, signal.SIGINT]
-    code, stderr = interrupt(shared, workdir, COMPILES, under_way(workdir), *numbers)
+    flags = ["--config.model.num_layers=6", "--compile_cache=off"]  # seconds to compile
+    code, stderr = interrupt(shared, workdir, flags, under_way(workdir), *numbers)
     assert code == 130 and "stopping after this dispatch" in stderr
     assert "saved at step" not in stderr and "step 2/" not in stderr
     assert Checkpoints(workdir).steps() == []
 
 
 def test_a_signal_in_the_first_compilation(shared, tmp_path):
-    workdir = tmp_path / "run"
-    code, stderr = interrupt(shared, workdir, COMPILES, under_way(workdir), signal.SIGTERM)
+    workdir, flags = tmp_path / "run", ["--config.model.num_layers=2", "--compile_cache=off"]
+    code, stderr = interrupt(shared, workdir, flags, under_way(workdir), signal.SIGTERM)
     assert code == 143 and saved_at(workdir, stderr) == 2
