@@ -9,15 +9,24 @@ import pytest
 from lstm_jax.config import DataConfig, UserError
 from lstm_jax.data.corpora import load_text
 from lstm_jax.data.vocabulary import Text
+from lstm_jax.loop import Run
+from tests.small import CONFIG, TEXT
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def programs_of_other_processes(tmp_path_factory):
-    """What the processes that tests start compile is kept here, not in the user's cache."""
+def programs(tmp_path_factory):
+    """What tests, and the processes that they start, compile is kept here for one another.
+
+    Not in the user's cache; and many tests train the same small model.
+    """
+    folder = str(tmp_path_factory.mktemp("programs"))
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("programs")))
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         yield
 
@@ -50,3 +59,13 @@ def tiny_shakespeare() -> Text:
         if os.environ.get("CI"):
             raise
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The folder of the small run, finished; not to be written in but by a run that resumes."""
+    workdir = tmp_path_factory.mktemp("finished")
+    with jax.numpy_dtype_promotion("standard"), Run(CONFIG, TEXT, workdir, "title") as run:
+        run.train()
+        run.summary()
+    return workdir

@@ -10,6 +10,8 @@ PACKAGE = Path(__file__).parent.parent / "lstm_jax"
 ORDER = [
     "config",
     "files",
+    "lock",
+    "checksums",
     "data.fetch",
     "data.plays",
     "data.vocabulary",
@@ -32,6 +34,7 @@ ORDER = [
     "dynamic",
     "sample",
     "checkpoint",
+    "nonfinite",
     "metrics",
     "reference",
     "cases",

@@ -1,0 +1,57 @@
+"""A full disk: named, with the room that is left; what was saved stays, and the run goes on later.
+
+Here a limit on the size of files stands for it; tests/test_survival.py fills a real one.
+"""
+
+import resource
+import shutil
+from contextlib import contextmanager
+
+import pytest
+
+from lstm_jax.checkpoint import Checkpoints
+from lstm_jax.config import UserError
+from lstm_jax.loop import Run
+from lstm_jax.metrics import read_metrics
+from tests.small import CONFIG, TEXT, assert_same_run
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+
+@contextmanager
+def no_file_above(size):
+    """No file of this process may grow beyond so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# For writes that orbax no longer waits for, once another has failed (see experiments.run).
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    "named, size, saved",
+    [("metrics.jsonl", 0, 18), ("checkpoints/20", 5000, 18), ("figures/curves.png", 40_000, 20)],
+)
+def test_a_file_that_cannot_grow(named, size, saved, tmp_path, finished):
+    """The last dispatch of a run, with its checkpoint and its figure; not all of it finds room.
+
+    The first limit is in the middle of the next line of metrics.
+    """
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints" / "20")
+    with Run(CONFIG, TEXT, workdir, "title") as run:
+        assert run.step == 18
+        size = size or (workdir / "metrics.jsonl").stat().st_size + 50
+        wanted = rf"^cannot write {workdir / named}: File too large, [\d,.]+ MB are free in "
+        with no_file_above(size), pytest.raises(UserError, match=wanted):
+            run.train()
+    assert Checkpoints(workdir).sort_out() == ([18, 20][: 1 + (saved == 20)], {})
+    assert read_metrics(workdir)[-1]["step"] == (18 if named == "metrics.jsonl" else 20)
+    assert not list(workdir.rglob("*.part"))
+    with Run(CONFIG, TEXT, workdir, "title") as run:
+        assert run.step == saved
+        run.train()
+    assert_same_run(workdir, finished)
