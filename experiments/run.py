@@ -10,6 +10,7 @@ The same command run again in its folder resumes there. Results go to stdout, th
 
 import dataclasses
 import os
+import stat
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,8 +46,10 @@ from lstm_jax.data.batches import split_ids
 from lstm_jax.data.corpora import load_text
 from lstm_jax.data.fetch import cache_folder
 from lstm_jax.evaluate import evaluate
-from lstm_jax.loop import Interrupted, Run
+from lstm_jax.files import check_plain
+from lstm_jax.loop import RUN_FILES, Interrupted, Run
 from lstm_jax.loss import bits
+from lstm_jax.memory import check_state_fits
 from lstm_jax.model import count_parameters
 from lstm_jax.sample import generate_pieces
 
@@ -71,6 +74,8 @@ ANALYSES: dict[str, ModuleType] = {
     "memory": memory,
 }
 
+LINE_LIMIT = 800  # characters of an error message
+
 # They say how long compiling takes, so they compile.
 TIMES_COMPILING = ("benchmark",)
 
@@ -91,7 +96,7 @@ CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", "best", ["best", "latest"], "evaluate, sample: the checkpoint, by validation"
 )
 PROMPT = flags.DEFINE_string("prompt", None, "sample: what the model reads first (a new line)")
-LENGTH = flags.DEFINE_integer("length", 500, "sample: characters to write", 1)
+LENGTH = flags.DEFINE_integer("length", 500, "sample: characters to write", 1, 2**31 - 1)
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "sample: how many", 1, 65536)
 CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", 0, "cores that share a batch's lanes, on a CPU; 0: all of them", 0, 1024
@@ -142,6 +147,11 @@ READ_BY_MODE = {
 
 def check_flags(mode: str, changes: dict[str, Any]) -> None:
     """Refuses what this mode, or this experiment, would ignore."""
+    for name in ("workdir", "compile_cache"):
+        if flags.FLAGS[name].value == "":
+            raise UserError(f"--{name} is empty: name a folder, or leave the flag out")
+    if changes.get("data.path") and "data.corpus" in changes:
+        raise UserError("--config.data.corpus means nothing beside --config.data.path: give one")
     given = {name for name in set().union(*READ_BY_MODE.values()) if flags.FLAGS[name].present}
     if ignored := sorted(given - READ_BY_MODE[mode]):
         raise UserError(f"--{ignored[0]} means nothing to --mode={mode}")
@@ -167,7 +177,21 @@ def overrides() -> dict[str, Any]:
 
 
 def workdir() -> Path:
-    return Path(WORKDIR.value or f"runs/{EXPERIMENT.value}")
+    return Path(f"runs/{EXPERIMENT.value}" if WORKDIR.value is None else WORKDIR.value)
+
+
+def check_workdir(folder: Path) -> None:
+    """Refuses what can be no run's folder."""
+    try:
+        is_folder = stat.S_ISDIR(folder.stat().st_mode)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:  # ValueError: a NUL inside the path
+        reason = getattr(error, "strerror", error)
+        raise UserError(f"--workdir={folder} cannot be used ({reason}): choose another") from error
+    if not is_folder:
+        raise UserError(f"--workdir={folder} is a file, not a folder: choose another")
+    check_plain(folder, RUN_FILES)
 
 
 def set_compile_cache() -> None:
@@ -187,6 +211,7 @@ def run_experiment() -> int:
     """Runs the experiment with its config as the flags change it; returns the exit code."""
     config = EXPERIMENTS[EXPERIMENT.value]().replace(overrides())
     if EXPERIMENT.value in ANALYSES:
+        check_state_fits(config, vocabulary_size=1)
         return ANALYSES[EXPERIMENT.value].main(config, workdir())
     return train(config, workdir())
 
@@ -288,9 +313,17 @@ def say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
+def one_line(message: object) -> str:
+    """A message as one printable line, cut in the middle where it is too long to be read."""
+    line = " ".join(str(message).split())
+    if len(line) > LINE_LIMIT:
+        line = f"{line[: LINE_LIMIT // 2]} … {line[-LINE_LIMIT // 2 :]}"
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
+
+
 def main(argv: Sequence[str]) -> int:
     if argv[1:]:
-        say(f"error: unexpected argument {argv[1]!r}: flags begin with --")
+        say(f"error: unexpected argument {one_line(repr(argv[1]))}: flags begin with --")
         return 2
     # A character that the terminal's encoding lacks is written as \\x…, not as a traceback.
     sys.stdout.reconfigure(errors="backslashreplace")
@@ -299,10 +332,11 @@ def main(argv: Sequence[str]) -> int:
         keep_memory()
         use_devices(CPU_DEVICES.value)
         set_compile_cache()
+        check_workdir(workdir())
         modes = {"train": run_experiment, "evaluate": evaluate_run, "sample": sample_run}
         return modes[MODE.value]()
     except UserError as error:
-        say(f"error: {error}")
+        say(f"error: {one_line(error)}")
         return 2
     except Interrupted as stop:
         say(f"saved at step {stop.step}; the same command goes on from there")
@@ -311,7 +345,7 @@ def main(argv: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        say(f"error: {error}")
+        say(f"error: {one_line(error)}")
         return 2
     except KeyboardInterrupt:
         return 130
@@ -325,7 +359,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             flags.FLAGS.verbosity = logging.ERROR
         return rest
     except flags.Error as error:
-        say(f"error: {' '.join(str(error).split())} (--help lists the flags)")
+        say(f"error: {one_line(error)} (--help lists the flags)")
         sys.exit(2)
 
 

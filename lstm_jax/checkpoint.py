@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.config import Config, UserError
+from lstm_jax.config import Config, UserError, shown
 from lstm_jax.data.vocabulary import Text, Vocabulary
+from lstm_jax.memory import check_state_fits
 from lstm_jax.train import TrainState, init_train_state
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Description(NamedTuple):
 
         here, there = flatten(self.to_json()), flatten(other)
         return [
-            f"{key} is {there.get(key)!r} there and {value!r} here"
+            f"{key} is {shown(there.get(key))} there and {shown(value)} here"
             for key, value in here.items()
             if there.get(key) != value and key != "data.path"
         ]
@@ -139,6 +140,7 @@ class Checkpoints:
 
         args = ocp.args.Composite(description=ocp.args.JsonRestore())
         description = Description.from_json(self._manager.restore(step, args=args)["description"])
+        check_state_fits(description.config, len(description.vocabulary))
         shapes = jax.eval_shape(
             lambda: init_train_state(description.config, len(description.vocabulary))
         )

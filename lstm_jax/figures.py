@@ -4,8 +4,11 @@ matplotlib is imported when the first one is drawn: it takes as long to import a
 run draws nothing before its end.
 """
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lstm_jax.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,8 +27,9 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def save(figure: "Figure", path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=130)
+    write_atomically(path, picture.getvalue())
 
 
 def draw_curves(metrics: list[dict[str, Any]], title: str, path: Path) -> None:

@@ -19,14 +19,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from lstm_jax.checkpoint import Checkpoints, Description
+from lstm_jax.checkpoint import FOLDER, Checkpoints, Description
 from lstm_jax.config import Config, UserError
 from lstm_jax.data.batches import Split, Streams, split_ids, stack_batches
 from lstm_jax.data.vocabulary import Text
 from lstm_jax.evaluate import evaluate
 from lstm_jax.figures import draw_curves
-from lstm_jax.files import write_atomically
+from lstm_jax.files import read_json, write_atomically
+from lstm_jax.memory import check_run_fits
 from lstm_jax.metrics import (
+    METRICS,
+    SAMPLES,
+    SUMMARY,
     append_metrics,
     append_sample,
     read_metrics,
@@ -44,7 +48,8 @@ from lstm_jax.train import (
     state_placement,
 )
 
-CONFIG = "config.json"
+CONFIG, FIGURES = "config.json", "figures"
+RUN_FILES = (CONFIG, METRICS, SAMPLES, SUMMARY, FIGURES, FOLDER)
 
 
 class Interrupted(Exception):
@@ -85,7 +90,7 @@ def check_folder(workdir: Path, description: Description) -> None:
     if not path.exists():
         return
     try:
-        differ = description.differences(json.loads(path.read_text()))
+        differ = description.differences(read_json(path))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read ({error!r}); choose another --workdir") from error
     refuse_other_run(workdir, differ)
@@ -107,6 +112,7 @@ class Run:
         self.split: Split = split_ids(text.ids, config.data)
         train = config.train
         self.streams = Streams(self.split.train, train.batch_size, train.sequence_length)
+        check_run_fits(config, len(text.vocabulary))
         self.description = Description.of(config, text)
         check_folder(workdir, self.description)
         self.checkpoints = Checkpoints(workdir, train.keep_checkpoints)
@@ -148,7 +154,7 @@ class Run:
             progress.close()
             self.checkpoints.close()
         if metrics := read_metrics(self.workdir):
-            draw_curves(metrics, self.title, self.workdir / "figures" / "curves.png")
+            draw_curves(metrics, self.title, self.workdir / FIGURES / "curves.png")
         if received:
             raise Interrupted(received[0], self.step)
 

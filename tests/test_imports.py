@@ -27,6 +27,7 @@ ORDER = [
     "optimizer",
     "parallel",
     "train",
+    "memory",
     "evaluate",
     "sample",
     "checkpoint",
