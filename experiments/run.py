@@ -219,28 +219,40 @@ def run_experiment() -> int:
 def train(config: Config, folder: Path) -> int:
     """Trains, or resumes, and prints what came of it and a sample."""
     text = load_text(config.data)
-    run = Run(config, text, folder, EXPERIMENT.value)
-    sizes = count_parameters(run.state.params)
+    with Run(config, text, folder, EXPERIMENT.value) as run:
+        announce(run)
+        run.train()
+        report(run)
+    return 0
+
+
+def announce(run: Run) -> None:
+    """Says what is about to be trained on what."""
+    sizes, validation = count_parameters(run.state.params), run.split.validation
     say(
-        f"{text.name}: {len(run.split.train):,} characters to train on, "
-        f"{0 if run.split.validation is None else len(run.split.validation):,} to validate on, "
-        f"{len(text.vocabulary)} symbols"
+        f"{run.text.name}: {len(run.split.train):,} characters to train on, "
+        f"{0 if validation is None else len(validation):,} to validate on, "
+        f"{len(run.text.vocabulary)} symbols"
     )
     say(
         f"{sum(sizes.values()):,} parameters: "
         + ", ".join(f"{name} {size:,}" for name, size in sizes.items())
     )
-    say(f"{config.train.steps:,} steps on {jax.devices()[0].platform}, into {folder}")
-    run.train()
+    say(f"{run.config.train.steps:,} steps on {jax.devices()[0].platform}, into {run.workdir}")
+
+
+def report(run: Run) -> None:
+    """Prints what came of a run and a sample."""
     summary = run.summary()
     for name in ("train_loss", "val_loss_stream", "val_loss_windows"):
         if name in summary:
             at = f"  (step {summary['best_step' if name.startswith('val') else 'step']})"
             print(f"{name:17} {in_both_units(summary[name])}{at}")
+    if summary.get("skipped"):
+        print(f"{'skipped':17} {summary['skipped']:,} updates that were not finite")
     if "seconds" in summary:
         print(f"{'training':17} {summary['seconds']:.1f} s, {summary['characters']:,} characters")
     print(f"\n{run.sample()}")
-    return 0
 
 
 def evaluate_run() -> int:
@@ -321,12 +333,23 @@ def one_line(message: object) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
 
 
+def show_unraisable(unraisable: Any) -> None:
+    """Shows what nobody can catch, as ever, but for tensorstore's complaint about a closed loop.
+
+    When a write of a checkpoint fails, orbax gives up the loop that waits for all its writes, and
+    tensorstore has a traceback for each of the others; the failure itself is raised as it should.
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
 def main(argv: Sequence[str]) -> int:
     if argv[1:]:
         say(f"error: unexpected argument {one_line(repr(argv[1]))}: flags begin with --")
         return 2
     # A character that the terminal's encoding lacks is written as \\x…, not as a traceback.
     sys.stdout.reconfigure(errors="backslashreplace")
+    sys.unraisablehook = show_unraisable
     try:
         check_flags(MODE.value, overrides())
         keep_memory()
@@ -352,11 +375,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-    """absl's parser, with an error in one line, and quiet unless --verbosity says otherwise."""
+    """absl's parser, with an error in one line, and quiet unless --verbosity says otherwise.
+
+    Quiet: orbax also raises what it logs as an error, with a traceback, and one line of it will do.
+    """
     try:
         rest = flags.FLAGS(argv)
         if flags.FLAGS["verbosity"].using_default_value:
-            flags.FLAGS.verbosity = logging.ERROR
+            flags.FLAGS.verbosity = logging.FATAL
         return rest
     except flags.Error as error:
         say(f"error: {one_line(error)} (--help lists the flags)")

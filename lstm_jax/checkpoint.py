@@ -1,29 +1,42 @@
-"""Checkpoints of a run, kept by orbax: the latest few and the best by validation.
+"""Checkpoints of a run: the latest few and the best by validation.
 
-A checkpoint holds the whole TrainState (step, parameters, optimizer state, carry) and, as JSON,
-what is needed to make sense of it: the config, the alphabet, the text's hash. Randomness follows
-the step and needs no saving.
+A checkpoint is a folder named by its step. It holds the whole TrainState (step, parameters,
+optimizer state, carry) as orbax writes it; as JSON what is needed to make sense of it, the config,
+the alphabet, the text's hash; the losses on the validation split; and the checksums of all these
+files. Randomness follows the step and needs no saving.
+
+It is written under another name and given its own when it is complete, and loses that name before
+it is deleted: a process killed at any moment leaves no half of one. One that no longer agrees with
+its checksums is damaged, and nothing of it is read.
 
 orbax is imported where the first checkpoint is written or read: it takes half as long to import as
 JAX does, and a new run is well under way before it saves.
 """
 
-from functools import cached_property
+import itertools
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from lstm_jax.checksums import SUMS, damage, write_sums
 from lstm_jax.config import Config, UserError, shown
-from lstm_jax.data.vocabulary import Text, Vocabulary
+from lstm_jax.data.vocabulary import Text, Vocabulary, summary
+from lstm_jax.files import PART, cannot_write, read_json
 from lstm_jax.memory import check_state_fits
 from lstm_jax.train import TrainState, init_train_state
 
-if TYPE_CHECKING:
-    from orbax.checkpoint import CheckpointManager
-
 FOLDER = "checkpoints"
+DAMAGED = "damaged"  # where damaged checkpoints are set aside
+STATE, DESCRIPTION, METRICS = "state", "description/metadata", "metrics/metrics"
+FORMAT = 1  # of checkpoints and config.json; those from before it was written down are 0
+DTYPE_BEFORE = "float32"  # of runs that do not say
 
 
 class Description(NamedTuple):
@@ -32,16 +45,19 @@ class Description(NamedTuple):
     config: Config
     vocabulary: Vocabulary
     text_sha256: str
+    dtype: str  # of the parameters
 
     @classmethod
     def of(cls, config: Config, text: Text) -> "Description":
-        return cls(config, text.vocabulary, text.sha256)
+        return cls(config, text.vocabulary, text.sha256, default_dtype())
 
     def to_json(self) -> dict[str, Any]:
         return {
+            "format": FORMAT,
             "config": self.config.flatten(),
             "vocabulary": self.vocabulary.chars,
             "text_sha256": self.text_sha256,
+            "dtype": self.dtype,
         }
 
     def differences(self, other: dict[str, Any]) -> list[str]:
@@ -52,8 +68,13 @@ class Description(NamedTuple):
 
         def flatten(described: dict[str, Any]) -> dict[str, Any]:
             # A run from before an option existed did without it, as its default does.
-            config = {**Config().flatten(), **described["config"]}
-            return {**config, "the text's sha256": described["text_sha256"]}
+            return {
+                **Config().flatten(),
+                **described["config"],
+                "dtype": described.get("dtype", DTYPE_BEFORE),
+                "the vocabulary": summary(described["vocabulary"]),
+                "the text's sha256": described["text_sha256"],
+            }
 
         here, there = flatten(self.to_json()), flatten(other)
         return [
@@ -65,81 +86,147 @@ class Description(NamedTuple):
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Description":
         return cls(
-            Config().replace(data["config"]), Vocabulary(data["vocabulary"]), data["text_sha256"]
+            Config().replace(data["config"]),
+            Vocabulary(data["vocabulary"]),
+            data["text_sha256"],
+            data.get("dtype", DTYPE_BEFORE),
         )
 
 
-def _loss(metrics: dict[str, float]) -> float:
-    return metrics["val_loss_stream"]
+def default_dtype() -> str:
+    """The dtype of new parameters; it follows `jax_enable_x64`."""
+    return str(jnp.zeros(()).dtype)
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """What a file says that a run is (`Description.to_json`); ValueError where it is none."""
+    kinds = {"config": dict, "vocabulary": str, "text_sha256": str, "dtype": str, "format": int}
+    described = read_json(path)
+    if not isinstance(described, dict):
+        raise ValueError("it describes no run")
+    found = {"dtype": DTYPE_BEFORE, "format": 0, **described}
+    for key, kind in kinds.items():
+        if type(found.get(key)) is not kind:
+            raise ValueError(f"its {key} is {shown(found.get(key))}")
+    return described
+
+
+def refuse_newer(path: Path, described: dict[str, Any]) -> None:
+    """Raises a UserError where a later release wrote in a format that is not known yet."""
+    if described.get("format", 0) > FORMAT:
+        raise UserError(
+            f"{path} is of format {described['format']}, and this release of lstm_jax reads none "
+            f"above {FORMAT}: upgrade lstm_jax"
+        )
 
 
 class Checkpoints:
     """The checkpoints of one run folder."""
 
-    def __init__(self, workdir: Path, keep: int = 2, *, read_only: bool = False) -> None:
-        self._folder, self._keep, self._read_only = workdir / FOLDER, keep, read_only
+    def __init__(self, workdir: Path, keep: int = 2) -> None:
+        self._workdir, self._keep = workdir, keep
+        self._writer = ThreadPoolExecutor(1, "checkpoints")
+        self._written: Future[None] | None = None
 
-    @cached_property
-    def _manager(self) -> "CheckpointManager":
-        """orbax's manager; makes the folder."""
-        import orbax.checkpoint as ocp
-        from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+    def path(self, step: int) -> Path:
+        return self._workdir / FOLDER / str(step)
 
-        policies = [
-            LatestN(self._keep),
-            BestN(get_metric_fn=_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False),
-        ]
-        return ocp.CheckpointManager(
-            self._folder.absolute(),
-            options=ocp.CheckpointManagerOptions(
-                best_fn=_loss,
-                best_mode="min",
-                read_only=self._read_only,
-                create=not self._read_only,
-                cleanup_tmp_directories=not self._read_only,  # what a killed run was writing
-                preservation_policy=AnyPreservationPolicy(policies),
-            ),
-            item_names=("state", "description"),
+    def part(self, step: int) -> Path:
+        """Where a checkpoint lies while it is being written or deleted."""
+        return self._workdir / FOLDER / f"{step}{PART}"
+
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints, damaged ones included, in order."""
+        folder = self._workdir / FOLDER
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+
+    def sort_out(self) -> tuple[list[int], dict[int, str]]:
+        """The steps of the good checkpoints, in order, and of the damaged, with what is wrong.
+
+        Reads every byte of them all. A UserError where there are some and none is good.
+        """
+        found = {step: self._damage(step) for step in self.steps()}
+        good = [step for step, why in found.items() if why is None]
+        # A run under way may have deleted one in between.
+        damaged = {step: why for step, why in found.items() if why and self.path(step).exists()}
+        if damaged and not good:
+            each = "; ".join(f"{self.path(step)}: {why}" for step, why in damaged.items())
+            raise UserError(
+                f"no checkpoint is left undamaged ({each}); nothing was deleted: put back a copy, "
+                "or begin anew in another --workdir"
+            )
+        return good, damaged
+
+    def _damage(self, step: int) -> str | None:
+        path = self.path(step)
+        if not (path / SUMS).exists():
+            try:
+                described = self.described(step)
+            except UserError:
+                return f"neither {SUMS} nor {DESCRIPTION} can be read"
+            if "format" not in described:
+                return None  # from before there were checksums
+        return damage(path)
+
+    def set_aside(self, step: int) -> Path:
+        """Moves a damaged checkpoint out of the way of what is saved from now on."""
+        aside = self._workdir / DAMAGED
+        aside.mkdir(exist_ok=True)
+        names = (f"{step}" if n == 1 else f"{step}-{n}" for n in itertools.count(1))
+        to = next(aside / name for name in names if not (aside / name).exists())
+        return self.path(step).rename(to)
+
+    def delete_parts(self) -> None:
+        """Deletes what a killed process was writing or deleting."""
+        for part in (self._workdir / FOLDER).glob(f"*{PART}"):
+            shutil.rmtree(part)
+
+    def best_step(self, steps: Sequence[int]) -> int:
+        """Of some steps, the one of lowest validation loss; the latest where none was validated."""
+        losses = {step: loss for step in steps if (loss := self._loss(step)) is not None}
+        return min(losses, key=losses.__getitem__) if losses else max(steps)
+
+    def _loss(self, step: int) -> float | None:
+        path = self.path(step) / METRICS
+        if not path.exists():
+            return None
+        try:
+            return float(read_json(path)["val_loss_stream"])
+        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+            raise self._unreadable(step, error) from error
+
+    def described(self, step: int) -> dict[str, Any]:
+        """What run a checkpoint is of, as `Description.to_json` wrote it."""
+        try:
+            return read_description(self.path(step) / DESCRIPTION)
+        except (OSError, ValueError) as error:
+            raise self._unreadable(step, error) from error
+
+    def _unreadable(self, step: int, error: Exception) -> UserError:
+        return UserError(
+            f"the checkpoint {self.path(step)} cannot be read "
+            f"({' '.join(str(error).split())[:200]}); move it away to use an older one"
         )
-
-    def save(
-        self, state: TrainState, description: Description, metrics: dict[str, float] | None
-    ) -> None:
-        """Saves in the background; with no metrics it cannot become the best one."""
-        import orbax.checkpoint as ocp
-
-        # A copy: the next dispatch takes the state's buffers while the writing still goes on.
-        args = ocp.args.Composite(
-            state=ocp.args.StandardSave(jax.tree.map(jnp.copy, state)),
-            description=ocp.args.JsonSave(description.to_json()),
-        )
-        step = int(state.step)
-        if step not in self._manager.all_steps():
-            self._manager.save(step, args=args, metrics=metrics)
-
-    def latest_step(self) -> int | None:
-        return self._manager.latest_step() if self._folder.is_dir() else None
-
-    def best_step(self) -> int | None:
-        """The step with the lowest validation loss; the latest where none was validated."""
-        best = self._manager.best_step()
-        return self.latest_step() if best is None else best
 
     def restore(self, step: int) -> tuple[TrainState, Description]:
         """The state at a step, every bit as it was saved, and what run it belongs to."""
+        described = self.described(step)
+        refuse_newer(self.path(step), described)
         try:
-            return self._restore(step)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"the checkpoint {self._folder / str(step)} cannot be read "
-                f"({' '.join(str(error).split())[:200]}); move it away to use an older one"
-            ) from error
+            description = Description.from_json(described)
+            return self._restore(step, description), description
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise self._unreadable(step, error) from error
 
-    def _restore(self, step: int) -> tuple[TrainState, Description]:
+    def _restore(self, step: int, description: Description) -> TrainState:
         import orbax.checkpoint as ocp
 
-        args = ocp.args.Composite(description=ocp.args.JsonRestore())
-        description = Description.from_json(self._manager.restore(step, args=args)["description"])
+        if description.dtype != default_dtype():
+            raise UserError(
+                f"its parameters are {description.dtype} and this process computes in "
+                f"{default_dtype()}: see JAX_ENABLE_X64"
+            )
         check_state_fits(description.config, len(description.vocabulary))
         shapes = jax.eval_shape(
             lambda: init_train_state(description.config, len(description.vocabulary))
@@ -148,28 +235,92 @@ class Checkpoints:
         target = jax.tree.map(
             lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes
         )
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        return self._manager.restore(step, args=args)["state"], description
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+            folder = (self.path(step) / STATE).absolute()
+            return checkpointer.restore(folder, args=ocp.args.StandardRestore(target))
+
+    def save(
+        self, state: TrainState, description: Description, metrics: dict[str, float] | None
+    ) -> None:
+        """Saves in the background; with no metrics it cannot become the best one.
+
+        What went wrong there is raised here the next time, or by `wait`.
+        """
+        self.wait()
+        step = int(state.step)
+        if step not in self.steps():
+            # A copy: the next dispatch takes the state's buffers while the writing still goes on.
+            state = jax.tree.map(jnp.copy, state)
+            self._written = self._writer.submit(self._save, step, state, description, metrics)
+
+    def _save(
+        self,
+        step: int,
+        state: TrainState,
+        description: Description,
+        metrics: dict[str, float] | None,
+    ) -> None:
+        part = self.part(step)
+        try:
+            write_checkpoint(part, state, description, metrics)
+            part.rename(self.path(step))
+            self._delete_old()
+        except (OSError, ValueError) as error:
+            told = cannot_write(self.path(step), error)  # first: it says how much room there is
+            shutil.rmtree(part, ignore_errors=True)
+            raise told from error
+
+    def _delete_old(self) -> None:
+        """Deletes all but the latest few and the best."""
+        steps = self.steps()
+        for step in set(steps) - {*steps[-self._keep :], self.best_step(steps)}:
+            shutil.rmtree(self.path(step).rename(self.part(step)))
+
+    def wait(self) -> None:
+        """Waits until everything is on disk."""
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
 
     def close(self) -> None:
-        """Waits until everything is on disk."""
-        if "_manager" in vars(self):  # otherwise nothing was ever read or written
-            self._manager.wait_until_finished()
-            self._manager.close()
+        """Waits, and lets the thread that writes go."""
+        try:
+            self.wait()
+        finally:
+            self._writer.shutdown()
+
+
+def write_checkpoint(
+    folder: Path, state: TrainState, description: Description, metrics: dict[str, float] | None
+) -> None:
+    """Writes a whole checkpoint into a folder that is not there yet."""
+    import orbax.checkpoint as ocp
+
+    folder.mkdir(parents=True)
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        checkpointer.save((folder / STATE).absolute(), args=ocp.args.StandardSave(state))
+    for name, content in ((DESCRIPTION, description.to_json()), (METRICS, metrics)):
+        if content is not None:
+            (folder / name).parent.mkdir()
+            (folder / name).write_text(json.dumps(content))
+    write_sums(folder)
 
 
 def load_model(workdir: Path, which: str) -> tuple[TrainState, Description]:
-    """The `best` or the `latest` checkpoint of a run folder."""
+    """The `best` or the `latest` undamaged checkpoint of a run folder, which stays as it is."""
     if not (workdir / FOLDER).is_dir():
         raise UserError(
             f"{workdir} holds no {FOLDER} folder: train there first, or name another "
             "folder with --workdir"
         )
-    checkpoints = Checkpoints(workdir, read_only=True)
-    try:
-        step = checkpoints.best_step() if which == "best" else checkpoints.latest_step()
-        if step is None:
-            raise UserError(f"{workdir / FOLDER} holds no checkpoint: train there first")
-        return checkpoints.restore(step)
-    finally:
-        checkpoints.close()
+    checkpoints = Checkpoints(workdir)
+    good, damaged = checkpoints.sort_out()
+    if not good:
+        raise UserError(f"{workdir / FOLDER} holds no checkpoint: train there first")
+    for step, why in damaged.items():
+        warn(f"{checkpoints.path(step)} is damaged and left out ({why})")
+    return checkpoints.restore(checkpoints.best_step(good) if which == "best" else good[-1])
+
+
+def warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr, flush=True)

@@ -171,6 +171,11 @@ class TrainConfig(Section):
         low=0,
         high=2**24,
     )
+    on_nonfinite: str = option(
+        "stop",
+        "where a loss or a gradient is not finite: stop the run, or skip that update and count it",
+        choices=("stop", "skip"),
+    )
     steps_per_dispatch: int = option(
         20, "training steps in one call to the device", low=1, high=2**20
     )

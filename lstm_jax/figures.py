@@ -5,6 +5,7 @@ run draws nothing before its end.
 """
 
 import io
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,9 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def save(figure: "Figure", path: Path) -> None:
+    """Writes the figure as a PNG."""
     picture = io.BytesIO()
-    figure.savefig(picture, dpi=130)
+    figure.savefig(picture, dpi=130, format="png")
     write_atomically(path, picture.getvalue())
 
 
@@ -37,7 +39,9 @@ def draw_curves(metrics: list[dict[str, Any]], title: str, path: Path) -> None:
     figure = new_figure(8, 5.5)
     loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     characters = [m["characters"] / 1e6 for m in metrics]
-    loss.plot(characters, [m["train_loss"] for m in metrics], color=TRAIN, lw=1, label="training")
+    # A dispatch whose updates were all skipped has no loss: a gap.
+    losses = [m.get("train_loss", math.nan) for m in metrics]
+    loss.plot(characters, losses, color=TRAIN, lw=1, label="training")
     for name, color, label in (
         ("val_loss_stream", STREAM, "validation, stream"),
         ("val_loss_windows", WINDOWS, "validation, windows"),
@@ -47,7 +51,7 @@ def draw_curves(metrics: list[dict[str, Any]], title: str, path: Path) -> None:
             label = f"{label}: {min(y for _, y in points):.4f} at best"
             loss.plot(*zip(*points, strict=True), color=color, marker="o", ms=3.5, label=label)
     # The first fiftieth of a run falls from log V so far that the rest would look flat.
-    top = max(m["train_loss"] for m in metrics[len(metrics) // 50 :])
+    top = max((y for y in losses[len(losses) // 50 :] if not math.isnan(y)), default=1.0)
     loss.set(ylabel="loss (nats per character)", title=title, ylim=(None, 1.05 * top))
     loss.legend(frameon=False)
     rate.plot(characters, [m["learning_rate"] for m in metrics], color=RATE, lw=1)

@@ -10,22 +10,32 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Self
 
 import jax
 import numpy as np
 
-from lstm_jax.checkpoint import FOLDER, Checkpoints, Description
+from lstm_jax.checkpoint import (
+    DAMAGED,
+    FOLDER,
+    Checkpoints,
+    Description,
+    read_description,
+    refuse_newer,
+    warn,
+)
 from lstm_jax.config import Config, UserError
 from lstm_jax.data.batches import Split, Streams, split_ids, stack_batches
 from lstm_jax.data.vocabulary import Text
 from lstm_jax.evaluate import evaluate
 from lstm_jax.figures import draw_curves
-from lstm_jax.files import read_json, write_atomically
+from lstm_jax.files import delete_parts, write_atomically
+from lstm_jax.lock import LOCK, only_process
 from lstm_jax.memory import check_run_fits
 from lstm_jax.metrics import (
     METRICS,
@@ -38,6 +48,8 @@ from lstm_jax.metrics import (
     write_summary,
 )
 from lstm_jax.model import count_parameters
+from lstm_jax.nonfinite import FOLDER as DUMPS
+from lstm_jax.nonfinite import describe_state, describe_step, dump, finite_steps
 from lstm_jax.progress import Progress
 from lstm_jax.sample import generate
 from lstm_jax.train import (
@@ -49,7 +61,8 @@ from lstm_jax.train import (
 )
 
 CONFIG, FIGURES = "config.json", "figures"
-RUN_FILES = (CONFIG, METRICS, SAMPLES, SUMMARY, FIGURES, FOLDER)
+RUN_FILES = (CONFIG, METRICS, SAMPLES, SUMMARY, FIGURES, FOLDER, DAMAGED, DUMPS, LOCK)
+MAX_IN_A_ROW = 100  # updates skipped, after which a run has nothing left to hope for
 
 
 class Interrupted(Exception):
@@ -62,26 +75,40 @@ class Interrupted(Exception):
 
 @contextmanager
 def catch_signals() -> Iterator[list[int]]:
-    """Collects the first SIGINT or SIGTERM in the list; a second one acts as it always does."""
+    """Collects the first SIGINT or SIGTERM in the list; a second one ends the process at once.
+
+    Python runs a handler between two instructions of its own, so not while XLA compiles or a
+    validation computes. What the system calls writes the signal's number into a pipe, at any time,
+    and a thread reads it there.
+    """
     received: list[int] = []
-    previous = {}
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
 
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    def watch() -> None:
+        while byte := os.read(reader, 1):
+            if byte[0] not in numbers:
+                continue
+            if received:
+                os._exit(128 + byte[0])
+            received.append(byte[0])
+            # Not print: the loop itself may be printing at this very moment.
+            os.write(2, b"\nstopping after this dispatch, then saving; once more stops at once\n")
 
-    def handle(number: int, _frame: object) -> None:
-        received.append(number)
-        restore()
-        # Not print: the loop itself may be printing at this very moment.
-        os.write(2, b"\nstopping after this dispatch, then saving; once more stops at once\n")
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        previous[number] = signal.signal(number, handle)
+    watcher = threading.Thread(target=watch, name="signals", daemon=True)
+    watcher.start()
+    previous = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    previous_fd = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
         yield received
     finally:
-        restore()
+        signal.set_wakeup_fd(previous_fd)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        os.close(writer)  # which ends the thread, once it has read what is left
+        watcher.join()
+        os.close(reader)
 
 
 def check_folder(workdir: Path, description: Description) -> None:
@@ -90,9 +117,13 @@ def check_folder(workdir: Path, description: Description) -> None:
     if not path.exists():
         return
     try:
-        differ = description.differences(read_json(path))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read ({error!r}); choose another --workdir") from error
+        described = read_description(path)
+        refuse_newer(path, described)
+        differ = description.differences(described)
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); choose another --workdir") from error
     refuse_other_run(workdir, differ)
 
 
@@ -105,7 +136,7 @@ def refuse_other_run(folder: Path, differ: list[str]) -> None:
 
 
 class Run:
-    """One training run in its folder."""
+    """One training run in its folder, which is this process's alone until the run is closed."""
 
     def __init__(self, config: Config, text: Text, workdir: Path, title: str) -> None:
         self.config, self.text, self.workdir, self.title = config, text, workdir, title
@@ -115,31 +146,52 @@ class Run:
         check_run_fits(config, len(text.vocabulary))
         self.description = Description.of(config, text)
         check_folder(workdir, self.description)
-        self.checkpoints = Checkpoints(workdir, train.keep_checkpoints)
-        self.state = jax.device_put(self._start(), state_placement(config))
-        # Last: a folder whose checkpoints turned out to be another run's must stay as it was.
-        write_atomically(
-            workdir / CONFIG, (json.dumps(self.description.to_json(), indent=2) + "\n").encode()
-        )
-        self.seconds = ([{"seconds": 0.0}, *read_metrics(workdir)])[-1]["seconds"]
+        with ExitStack() as held:
+            held.enter_context(only_process(workdir))
+            self.checkpoints = Checkpoints(workdir, train.keep_checkpoints)
+            held.callback(self.checkpoints.close)
+            self.state = jax.device_put(self._start(), state_placement(config))
+            # Last: a folder whose checkpoints turned out to be another run's must stay as it was.
+            described = json.dumps(self.description.to_json(), indent=2) + "\n"
+            write_atomically(workdir / CONFIG, described.encode())
+            self.seconds = ([{"seconds": 0.0}, *read_metrics(workdir)])[-1]["seconds"]
+            self._held = held.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Waits until everything is on disk and leaves the folder to others."""
+        self._held.close()
 
     @property
     def step(self) -> int:
         return int(self.state.step)
 
     def _start(self) -> TrainState:
-        """The latest checkpoint's state, or the initial one."""
-        latest = self.checkpoints.latest_step()
-        if latest is None:
-            rewind(self.workdir, 0)
+        """The latest undamaged checkpoint's state, or the initial one; tidies the folder up."""
+        good, damaged = self.checkpoints.sort_out()
+        step = good[-1] if good else 0
+        if good:
+            state, found = self.checkpoints.restore(step)
+            refuse_other_run(self.workdir, self.description.differences(found.to_json()))
+        else:
             # As one program: dozens of small ones take twice as long, compiled or read from disk.
             place = state_placement(self.config)
             init = jax.jit(init_train_state, static_argnums=(0, 1), out_shardings=place)
-            return init(self.config, len(self.text.vocabulary))
-        state, found = self.checkpoints.restore(latest)
-        refuse_other_run(self.workdir, self.description.differences(found.to_json()))
-        rewind(self.workdir, latest)
-        print(f"resuming at step {latest}", file=sys.stderr)
+            state = init(self.config, len(self.text.vocabulary))
+        for bad, why in damaged.items():
+            aside = self.checkpoints.set_aside(bad)
+            warn(f"the checkpoint of step {bad} is damaged ({why}); it is now {aside}")
+        self.checkpoints.delete_parts()
+        for folder in (self.workdir, self.workdir / FIGURES):
+            delete_parts(folder)
+        rewind(self.workdir, step)
+        if good:
+            print(f"resuming at step {step}", file=sys.stderr)
         return state
 
     def train(self) -> None:
@@ -148,11 +200,12 @@ class Run:
         try:
             with catch_signals() as received:
                 self._train(progress, received)
-            if received:
-                self.checkpoints.save(self.state, self.description, None)
+                if received:
+                    self._check_state()
+                    self.checkpoints.save(self.state, self.description, None)
+                self.checkpoints.wait()
         finally:
             progress.close()
-            self.checkpoints.close()
         if metrics := read_metrics(self.workdir):
             draw_curves(metrics, self.title, self.workdir / FIGURES / "curves.png")
         if received:
@@ -183,27 +236,13 @@ class Run:
         self, progress: Progress, step: int, infos: StepInfo, clock: float, validate: bool = False
     ) -> float:
         """Writes a dispatch down, waiting for it if need be; returns the time when it was read."""
-        losses, grad_norms, rates = (np.asarray(x, np.float64) for x in jax.device_get(infos))
+        infos = jax.tree.map(np.asarray, jax.device_get(infos))
         now = time.perf_counter()
-        if not np.isfinite(losses).all():
-            first = step - len(losses) + int(np.argmin(np.isfinite(losses))) + 1
-            raise UserError(
-                f"the loss is {losses[~np.isfinite(losses)][0]} at step {first}; nothing was saved "
-                "since the last checkpoint. Lower optimizer.learning_rate, or set "
-                "optimizer.clip_norm, in another --workdir"
-            )
+        self._check_infos(step, infos)
         self.seconds += now - clock
-        characters = self.config.train.batch_size * self.config.train.sequence_length
-        line = {
-            "step": step,
-            "characters": step * characters,
-            "train_loss": losses.mean(),
-            "grad_norm": grad_norms.mean(),
-            "learning_rate": rates[-1],
-            "chars_per_second": round(len(losses) * characters / (now - clock)),
-            "seconds": round(self.seconds, 3),
-        }
+        line = self._line(step, infos, now - clock)
         if validate:
+            self._check_state()
             line |= self._validate(step)
         append_metrics(self.workdir, line)
         progress.update(line)
@@ -212,12 +251,59 @@ class Run:
             self.checkpoints.save(self.state, self.description, metrics or None)
         return now
 
+    def _line(self, step: int, infos: StepInfo, seconds: float) -> dict[str, Any]:
+        """A dispatch's line of metrics; means are over the updates that were made."""
+        characters = self.config.train.batch_size * self.config.train.sequence_length
+        finite, line = finite_steps(infos), {"step": step, "characters": step * characters}
+        if finite.any():
+            line["train_loss"] = infos.loss[finite].mean(dtype=np.float64)
+            line["grad_norm"] = infos.grad_norm[finite].mean(dtype=np.float64)
+        line |= {
+            "learning_rate": float(infos.learning_rate[-1]),
+            "chars_per_second": round(len(finite) * characters / seconds),
+            "seconds": round(self.seconds, 3),
+        }
+        if infos.skipped is not None:
+            line["skipped"] = int(infos.skipped[-1])
+        return line
+
+    def _check_infos(self, step: int, infos: StepInfo) -> None:
+        """Stops the run at a dispatch, the last before `step`, that must not be gone on from."""
+        if infos.in_a_row is None:
+            bad, what = ~finite_steps(infos), ""
+        else:
+            bad, what = infos.in_a_row >= MAX_IN_A_ROW, f"{MAX_IN_A_ROW} updates in a row skipped: "
+        if bad.any():
+            k, first = int(np.argmax(bad)), step - len(bad)
+            batches = stack_batches([self.streams.batch_at(s) for s in range(first, step)])
+            what += describe_step(infos, k)
+            self._stop(first + k + 1, what, infos=infos, batches=batches)
+
+    def _check_state(self) -> None:
+        """Stops the run where its last update left something that is not finite."""
+        if what := describe_state(self.state):
+            self._stop(self.step, what)
+
+    def _stop(self, step: int, what: str, **parts: Any) -> NoReturn:
+        """Dumps the state, and other parts, and says what is not finite and what to do."""
+        self.checkpoints.wait()
+        saved = self.checkpoints.steps()
+        last = f"is {self.checkpoints.path(saved[-1])}" if saved else "would have been the first"
+        path = dump(self.workdir, step, state=self.state, **parts)
+        raise UserError(
+            f"step {step}: {what}. The last good checkpoint {last}; the state is in {path} for a "
+            "look with numpy.load. Lower optimizer.learning_rate, set optimizer.clip_norm or take "
+            "--config.train.on_nonfinite=skip, in another --workdir"
+        )
+
     def _validate(self, step: int) -> dict[str, float]:
         """Scores the validation split by both protocols and writes a sample."""
         scores = {}
         if self.split.validation is not None:
             found = evaluate(self.state.params, self.split.validation, self.config.evaluate)
             scores = {"val_loss_stream": found.stream, "val_loss_windows": found.windows}
+            if not np.isfinite(found).all():
+                self._stop(step, f"the validation loss is {found.stream} and {found.windows}")
         append_sample(self.workdir, step, scores.get("val_loss_stream"), self.sample())
         return scores
 
@@ -238,7 +324,7 @@ class Run:
             "title": self.title,
             "parameters": sum(count_parameters(self.state.params).values()),
             "step": self.step,
-            **{k: last[k] for k in ("characters", "train_loss", "seconds") if k in last},
+            **{k: last[k] for k in ("characters", "train_loss", "seconds", "skipped") if k in last},
         }
         if best is not None:
             summary |= {

@@ -44,8 +44,8 @@ def check_state_fits(config: Config, vocabulary_size: int) -> None:
     need, have = state_bytes(config, vocabulary_size), memory_bytes()
     if need > have:
         raise UserError(
-            f"the model takes {naturalsize(need)} of memory with its optimizer, and this machine has "
-            f"{naturalsize(have)}: take a smaller model.hidden_size, model.num_layers or "
+            f"the model with its optimizer takes {naturalsize(need)} of memory and this machine "
+            f"has {naturalsize(have)}: take a smaller model.hidden_size, model.num_layers or "
             f"model.embedding_size (it reads {vocabulary_size:,} symbols), or a larger machine"
         )
 
@@ -56,7 +56,8 @@ def check_run_fits(config: Config, vocabulary_size: int) -> None:
     state, batch = state_bytes(config, vocabulary_size), batch_bytes(config, vocabulary_size)
     if state + batch > (have := memory_bytes()):
         raise UserError(
-            f"a batch takes {naturalsize(batch)} of memory beside the model's {naturalsize(state)}, and this "
-            f"machine has {naturalsize(have)}: take a smaller train.batch_size, train.sequence_length or "
-            "train.steps_per_dispatch, or keep less with train.checkpoint_every"
+            f"a batch takes {naturalsize(batch)} of memory beside the model's "
+            f"{naturalsize(state)} and this machine has {naturalsize(have)}: take a smaller "
+            "train.batch_size, train.sequence_length or train.steps_per_dispatch, or keep less "
+            "with train.checkpoint_every"
         )

@@ -5,32 +5,49 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.config import UserError
-from lstm_jax.files import write_atomically
+from lstm_jax.config import UserError, shown
+from lstm_jax.files import append, parse_json, write_atomically
 
 METRICS, SAMPLES, SUMMARY = "metrics.jsonl", "samples.txt", "summary.json"
-SAMPLE_HEAD = re.compile(r"^={12} step (\d+) .*={12}$", re.MULTILINE)
+WRITTEN = {"step", "characters", "learning_rate", "seconds"}  # in every line
+LARGEST = 1e40  # more than any number of float32
+SAMPLE_HEAD = re.compile(r"^={12} step (\d{1,10}) .*={12}$", re.MULTILINE)
+
+
+def whole_lines(path: Path) -> str:
+    """A file's text without a last line that was cut by a crash or a full disk."""
+    data = path.read_bytes() if path.exists() else b""
+    return data[: data.rfind(b"\n") + 1].decode()
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl`, one dict a dispatch."""
     path = workdir / METRICS
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    try:  # a last line without its end was cut by a crash
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+    try:
+        return [parse_line(line) for line in whole_lines(path).splitlines()]
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); mend or delete it") from error
 
 
+def parse_line(line: str) -> dict[str, float]:
+    """One line of metrics: a name for each number; ValueError where it is anything else."""
+    found = parse_json(line)
+    if not isinstance(found, dict) or not found.keys() >= WRITTEN:
+        raise ValueError(f"a line is no metrics: {shown(line)}")
+    for name, value in found.items():
+        if type(value) not in (int, float) or not abs(value) < LARGEST:
+            raise ValueError(f"{shown(name)} is {shown(value)}")
+    return found
+
+
 def append_metrics(workdir: Path, line: dict[str, Any]) -> None:
-    with open(workdir / METRICS, "a") as file:
-        file.write(json.dumps(line, allow_nan=False) + "\n")
+    append(workdir / METRICS, (json.dumps(line, allow_nan=False) + "\n").encode())
 
 
 def append_sample(workdir: Path, step: int, val_loss: float | None, text: str) -> None:
     loss = "" if val_loss is None else f"val_loss_stream {val_loss:.4f} nats/char "
-    with open(workdir / SAMPLES, "a", encoding="utf-8", newline="") as file:
-        file.write(f"{'=' * 12} step {step} {loss}{'=' * 12}\n{text}\n\n")
+    head = f"{'=' * 12} step {step} {loss}{'=' * 12}"
+    append(workdir / SAMPLES, f"{head}\n{text}\n\n".encode())
 
 
 def rewind(workdir: Path, step: int) -> None:
@@ -39,7 +56,10 @@ def rewind(workdir: Path, step: int) -> None:
     write_atomically(workdir / METRICS, "".join(json.dumps(m) + "\n" for m in kept).encode())
     samples = workdir / SAMPLES
     if samples.exists():
-        text = samples.read_bytes().decode()
+        try:
+            text = whole_lines(samples)
+        except ValueError as error:
+            raise UserError(f"{samples} is damaged ({error}); mend or delete it") from error
         late = (m.start() for m in SAMPLE_HEAD.finditer(text) if int(m[1]) > step)
         write_atomically(samples, text[: next(late, len(text))].encode())
 

@@ -1,8 +1,12 @@
-"""Optimizers and schedules by name, all of them optax's."""
+"""Optimizers and schedules by name, all of them optax's, and updates that are skipped."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
+from jax import Array
 
 from lstm_jax.config import OPTIMIZER_OPTIONS, OptimizerConfig
 
@@ -38,3 +42,47 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     if not config.clip_norm:
         return update
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
+
+
+class SkipState(NamedTuple):
+    """The state of `skip_nonfinite`."""
+
+    skipped: Array  # updates skipped so far
+    in_a_row: Array  # of those, the ones since the last that was made
+    inner: optax.OptState
+
+
+def skip_nonfinite(
+    inner: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """Leaves parameters and inner state alone, and counts, where an update would not be finite.
+
+    Like `optax.apply_if_finite`, but it also looks at the loss (an argument of `update`) and at the
+    update itself, which an overflow in the optimizer can spoil, and it never gives in: whoever
+    calls it reads `in_a_row`.
+    """
+
+    def init(params: optax.Params) -> SkipState:
+        return SkipState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), inner.init(params))
+
+    def update(
+        grads: optax.Updates,
+        state: SkipState,
+        params: optax.Params | None = None,
+        *,
+        loss: Array,
+        **_: Any,
+    ) -> tuple[optax.Updates, SkipState]:
+        updates, inner_state = inner.update(grads, state.inner, params)
+        seen = jnp.stack([loss, optax.tree.norm(grads), optax.tree.norm(updates)])
+        good = jnp.isfinite(seen).all()
+        updates = jax.tree.map(lambda u: jnp.where(good, u, jnp.zeros_like(u)), updates)
+        inner_state = jax.tree.map(
+            lambda new, old: jnp.where(good, new, old), inner_state, state.inner
+        )
+        bad = (~good).astype(jnp.int32)
+        return updates, SkipState(
+            state.skipped + bad, jnp.where(good, 0, state.in_a_row + 1), inner_state
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)

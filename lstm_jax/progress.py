@@ -1,5 +1,6 @@
 """Progress on stderr: a bar on a terminal, plain lines elsewhere."""
 
+import math
 import sys
 import time
 from typing import Any
@@ -26,8 +27,9 @@ class Progress:
             self._val = f"  val stream {line['val_loss_stream']:.4f}" + (
                 f" windows {line['val_loss_windows']:.4f}"
             )
+        skipped = f"  {line['skipped']} updates skipped" if line.get("skipped") else ""
         text = (
-            f"loss {line['train_loss']:.4f}{self._val}  "
+            f"loss {line.get('train_loss', math.nan):.4f}{self._val}{skipped}  "
             f"{line['chars_per_second'] / 1e3:.1f}k chars/s"
         )
         if self._bar is not None:

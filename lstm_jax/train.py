@@ -13,7 +13,7 @@ from lstm_jax.blocks import make_gradient
 from lstm_jax.config import Config
 from lstm_jax.data.batches import Batch
 from lstm_jax.model import Carry, LMParams, init_carry, init_model, sample_masks
-from lstm_jax.optimizer import make_optimizer, make_schedule
+from lstm_jax.optimizer import make_optimizer, make_schedule, skip_nonfinite
 from lstm_jax.parallel import Placement, lane_mesh, over_lanes
 
 
@@ -27,11 +27,14 @@ class TrainState(NamedTuple):
 
 
 class StepInfo(NamedTuple):
-    """What a step reports; scalars."""
+    """What a step reports, all of it scalars."""
 
     loss: Array  # mean nats per character, before the update
     grad_norm: Array  # global norm, before clipping
+    leaf_norms: LMParams  # the gradient's norm leaf by leaf; their squares add up to the global one
     learning_rate: Array
+    skipped: Array | None = None  # updates skipped so far; None: none ever is
+    in_a_row: Array | None = None  # and of those, the ones since the last update
 
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepInfo]]
@@ -49,23 +52,37 @@ def state_placement(config: Config) -> TrainState:
     return TrainState(everywhere, everywhere, everywhere, placement.carry)
 
 
+def optimizer_of(config: Config) -> optax.GradientTransformationExtraArgs:
+    """The config's optimizer; its `update` takes the loss as an argument by name."""
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    if config.train.on_nonfinite == "skip":
+        return skip_nonfinite(optimizer)
+    return optax.with_extra_args_support(optimizer)
+
+
 def init_train_state(config: Config, vocabulary_size: int) -> TrainState:
     """The state before the first step."""
     params = init_model(jax.random.key(config.train.seed), config.model, vocabulary_size)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=make_optimizer(config.optimizer, config.train.steps).init(params),
+        opt_state=optimizer_of(config).init(params),
         carry=init_carry(params, config.train.batch_size),
     )
     return jax.device_put(state, state_placement(config))
+
+
+def reset_nonfinite(carry: Carry) -> Carry:
+    """The zero state in every lane in which some value is not finite."""
+    finite_B = jnp.stack([jnp.isfinite(x_BxH).all(1) for x_BxH in jax.tree.leaves(carry)]).all(0)
+    return jax.tree.map(lambda x_BxH: jnp.where(finite_B[:, None], x_BxH, 0), carry)
 
 
 def make_train_step(config: Config) -> TrainStep:
     """Builds `train_step`: draw the masks, take the gradient, update, hand the carry on."""
     gradient = make_gradient(config.train.gradient, config.train.checkpoint_every)
     value_and_grad = over_lanes(gradient, mesh_of(config))
-    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    optimizer = optimizer_of(config)
     schedule = make_schedule(config.optimizer, config.train.steps)
     # A stream of its own, apart from the initial weights' (fold_in of the steps starts at 0).
     dropout_key = jax.random.fold_in(jax.random.key(config.train.seed), 2**31)
@@ -76,10 +93,23 @@ def make_train_step(config: Config) -> TrainStep:
             jax.random.fold_in(dropout_key, step), params, config.model, config.train.batch_size
         )
         (loss, aux), grads = value_and_grad(params, carry, batch, masks)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
+        updates, opt_state = optimizer.update(grads, opt_state, params, loss=loss)
         params = optax.apply_updates(params, updates)
-        info = StepInfo(loss, optax.tree.norm(grads), jnp.asarray(schedule(step)))
-        return TrainState(step + 1, params, opt_state, aux.carry), info
+        info = StepInfo(
+            loss=loss,
+            grad_norm=optax.tree.norm(grads),
+            leaf_norms=jax.tree.map(optax.tree.norm, grads),
+            learning_rate=jnp.asarray(schedule(step)),
+        )
+        if config.train.on_nonfinite == "stop":
+            return TrainState(step + 1, params, opt_state, aux.carry), info
+        # The optimizer's own count, which its schedule follows, stands still while it skips.
+        info = info._replace(
+            learning_rate=jnp.asarray(schedule(step - opt_state.skipped)),
+            skipped=opt_state.skipped,
+            in_a_row=opt_state.in_a_row,
+        )
+        return TrainState(step + 1, params, opt_state, reset_nonfinite(aux.carry)), info
 
     return train_step
 

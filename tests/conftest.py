@@ -9,6 +9,8 @@ import pytest
 from lstm_jax.config import DataConfig, UserError
 from lstm_jax.data.corpora import load_text
 from lstm_jax.data.vocabulary import Text
+from lstm_jax.loop import Run
+from tests.small import CONFIG, TEXT
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
@@ -50,3 +52,13 @@ def tiny_shakespeare() -> Text:
         if os.environ.get("CI"):
             raise
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The folder of the small run, finished; not to be written in but by a run that resumes."""
+    workdir = tmp_path_factory.mktemp("finished")
+    with jax.numpy_dtype_promotion("standard"), Run(CONFIG, TEXT, workdir, "title") as run:
+        run.train()
+        run.summary()
+    return workdir

@@ -10,6 +10,8 @@ PACKAGE = Path(__file__).parent.parent / "lstm_jax"
 ORDER = [
     "config",
     "files",
+    "lock",
+    "checksums",
     "data.fetch",
     "data.plays",
     "data.vocabulary",
@@ -31,6 +33,7 @@ ORDER = [
     "evaluate",
     "sample",
     "checkpoint",
+    "nonfinite",
     "metrics",
     "reference",
     "cases",

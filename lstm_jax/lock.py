@@ -1,0 +1,86 @@
+"""One process at a time in a run's folder.
+
+The lock is the system's, on the file `.lock`: it goes with the process that holds it, however that
+ends. The file says which process it is; left behind by a killed one it locks nothing.
+"""
+
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from lstm_jax.config import UserError
+from lstm_jax.files import cannot_write
+
+if os.name == "nt":
+    import msvcrt
+else:
+    import fcntl
+
+LOCK = ".lock"
+# Windows locks bytes, and against reading, too: one far behind the few that the file has.
+LOCKED_BYTE = 1 << 30
+
+
+def try_lock(file: BinaryIO) -> None:
+    """Locks an open file for this process; BlockingIOError or PermissionError: another has it."""
+    if os.name == "nt":
+        file.seek(LOCKED_BYTE)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def is_at(file: BinaryIO, path: Path) -> bool:
+    """Whether the open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def take(path: Path) -> BinaryIO:
+    """The lock file, open and locked; a UserError names the process that has it."""
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(path, "a+b", buffering=0)  # noqa: SIM115 - open as long as it is locked
+        except (OSError, ValueError) as error:  # ValueError: a NUL inside the path
+            raise cannot_write(path, error) from error
+        try:
+            try_lock(file)
+        except (BlockingIOError, PermissionError) as error:
+            with file:
+                file.seek(0)
+                holder = file.read().decode(errors="replace").strip() or "another process"
+            raise UserError(
+                f"{path.parent} is in use by {holder}: wait until it has ended, or choose another "
+                "--workdir"
+            ) from error
+        except OSError as error:  # some network file systems lock nothing
+            print(
+                f"warning: {path} cannot be locked ({error.strerror}): see to it that no other "
+                f"process trains in {path.parent}",
+                file=sys.stderr,
+            )
+        if is_at(file, path):
+            return file
+        file.close()  # its holder has just deleted it: once more, with the new one
+
+
+@contextmanager
+def only_process(workdir: Path) -> Iterator[None]:
+    """Holds the folder's lock (makes the folder if need be); a UserError where another has it."""
+    path = workdir / LOCK
+    with take(path) as file:
+        file.truncate(0)
+        with suppress(OSError):  # on a full disk it locks all the same
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        try:
+            yield
+        finally:
+            with suppress(PermissionError):  # Windows: as long as it is open it cannot be deleted
+                path.unlink(missing_ok=True)

@@ -1,0 +1,61 @@
+"""A small run, what it leaves behind, and how two of them are compared."""
+
+import json
+
+import jax
+import numpy as np
+
+from lstm_jax.checkpoint import load_model
+from lstm_jax.config import Config
+from lstm_jax.data.vocabulary import Text, Vocabulary
+from lstm_jax.metrics import read_metrics
+
+CONFIG = Config().replace(
+    {
+        "model.hidden_size": 8,
+        "model.num_layers": 2,
+        "model.dropout": 0.2,
+        "train.batch_size": 3,
+        "train.sequence_length": 4,
+        "train.steps": 20,
+        "train.steps_per_dispatch": 3,
+        "train.validate_every": 6,
+        "train.sample_length": 10,
+        "evaluate.window_length": 8,
+        "evaluate.lanes": 4,
+        "evaluate.warmup": 16,
+    }
+)
+TEXT = Text(
+    "text",
+    np.random.default_rng(0).integers(4, size=500).astype(np.uint8),
+    Vocabulary("\nabc"),
+    "hash",
+)
+
+
+def without_times(workdir):
+    timed = ("seconds", "chars_per_second")
+    return [{k: v for k, v in line.items() if k not in timed} for line in read_metrics(workdir)]
+
+
+def assert_same_run(workdir, finished):
+    (state, _), (wanted, _) = (load_model(folder, "latest") for folder in (workdir, finished))
+    jax.tree.map(np.testing.assert_array_equal, state, wanted)
+    assert without_times(workdir) == without_times(finished)
+    assert (workdir / "samples.txt").read_text() == (finished / "samples.txt").read_text()
+
+
+def as_written_before(workdir):
+    """Takes out of a run's descriptions, and from beside them, what an early release lacked."""
+    for path in [workdir / "config.json", *workdir.rglob("description/metadata")]:
+        described = json.loads(path.read_text())
+        for part, keys in (
+            (described, ("format", "dtype")),
+            (described["config"], ("train.checkpoint_every", "train.on_nonfinite")),
+        ):
+            for key in keys:
+                part.pop(key, None)
+        path.write_text(json.dumps(described))
+    for path in workdir.rglob("SHA256SUMS"):
+        path.unlink()

@@ -1,0 +1,75 @@
+"""One process at a time in a folder; the lock of a dead one locks nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from lstm_jax import lock
+from lstm_jax.config import UserError
+from lstm_jax.lock import LOCK, only_process
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from lstm_jax.lock import only_process
+
+with only_process(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process, which holds the folder's lock."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "locked\n"
+        yield process
+        process.kill()
+
+
+def test_the_second_is_refused_with_the_firsts_process_id(holder, tmp_path):
+    with pytest.raises(UserError, match=rf"in use by process {holder.pid} on "):
+        only_process(tmp_path).__enter__()
+    assert holder.poll() is None and f"process {holder.pid} on" in (tmp_path / LOCK).read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_the_lock_goes_with_its_process(number, holder, tmp_path):
+    holder.send_signal(number)
+    holder.wait()
+    assert (tmp_path / LOCK).exists() == (number == signal.SIGKILL)
+    with only_process(tmp_path):
+        assert (tmp_path / LOCK).read_text().startswith(f"process {os.getpid()} on")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_deleted_between_two_looks_is_made_anew(tmp_path, monkeypatch):
+    """The holder ends, and deletes it, after the other has opened it: what is locked is gone."""
+    try_lock, opened = lock.try_lock, []
+
+    def after_deletion(file):
+        opened.append(file)
+        if len(opened) == 1:
+            (tmp_path / LOCK).unlink()
+        try_lock(file)
+
+    monkeypatch.setattr(lock, "try_lock", after_deletion)
+    with only_process(tmp_path):
+        assert len(opened) == 2 and (tmp_path / LOCK).exists()
+        with pytest.raises(UserError, match=f"process {os.getpid()}"):
+            only_process(tmp_path).__enter__()
+
+
+def test_where_nothing_can_be_locked_a_warning_says_so(tmp_path, monkeypatch, capsys):
+    def unsupported(file):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(lock, "try_lock", unsupported)
+    with only_process(tmp_path):
+        assert "cannot be locked (Operation not supported)" in capsys.readouterr().err

@@ -1,0 +1,200 @@
+"""Losses and gradients that are not finite: the run stops and says where, or skips and counts."""
+
+import shutil
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from lstm_jax import loop, train
+from lstm_jax.checkpoint import Checkpoints
+from lstm_jax.config import UserError
+from lstm_jax.loop import Run
+from lstm_jax.metrics import read_metrics
+from lstm_jax.model import named_leaves
+from lstm_jax.optimizer import skip_nonfinite
+from lstm_jax.train import init_train_state, make_train_step, reset_nonfinite
+from tests.small import CONFIG, TEXT, without_times
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+SKIP = {"train.on_nonfinite": "skip"}
+
+
+def poison(run, leaf):
+    """Puts a NaN into a leaf of the parameters of a run that is about to start."""
+    value = named_leaves(run.state.params)[leaf]
+    spoilt = value.at[(0,) * value.ndim].set(np.nan)
+    leaves, tree = jax.tree.flatten(run.state.params)
+    leaves = [spoilt if other is value else other for other in leaves]
+    run.state = run.state._replace(params=jax.tree.unflatten(tree, leaves))
+
+
+def folder(path):
+    return {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+def test_the_step_the_leaf_and_the_last_good_checkpoint_are_named(tmp_path, finished):
+    """A run goes on from step 18 with a NaN in the second layer's bias."""
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints" / "20")
+    before = folder(workdir / "checkpoints")
+    with Run(CONFIG, TEXT, workdir, "title") as run:
+        poison(run, "layers[1].b")
+        with pytest.raises(UserError) as stop:
+            run.train()
+    message = str(stop.value)
+    assert message.startswith(
+        "step 19: the loss is nan and the gradient is not finite in layers[0].W"
+    )
+    assert f"The last good checkpoint is {workdir / 'checkpoints' / '18'};" in message
+    assert folder(workdir / "checkpoints") == before
+    assert read_metrics(workdir)[-1]["step"] == 18
+
+    with np.load(workdir / "nonfinite" / "step-19.npz") as dumped:
+        assert np.isnan(dumped["state.params.layers.1.b"]).any()
+        assert np.isnan(dumped["infos.loss"]).all() and dumped["infos.loss"].shape == (2,)
+        batches = [run.streams.batch_at(step) for step in (18, 19)]
+        np.testing.assert_array_equal(dumped["batches.inputs"], [b.inputs for b in batches])
+        np.testing.assert_array_equal(dumped["batches.targets"], [b.targets for b in batches])
+
+
+def test_leaf_norms_are_those_of_the_gradient(rng):
+    """And a gradient that is not finite in one leaf alone is named by it."""
+    state = init_train_state(CONFIG, 4)
+    batch = loop.Streams(TEXT.ids, 3, 4).batch_at(0)
+    _, info = jax.jit(make_train_step(CONFIG))(state, batch)
+    norms = {name: float(norm) for name, norm in named_leaves(info.leaf_norms).items()}
+    assert list(norms) == list(named_leaves(state.params)) and min(norms.values()) > 0
+    np.testing.assert_allclose(
+        np.sqrt(sum(n**2 for n in norms.values())), float(info.grad_norm), rtol=1e-6
+    )
+    infos = jax.tree.map(lambda x: np.array([x, x]), info)
+    infos.leaf_norms.layers[1].U[1] = np.inf
+    infos.grad_norm[1] = np.inf
+    assert list(loop.finite_steps(infos)) == [True, False]
+    assert loop.describe_step(infos, 1).endswith("the gradient is not finite in layers[1].U")
+
+
+def test_a_huge_learning_rate_stops_the_run_within_a_dispatch(tmp_path):
+    # Every step multiplies the weights by -1e9.
+    config = CONFIG.replace({"optimizer.learning_rate": 1e6, "optimizer.weight_decay": 1e3})
+    with (
+        Run(config, TEXT, tmp_path, "title") as run,
+        pytest.raises(
+            UserError, match=r"step [2-6]: .*(nan|not finite).*would have been the first"
+        ),
+    ):
+        run.train()
+    assert run.step <= 6 and Checkpoints(tmp_path).steps() == []
+    assert all(np.isfinite(line["train_loss"]) for line in read_metrics(tmp_path))
+    assert len(list((tmp_path / "nonfinite").iterdir())) == 1
+
+
+def test_what_the_last_update_spoilt_is_not_saved(tmp_path, finished):
+    """Loss and gradient were finite; the parameters that came of them are not."""
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    with Run(CONFIG, TEXT, workdir, "title") as run:
+        poison(run, "readout.W")
+        with pytest.raises(UserError, match=r"step 20: the parameters are not finite in readout.W"):
+            run._check_state()
+        run.state = run.state._replace(params=run.checkpoints.restore(20)[0].params)
+        run._check_state()
+
+
+def test_skipping_changes_no_bit_where_there_is_nothing_to_skip(tmp_path, finished):
+    with Run(CONFIG.replace(SKIP), TEXT, tmp_path, "title") as run:
+        run.train()
+        assert run.summary()["skipped"] == 0
+        params = run.state.params
+    lines = without_times(tmp_path)
+    assert all(line.pop("skipped") == 0 for line in lines)
+    assert lines == without_times(finished)
+    wanted, _ = Checkpoints(finished).restore(20)
+    jax.tree.map(np.testing.assert_array_equal, params, wanted.params)
+
+
+def poison_gradient(monkeypatch, steps):
+    """Makes the gradient of some steps NaN in one leaf, from the inside of the compiled program."""
+
+    def at_steps(config):
+        inner = make_step(config)
+
+        def step(state, batch):
+            bad = np.array(steps)
+            hit = (state.step == bad).any()
+            carry = jax.tree.map(
+                lambda c: c.at[0, 0].mul(jax.numpy.where(hit, np.nan, 1)), state.carry
+            )
+            return inner(state._replace(carry=carry), batch)
+
+        return step
+
+    make_step = train.make_train_step
+    monkeypatch.setattr(train, "make_train_step", at_steps)
+
+
+def test_skipped_updates_are_counted_and_leave_everything_as_it_was(tmp_path, monkeypatch, capfd):
+    """NaN comes in through the carry of lane 0 at steps 4, 8 and 9 (from 0)."""
+    poison_gradient(monkeypatch, [4, 8, 9])
+    with Run(CONFIG.replace(SKIP), TEXT, tmp_path, "title") as run:
+        run.train()
+        summary, state = run.summary(), run.state
+    assert summary["skipped"] == 3 and "skipped" in capfd.readouterr().err
+    lines = read_metrics(tmp_path)
+    assert [line["skipped"] for line in lines] == [0, 1, 2, 3, 3, 3, 3]
+    assert all(np.isfinite(line["train_loss"]) for line in lines)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    assert int(state.opt_state.inner[1][0].count) == 17 and int(state.step) == 20
+    # The learning rate is the optimizer's own, whose schedule waits for the updates skipped.
+    cosine = [2e-3 * (1 + np.cos(np.pi * n / 20)) / 2 for n in range(20)]
+    np.testing.assert_allclose(lines[-1]["learning_rate"], cosine[16], rtol=1e-5)
+
+    with Run(CONFIG.replace(SKIP), TEXT, tmp_path, "title") as again:
+        assert int(again.state.opt_state.skipped) == 3
+
+
+def test_skipping_for_ever_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "MAX_IN_A_ROW", 5)
+    poison_gradient(monkeypatch, range(3, 20))
+    with (
+        Run(CONFIG.replace(SKIP), TEXT, tmp_path, "title") as run,
+        pytest.raises(
+            UserError, match=r"step 8: 5 updates in a row skipped: the loss is nan .*checkpoints/6;"
+        ),
+    ):
+        run.train()
+    assert [line["step"] for line in read_metrics(tmp_path)] == [3, 6]
+    assert "train_loss" not in read_metrics(tmp_path)[-1]
+
+
+def test_a_lane_that_is_not_finite_starts_afresh_and_the_others_go_on(rng):
+    carry = init_train_state(CONFIG, 4).carry
+    carry = jax.tree.map(lambda x: jax.numpy.asarray(rng.normal(size=x.shape), x.dtype), carry)
+    spoilt = (carry[0], carry[1]._replace(c=carry[1].c.at[1, 3].set(np.inf)))
+    for before, after in zip(
+        jax.tree.leaves(carry), jax.tree.leaves(reset_nonfinite(spoilt)), strict=True
+    ):
+        np.testing.assert_array_equal(after[1], np.zeros(8))
+        np.testing.assert_array_equal(after[::2], before[::2])
+
+
+def test_skips_are_those_of_optax():
+    """On gradients alone, `optax.apply_if_finite` does the same and counts the same."""
+    ours, theirs = skip_nonfinite(optax.adam(0.1)), optax.apply_if_finite(optax.adam(0.1), 1000)
+    params = jax.numpy.ones(3)
+    state, other_state, other = ours.init(params), theirs.init(params), params
+    for gradient in ([1, 2, 3], [np.nan, 1, 1], [1, np.inf, 1], [1, 1, 1], [-np.inf, 1, 1]):
+        grads = jax.numpy.array(gradient, float)
+        updates, state = ours.update(grads, state, params, loss=jax.numpy.float32(1))
+        params = params + updates
+        updates, other_state = theirs.update(grads, other_state, other)
+        other = other + updates
+        np.testing.assert_allclose(params, other, rtol=1e-6)
+        assert state.in_a_row == other_state.notfinite_count
+        assert state.skipped == other_state.total_notfinite
+    before = params
+    updates, state = ours.update(grads * 0 + 1, state, params, loss=jax.numpy.float32(np.inf))
+    np.testing.assert_array_equal(before + updates, before)
+    assert state.skipped == 4
