@@ -9,6 +9,7 @@ The same command run again in its folder resumes there. Results go to stdout, th
 """
 
 import dataclasses
+import inspect
 import os
 import stat
 import sys
@@ -183,10 +184,11 @@ def workdir() -> Path:
 def check_workdir(folder: Path) -> None:
     """Refuses what can be no run's folder."""
     try:
+        str(folder).encode()  # what writes the checkpoints takes no other names
         is_folder = stat.S_ISDIR(folder.stat().st_mode)
     except FileNotFoundError:
         return
-    except (OSError, ValueError) as error:  # ValueError: a NUL inside the path
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL inside the path
         reason = getattr(error, "strerror", error)
         raise UserError(f"--workdir={folder} cannot be used ({reason}): choose another") from error
     if not is_folder:
@@ -334,12 +336,14 @@ def one_line(message: object) -> str:
 
 
 def show_unraisable(unraisable: Any) -> None:
-    """Shows what nobody can catch, as ever, but for tensorstore's complaint about a closed loop.
+    """Shows what nobody can catch, as ever, but for complaints about a loop that was given up.
 
-    When a write of a checkpoint fails, orbax gives up the loop that waits for all its writes, and
-    tensorstore has a traceback for each of the others; the failure itself is raised as it should.
+    When one write of a checkpoint fails, or one read, orbax gives up the loop that waits for them
+    all, and tensorstore and the coroutines have a traceback for each of the others; the failure
+    itself is raised as it should.
     """
-    if str(unraisable.exc_value) != "Event loop is closed":
+    given_up = str(unraisable.exc_value) == "Event loop is closed"
+    if not given_up and not inspect.iscoroutine(unraisable.object):
         sys.__unraisablehook__(unraisable)
 
 
