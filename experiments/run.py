@@ -50,7 +50,7 @@ from lstm_jax.evaluate import evaluate
 from lstm_jax.files import check_plain
 from lstm_jax.loop import RUN_FILES, Interrupted, Run
 from lstm_jax.loss import bits
-from lstm_jax.memory import check_state_fits
+from lstm_jax.memory import check_samples_fit, check_state_fits
 from lstm_jax.model import count_parameters
 from lstm_jax.sample import generate_pieces
 
@@ -302,10 +302,12 @@ def sample_run() -> int:
     prompt = PROMPT.value
     if prompt is None:
         prompt = "\n" if "\n" in vocabulary.chars else vocabulary.chars[0]
+    prompt_ids = vocabulary.encode(prompt)
+    check_samples_fit(state.params, len(prompt_ids), NUM_SAMPLES.value)
     pieces = generate_pieces(
         state.params,
         jax.random.key(SAMPLE_SEED.value),
-        vocabulary.encode(prompt),
+        prompt_ids,
         LENGTH.value,
         config,
         NUM_SAMPLES.value,
@@ -358,8 +360,8 @@ def main(argv: Sequence[str]) -> int:
         check_flags(MODE.value, overrides())
         keep_memory()
         use_devices(CPU_DEVICES.value)
-        set_compile_cache()
         check_workdir(workdir())
+        set_compile_cache()
         modes = {"train": run_experiment, "evaluate": evaluate_run, "sample": sample_run}
         return modes[MODE.value]()
     except UserError as error:

@@ -11,6 +11,7 @@ import psutil
 from humanize import naturalsize
 
 from lstm_jax.config import Config, UserError
+from lstm_jax.model import LMParams
 from lstm_jax.train import init_train_state
 
 FLOAT_BYTES = 4
@@ -60,4 +61,17 @@ def check_run_fits(config: Config, vocabulary_size: int) -> None:
             f"{naturalsize(state)} and this machine has {naturalsize(have)}: take a smaller "
             "train.batch_size, train.sequence_length or train.steps_per_dispatch, or keep less "
             "with train.checkpoint_every"
+        )
+
+
+def check_samples_fit(params: LMParams, prompt_length: int, num_samples: int) -> None:
+    """Refuses more samples than the memory has room for beside the logits of the prompt."""
+    H, V = params.readout.W.shape
+    per_sample = 2 * H * len(params.layers) + V
+    need = FLOAT_BYTES * (prompt_length * V + num_samples * per_sample)
+    if need > (have := memory_bytes()):
+        raise UserError(
+            f"a prompt of {prompt_length:,} characters and {num_samples:,} samples take "
+            f"{naturalsize(need)} of memory and this machine has {naturalsize(have)}: take a "
+            "shorter --prompt or a smaller --num_samples"
         )

@@ -1,16 +1,20 @@
 """Any flags at all: a run of one step, or one clear line; no traceback, and nothing left behind."""
 
 import dataclasses
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
 from experiments import run
 from lstm_jax.config import SECTIONS, SamplingConfig, fields_of, value_type
-from tests.cli import TEXT, TRAIN, call, is_one_line, line_of, process_in
+from lstm_jax.data.vocabulary import SURROGATE
+from tests.cli import TEXT, TRAIN, Outcome, call, is_one_line, line_of, process_in
 
 ROOT = Path(__file__).parent.parent
 TEXTS = {
@@ -140,7 +144,7 @@ def tree(folder):
     return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
 
-def check(line, folder):
+def check(line, folder, call=call):
     """A run, or a refusal in one line that leaves everything as it was."""
     before, entries = tree(folder), set(folder.iterdir())
     code, stdout, stderr = call(*line)
@@ -178,3 +182,28 @@ def test_any_values(folder, line):
 @fuzzed(3000)
 def test_very_many(folder, line):
     check(line, folder)
+
+
+def call_process(*line):
+    """`cli.call` as a user does it, but for a cache of programs that cannot be used and says so."""
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.run", *line],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    *said, last = done.stderr.splitlines(keepends=True)
+    if said and said[0].startswith("compiled programs are not kept in "):
+        del said[0]
+    return Outcome(done.returncode, done.stdout, "".join([*said, last]))
+
+
+@pytest.mark.long
+@given(command_lines() | command_lines(WILD))
+@fuzzed(60)
+def test_some_as_processes(folder, line):
+    # Nobody can pass these on, and a verbose process says more.
+    assume(not any("\0" in flag or flag.startswith("--verbosity") for flag in line))
+    assume(not any(SURROGATE.search(flag) for flag in line))
+    check(line, folder, call_process)
