@@ -155,7 +155,7 @@ def check_flags(mode: str, changes: dict[str, Any]) -> None:
         raise UserError("--config.data.corpus means nothing beside --config.data.path: give one")
     given = {name for name in set().union(*READ_BY_MODE.values()) if flags.FLAGS[name].present}
     if ignored := sorted(given - READ_BY_MODE[mode]):
-        raise UserError(f"--{ignored[0]} means nothing to --mode={mode}")
+        raise UserError(f"--{ignored[0]} means nothing to --mode={mode}: leave it out")
     if mode == "train":
         reads = ANALYSES[EXPERIMENT.value].READS if EXPERIMENT.value in ANALYSES else None
         wrong = [name for name in changes if reads is not None and name not in reads]
@@ -165,7 +165,7 @@ def check_flags(mode: str, changes: dict[str, Any]) -> None:
         wrong = [name for name in changes if not name.startswith(kept)]
         reader = f"--mode={mode}, which takes the run's own config"
     if wrong:
-        raise UserError(f"--config.{wrong[0]} means nothing to {reader}")
+        raise UserError(f"--config.{wrong[0]} means nothing to {reader}: leave it out")
 
 
 def overrides() -> dict[str, Any]:
@@ -201,7 +201,10 @@ def set_compile_cache() -> None:
     chosen = COMPILE_CACHE.value
     if EXPERIMENT.value in TIMES_COMPILING and MODE.value == "train":
         if chosen not in (None, "off"):
-            raise UserError(f"--compile_cache means nothing to --experiment={EXPERIMENT.value}")
+            raise UserError(
+                f"--compile_cache means nothing to --experiment={EXPERIMENT.value}, which times "
+                "compiling: leave it out"
+            )
         chosen = "off"
     if chosen == "off":
         keep_no_programs()
@@ -265,11 +268,15 @@ def evaluate_run() -> int:
     if text.sha256 != description.text_sha256:
         raise UserError(
             f"{text.name} is not the text that this model was trained on: its sha256 "
-            f"is {text.sha256}, not {description.text_sha256}"
+            f"is {text.sha256}, not {description.text_sha256}; name that one with "
+            "--config.data.path"
         )
     validation = split_ids(text.ids, config.data).validation
     if validation is None:
-        raise UserError("this run keeps no validation split (data.validation_fraction is 0)")
+        raise UserError(
+            "this run keeps no validation split to score (data.validation_fraction is 0): train "
+            "with one, in another --workdir"
+        )
     found = evaluate(state.params, validation, config.evaluate)
     print(f"step {int(state.step)}, {len(validation):,} characters of {text.name}")
     for name, protocol in describe(config.evaluate).items():
@@ -390,7 +397,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         if flags.FLAGS["verbosity"].using_default_value:
             flags.FLAGS.verbosity = logging.FATAL
         return rest
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:  # ValueError: a flagfile that is not UTF-8
         say(f"error: {one_line(error)} (--help lists the flags)")
         sys.exit(2)
 

@@ -145,12 +145,16 @@ class OptimizerConfig(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.schedule == "constant" and self.final_ratio is not None:
-            raise UserError("optimizer.final_ratio means nothing to the constant schedule")
+            raise UserError(
+                "optimizer.final_ratio means nothing to the constant schedule: leave it out, or "
+                "take optimizer.schedule=cosine"
+            )
         read = OPTIMIZER_OPTIONS[self.name]
         for name in ("b1", "b2", "weight_decay", "momentum", "decay"):
             if getattr(self, name) is not None and name not in read:
                 raise UserError(
-                    f"optimizer.{name} means nothing to {self.name}, which reads {', '.join(read)}"
+                    f"optimizer.{name} means nothing to {self.name}, which reads "
+                    f"{', '.join(read)}: leave it out, or take another optimizer.name"
                 )
 
 

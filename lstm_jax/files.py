@@ -29,7 +29,7 @@ def cannot_write(path: Path, error: Exception) -> UserError:
             "and run the same command again"
         )
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-    return UserError(f"cannot write {path}: {reason}")
+    return UserError(f"cannot write {path}: {reason}; mend that, or choose another folder")
 
 
 def write_atomically(path: Path, data: bytes) -> None:

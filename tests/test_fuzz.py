@@ -86,7 +86,7 @@ OTHER = {
     "compile_cache": one_of("off") | workdirs,
     "cpu_devices": one_of(0, 1, 1024, 1025) | no_values,
     "verbosity": one_of(-1, 0, 1) | no_values,
-    "flagfile": one_of("", ".", "nowhere"),
+    "flagfile": one_of("", ".", "nowhere", "latin", "planes", "/dev/null"),
     "undefok": texts,
 }
 SAMPLE = {
