@@ -31,6 +31,7 @@ from lstm_jax.config import Config, ModelConfig, OptimizerConfig, TrainConfig
 from lstm_jax.data.batches import Batch, Streams, stack_batches
 from lstm_jax.figures import new_figure, save
 from lstm_jax.files import write_atomically
+from lstm_jax.memory import check_run_fits
 from lstm_jax.model import LMParams
 from lstm_jax.train import init_train_state, make_dispatch
 
@@ -324,6 +325,7 @@ def draw(entries: list[dict[str, Any]], path: Path) -> None:
 
 def main(config: Config, workdir: Path) -> int:
     """Prints a table for each shape, writes benchmark.json (after each) and its picture."""
+    check_run_fits(config, VOCABULARY_SIZE)
     reasons = {name: peers.why_missing(name) for name in peers.PEERS}
     missing = {name: reason for name, reason in reasons.items() if reason is not None}
     for name, reason in missing.items():

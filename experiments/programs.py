@@ -36,7 +36,10 @@ def keep_programs(folder: Path) -> None:
         tempfile.TemporaryFile(dir=place).close()
         delete_oldest(place, LIMIT_BYTES)
     except OSError as error:
-        say(f"compiled programs are not kept in {place}: {error.strerror}")
+        say(
+            f"compiled programs are not kept in {place}: {error.strerror}; the run goes on without "
+            "(--compile_cache names another folder)"
+        )
         return
     watch_for_trouble(place)
     jax.config.update("jax_compilation_cache_dir", str(place))

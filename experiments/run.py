@@ -9,7 +9,9 @@ The same command run again in its folder resumes there. Results go to stdout, th
 """
 
 import dataclasses
+import inspect
 import os
+import stat
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -49,8 +51,10 @@ from lstm_jax.data.corpora import load_text
 from lstm_jax.data.fetch import cache_folder
 from lstm_jax.dynamic import evaluate_dynamic
 from lstm_jax.evaluate import evaluate
-from lstm_jax.loop import Interrupted, Run
+from lstm_jax.files import check_plain
+from lstm_jax.loop import RUN_FILES, Interrupted, Run
 from lstm_jax.loss import bits
+from lstm_jax.memory import check_samples_fit, check_state_fits
 from lstm_jax.model import count_parameters
 from lstm_jax.sample import generate_pieces
 
@@ -77,6 +81,8 @@ ANALYSES: dict[str, ModuleType] = {
     "speedrun": speedrun,
 }
 
+LINE_LIMIT = 800  # characters of an error message
+
 # They say how long compiling takes, so they compile.
 TIMES_COMPILING = ("benchmark",)
 
@@ -97,7 +103,7 @@ CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", "best", ["best", "latest"], "evaluate, sample: the checkpoint, by validation"
 )
 PROMPT = flags.DEFINE_string("prompt", None, "sample: what the model reads first (a new line)")
-LENGTH = flags.DEFINE_integer("length", 500, "sample: characters to write", 1)
+LENGTH = flags.DEFINE_integer("length", 500, "sample: characters to write", 1, 2**31 - 1)
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "sample: how many", 1, 65536)
 CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", 0, "cores that share a batch's lanes, on a CPU; 0: all of them", 0, 1024
@@ -162,11 +168,16 @@ READ_BY_MODE = {
 
 def check_flags(mode: str, changes: dict[str, Any]) -> None:
     """Refuses what this mode, or this experiment, would ignore."""
+    for name in ("workdir", "compile_cache"):
+        if flags.FLAGS[name].value == "":
+            raise UserError(f"--{name} is empty: name a folder, or leave the flag out")
+    if changes.get("data.path") and "data.corpus" in changes:
+        raise UserError("--config.data.corpus means nothing beside --config.data.path: give one")
     given = {name for name in set().union(*READ_BY_MODE.values()) if flags.FLAGS[name].present}
     if ignored := sorted(given - READ_BY_MODE[mode]):
-        raise UserError(f"--{ignored[0]} means nothing to --mode={mode}")
+        raise UserError(f"--{ignored[0]} means nothing to --mode={mode}: leave it out")
     if not DYNAMIC.value and (ignored := sorted(given & DYNAMIC_OPTIONS.keys())):
-        raise UserError(f"--{ignored[0]} means nothing without --dynamic")
+        raise UserError(f"--{ignored[0]} means nothing without --dynamic: give both, or neither")
     if mode == "train":
         reads = ANALYSES[EXPERIMENT.value].READS if EXPERIMENT.value in ANALYSES else None
         wrong = [name for name in changes if reads is not None and name not in reads]
@@ -176,7 +187,7 @@ def check_flags(mode: str, changes: dict[str, Any]) -> None:
         wrong = [name for name in changes if not name.startswith(kept)]
         reader = f"--mode={mode}, which takes the run's own config"
     if wrong:
-        raise UserError(f"--config.{wrong[0]} means nothing to {reader}")
+        raise UserError(f"--config.{wrong[0]} means nothing to {reader}: leave it out")
 
 
 def overrides() -> dict[str, Any]:
@@ -189,7 +200,22 @@ def overrides() -> dict[str, Any]:
 
 
 def workdir() -> Path:
-    return Path(WORKDIR.value or f"runs/{EXPERIMENT.value}")
+    return Path(f"runs/{EXPERIMENT.value}" if WORKDIR.value is None else WORKDIR.value)
+
+
+def check_workdir(folder: Path) -> None:
+    """Refuses what can be no run's folder."""
+    try:
+        str(folder).encode()  # what writes the checkpoints takes no other names
+        is_folder = stat.S_ISDIR(folder.stat().st_mode)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL inside the path
+        reason = getattr(error, "strerror", error)
+        raise UserError(f"--workdir={folder} cannot be used ({reason}): choose another") from error
+    if not is_folder:
+        raise UserError(f"--workdir={folder} is a file, not a folder: choose another")
+    check_plain(folder, RUN_FILES)
 
 
 def set_compile_cache() -> None:
@@ -197,7 +223,10 @@ def set_compile_cache() -> None:
     chosen = COMPILE_CACHE.value
     if EXPERIMENT.value in TIMES_COMPILING and MODE.value == "train":
         if chosen not in (None, "off"):
-            raise UserError(f"--compile_cache means nothing to --experiment={EXPERIMENT.value}")
+            raise UserError(
+                f"--compile_cache means nothing to --experiment={EXPERIMENT.value}, which times "
+                "compiling: leave it out"
+            )
         chosen = "off"
     if chosen == "off":
         keep_no_programs()
@@ -209,6 +238,7 @@ def run_experiment() -> int:
     """Runs the experiment with its config as the flags change it; returns the exit code."""
     config = EXPERIMENTS[EXPERIMENT.value]().replace(overrides())
     if EXPERIMENT.value in ANALYSES:
+        check_state_fits(config, vocabulary_size=1)
         return ANALYSES[EXPERIMENT.value].main(config, workdir())
     return train(config, workdir())
 
@@ -260,11 +290,15 @@ def evaluate_run() -> int:
     if text.sha256 != description.text_sha256:
         raise UserError(
             f"{text.name} is not the text that this model was trained on: its sha256 "
-            f"is {text.sha256}, not {description.text_sha256}"
+            f"is {text.sha256}, not {description.text_sha256}; name that one with "
+            "--config.data.path"
         )
     training, validation = split_ids(text.ids, config.data)
     if validation is None:
-        raise UserError("this run keeps no validation split (data.validation_fraction is 0)")
+        raise UserError(
+            "this run keeps no validation split to score (data.validation_fraction is 0): train "
+            "with one, in another --workdir"
+        )
     scored = validation
     if SPLIT.value == "training_end":
         if len(training) < 2 * len(validation):
@@ -327,10 +361,12 @@ def sample_run() -> int:
     prompt = PROMPT.value
     if prompt is None:
         prompt = "\n" if "\n" in vocabulary.chars else vocabulary.chars[0]
+    prompt_ids = vocabulary.encode(prompt)
+    check_samples_fit(state.params, len(prompt_ids), NUM_SAMPLES.value)
     pieces = generate_pieces(
         state.params,
         jax.random.key(SAMPLE_SEED.value),
-        vocabulary.encode(prompt),
+        prompt_ids,
         LENGTH.value,
         config,
         NUM_SAMPLES.value,
@@ -352,19 +388,29 @@ def say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def show_unraisable(unraisable: Any) -> None:
-    """Shows what nobody can catch, as ever, but for tensorstore's complaint about a closed loop.
+def one_line(message: object) -> str:
+    """A message as one printable line, cut in the middle where it is too long to be read."""
+    line = " ".join(str(message).split())
+    if len(line) > LINE_LIMIT:
+        line = f"{line[: LINE_LIMIT // 2]} … {line[-LINE_LIMIT // 2 :]}"
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
 
-    When a write of a checkpoint fails, orbax gives up the loop that waits for all its writes, and
-    tensorstore has a traceback for each of the others; the failure itself is raised as it should.
+
+def show_unraisable(unraisable: Any) -> None:
+    """Shows what nobody can catch, as ever, but for complaints about a loop that was given up.
+
+    When one write of a checkpoint fails, or one read, orbax gives up the loop that waits for them
+    all, and tensorstore and the coroutines have a traceback for each of the others; the failure
+    itself is raised as it should.
     """
-    if str(unraisable.exc_value) != "Event loop is closed":
+    given_up = str(unraisable.exc_value) == "Event loop is closed"
+    if not given_up and not inspect.iscoroutine(unraisable.object):
         sys.__unraisablehook__(unraisable)
 
 
 def main(argv: Sequence[str]) -> int:
     if argv[1:]:
-        say(f"error: unexpected argument {argv[1]!r}: flags begin with --")
+        say(f"error: unexpected argument {one_line(repr(argv[1]))}: flags begin with --")
         return 2
     # A character that the terminal's encoding lacks is written as \\x…, not as a traceback.
     sys.stdout.reconfigure(errors="backslashreplace")
@@ -373,11 +419,12 @@ def main(argv: Sequence[str]) -> int:
         check_flags(MODE.value, overrides())
         keep_memory()
         use_devices(CPU_DEVICES.value)
+        check_workdir(workdir())
         set_compile_cache()
         modes = {"train": run_experiment, "evaluate": evaluate_run, "sample": sample_run}
         return modes[MODE.value]()
     except UserError as error:
-        say(f"error: {error}")
+        say(f"error: {one_line(error)}")
         return 2
     except Interrupted as stop:
         say(f"saved at step {stop.step}; the same command goes on from there")
@@ -386,7 +433,7 @@ def main(argv: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        say(f"error: {error}")
+        say(f"error: {one_line(error)}")
         return 2
     except KeyboardInterrupt:
         return 130
@@ -402,8 +449,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         if flags.FLAGS["verbosity"].using_default_value:
             flags.FLAGS.verbosity = logging.FATAL
         return rest
-    except flags.Error as error:
-        say(f"error: {' '.join(str(error).split())} (--help lists the flags)")
+    except (flags.Error, ValueError) as error:  # ValueError: a flagfile that is not UTF-8
+        say(f"error: {one_line(error)} (--help lists the flags)")
         sys.exit(2)
 
 

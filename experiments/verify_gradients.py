@@ -16,6 +16,7 @@ from lstm_jax.cases import Case, grid
 from lstm_jax.config import Config, ModelConfig, TrainConfig
 from lstm_jax.figures import new_figure, save
 from lstm_jax.files import write_atomically
+from lstm_jax.memory import check_run_fits
 from lstm_jax.verify import Row, verify, worst
 
 READS = (
@@ -101,6 +102,7 @@ def draw(rows: list[Row], path: Path) -> None:
 
 def main(config: Config, workdir: Path) -> int:
     """Prints the tables, writes verification.json and its picture; 1 if anything failed."""
+    check_run_fits(config, vocabulary_size=1)
     cases = cases_of(config)
     rows = verify(cases, report)
     failed = [row for row in rows if not row.passed]

@@ -34,7 +34,9 @@ def notebook_parameters(vocabulary_size: int, seed: int = 0) -> Parameters:
 def notebook_sequence(ids: np.ndarray) -> Sequence:
     """The text's first 25 characters, each to be predicted from those before."""
     if len(ids) <= LENGTH:
-        raise UserError(f"the audit reads {LENGTH + 1} characters; the text has {len(ids)}")
+        raise UserError(
+            f"the audit reads {LENGTH + 1} characters; the text has {len(ids)}: take a longer one"
+        )
     inputs, targets = ids[:LENGTH, None].astype(int), ids[1 : LENGTH + 1, None].astype(int)
     everywhere = np.ones(inputs.shape, bool)
     return Sequence(inputs, targets, everywhere, ~everywhere)

@@ -26,9 +26,10 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.checksums import SUMS, damage, write_sums
-from lstm_jax.config import Config, UserError
+from lstm_jax.config import Config, UserError, shown
 from lstm_jax.data.vocabulary import Text, Vocabulary, summary
-from lstm_jax.files import PART, cannot_write
+from lstm_jax.files import PART, cannot_write, read_json
+from lstm_jax.memory import check_state_fits
 from lstm_jax.train import TrainState, init_train_state
 
 FOLDER = "checkpoints"
@@ -78,7 +79,7 @@ class Description(NamedTuple):
 
         here, there = flatten(self.to_json()), flatten(other)
         return [
-            f"{key} is {there.get(key)!r} there and {value!r} here"
+            f"{key} is {shown(there.get(key))} there and {shown(value)} here"
             for key, value in here.items()
             if there.get(key) != value and key != "data.path"
         ]
@@ -100,6 +101,19 @@ def default_dtype() -> str:
 
 class NewerFormat(UserError):
     """A later release wrote in a format that is not known yet."""
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """What a file says that a run is (`Description.to_json`); ValueError where it is none."""
+    kinds = {"config": dict, "vocabulary": str, "text_sha256": str, "dtype": str, "format": int}
+    described = read_json(path)
+    if not isinstance(described, dict):
+        raise ValueError("it describes no run")
+    found = {"dtype": DTYPE_BEFORE, "format": 0, **described}
+    for key, kind in kinds.items():
+        if type(found.get(key)) is not kind:
+            raise ValueError(f"its {key} is {shown(found.get(key))}")
+    return described
 
 
 def refuse_newer(path: Path, described: dict[str, Any]) -> None:
@@ -180,17 +194,16 @@ class Checkpoints:
 
     def _loss(self, step: int) -> float | None:
         try:
-            return json.loads((self.path(step) / METRICS).read_text())["val_loss_stream"]
+            return float(read_json(self.path(step) / METRICS)["val_loss_stream"])
         except FileNotFoundError:  # not validated
             return None
+        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+            raise self._unreadable(step, error) from error
 
     def described(self, step: int) -> dict[str, Any]:
         """What run a checkpoint is of, as `Description.to_json` wrote it."""
         try:
-            described = json.loads((self.path(step) / DESCRIPTION).read_text())
-            if not isinstance(described, dict):
-                raise ValueError(f"{DESCRIPTION} is no JSON object")
-            return described
+            return read_description(self.path(step) / DESCRIPTION)
         except (OSError, ValueError) as error:
             raise self._unreadable(step, error) from error
 
@@ -209,7 +222,7 @@ class Checkpoints:
             return self._restore(step, description), description
         except NewerFormat:
             raise
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise self._unreadable(step, error) from error
 
     def _restore(self, step: int, description: Description) -> TrainState:
@@ -220,6 +233,7 @@ class Checkpoints:
                 f"its parameters are {description.dtype} and this process computes in "
                 f"{default_dtype()}: see JAX_ENABLE_X64"
             )
+        check_state_fits(description.config, len(description.vocabulary))
         shapes = jax.eval_shape(
             lambda: init_train_state(description.config, len(description.vocabulary))
         )

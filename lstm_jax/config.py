@@ -6,6 +6,7 @@ command line, `config.json` and the checkpoints are all written from these defin
 
 import dataclasses
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -15,6 +16,17 @@ from typing import Any, ClassVar, Self
 
 class UserError(ValueError):
     """Something the user can mend: shown as one line, without a traceback."""
+
+
+SHORT = reprlib.Repr()
+SHORT.maxstring = SHORT.maxlong = SHORT.maxother = 200
+
+
+def shown(value: Any) -> str:
+    """The value as Python shows it, cut in the middle where it is long: it may come from a file."""
+    if isinstance(value, int) and value.bit_length() > 10_000:  # Python does not show those
+        return f"a number of {value.bit_length():,} bits"
+    return SHORT.repr(value)
 
 
 def option(
@@ -42,15 +54,13 @@ def _checked(name: str, value: Any, f: dataclasses.Field) -> Any:
     kind, meta = value_type(f), f.metadata
     if value is None and isinstance(f.type, types.UnionType):
         return None
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
-        raise UserError(f"{name} takes {kind.__name__}, not {value!r}")
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise UserError(f"{name} takes {kind.__name__}, not {shown(value)}")
     if meta["choices"] is not None and value not in meta["choices"]:
-        raise UserError(f"{name} is one of {', '.join(meta['choices'])}; not {value!r}")
+        raise UserError(f"{name} is one of {', '.join(meta['choices'])}; not {shown(value)}")
     if kind in (int, float) and not meta["low"] <= value <= meta["high"]:
-        raise UserError(f"{name} lies between {meta['low']} and {meta['high']}; not {value!r}")
-    return value
+        raise UserError(f"{name} lies between {meta['low']} and {meta['high']}; not {shown(value)}")
+    return kind(value)
 
 
 @dataclass(frozen=True)
@@ -138,12 +148,16 @@ class OptimizerConfig(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.schedule == "constant" and self.final_ratio is not None:
-            raise UserError("optimizer.final_ratio means nothing to the constant schedule")
+            raise UserError(
+                "optimizer.final_ratio means nothing to the constant schedule: leave it out, or "
+                "take optimizer.schedule=cosine"
+            )
         read = OPTIMIZER_OPTIONS[self.name]
         for name in ("b1", "b2", "weight_decay", "momentum", "decay"):
             if getattr(self, name) is not None and name not in read:
                 raise UserError(
-                    f"optimizer.{name} means nothing to {self.name}, which reads {', '.join(read)}"
+                    f"optimizer.{name} means nothing to {self.name}, which reads "
+                    f"{', '.join(read)}: leave it out, or take another optimizer.name"
                 )
 
 
@@ -247,7 +261,7 @@ class Config:
         for name, value in changes.items():
             section, _, key = name.partition(".")
             if section not in SECTIONS or key not in fields_of(section):
-                raise UserError(f"the config has no key {name!r}")
+                raise UserError(f"the config has no key {shown(name)}")
             sections.setdefault(section, {})[key] = value
         return dataclasses.replace(
             self,

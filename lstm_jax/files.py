@@ -1,13 +1,19 @@
-"""Writing a file whole or not at all, and saying why a disk refuses."""
+"""Files of a run: written whole or not at all, read with suspicion; and why a disk refuses."""
 
 import errno
+import json
 import os
 import shutil
+import stat
 import tempfile
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from lstm_jax.config import UserError
 
+JSON_LIMIT_BYTES = 2**25  # an alphabet of all of Unicode takes 13 million
 PART = ".part"  # ends the name of what is not whole yet
 NO_ROOM = [os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
 
@@ -23,7 +29,7 @@ def cannot_write(path: Path, error: Exception) -> UserError:
             "and run the same command again"
         )
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-    return UserError(f"cannot write {path}: {reason}")
+    return UserError(f"cannot write {path}: {reason}; mend that, or choose another folder")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -57,3 +63,37 @@ def delete_parts(folder: Path) -> None:
     """Deletes what a killed process was writing in a folder that nobody else writes to."""
     for part in folder.glob(f".*{PART}"):
         part.unlink(missing_ok=True)
+
+
+def check_plain(folder: Path, names: Iterable[str]) -> None:
+    """Refuses a link, a device or a pipe among a folder's named entries and all that is below them.
+
+    What is written would go through a link to wherever it leads, and a pipe would never be read to
+    its end. The folder itself may be a link: that one is the user's.
+    """
+    for name in names:
+        for path in chain([folder / name], (folder / name).rglob("*")):
+            if not os.path.lexists(path):
+                continue
+            mode = path.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                what = "a link" if stat.S_ISLNK(mode) else "neither a file nor a folder"
+                raise UserError(
+                    f"{path} is {what}, which a run does not make and would not be safe to use: "
+                    "put the file itself there, or choose another --workdir"
+                )
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; ValueError where it is none, or larger than any of ours."""
+    if (size := path.stat().st_size) > JSON_LIMIT_BYTES:
+        raise ValueError(f"it has {size:,} bytes, more than {JSON_LIMIT_BYTES:,}")
+    return parse_json(path.read_bytes())
+
+
+def parse_json(text: str | bytes) -> Any:
+    """A JSON value; ValueError where the text is none, or is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error

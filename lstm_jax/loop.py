@@ -20,15 +20,28 @@ from typing import Any, NoReturn, Self
 import jax
 import numpy as np
 
-from lstm_jax.checkpoint import Checkpoints, Description, NewerFormat, refuse_newer, warn
+from lstm_jax.checkpoint import (
+    DAMAGED,
+    FOLDER,
+    Checkpoints,
+    Description,
+    NewerFormat,
+    read_description,
+    refuse_newer,
+    warn,
+)
 from lstm_jax.config import Config, UserError
 from lstm_jax.data.batches import Split, Streams, split_ids, stack_batches
 from lstm_jax.data.vocabulary import Text
 from lstm_jax.evaluate import evaluate
 from lstm_jax.figures import draw_curves
 from lstm_jax.files import delete_parts, write_atomically
-from lstm_jax.lock import only_process
+from lstm_jax.lock import LOCK, only_process
+from lstm_jax.memory import check_run_fits
 from lstm_jax.metrics import (
+    METRICS,
+    SAMPLES,
+    SUMMARY,
     append_metrics,
     append_sample,
     read_metrics,
@@ -36,6 +49,7 @@ from lstm_jax.metrics import (
     write_summary,
 )
 from lstm_jax.model import count_parameters
+from lstm_jax.nonfinite import FOLDER as DUMPS
 from lstm_jax.nonfinite import describe_state, describe_step, dump, finite_steps
 from lstm_jax.progress import Progress
 from lstm_jax.sample import generate
@@ -48,6 +62,7 @@ from lstm_jax.train import (
 )
 
 CONFIG, FIGURES = "config.json", "figures"
+RUN_FILES = (CONFIG, METRICS, SAMPLES, SUMMARY, FIGURES, FOLDER, DAMAGED, DUMPS, LOCK)
 MAX_IN_A_ROW = 100  # updates skipped, after which a run has nothing left to hope for
 
 
@@ -103,13 +118,13 @@ def check_folder(workdir: Path, description: Description) -> None:
     if not path.exists():
         return
     try:
-        described = json.loads(path.read_text())
+        described = read_description(path)
         refuse_newer(path, described)
         differ = description.differences(described)
     except NewerFormat:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read ({error!r}); choose another --workdir") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); choose another --workdir") from error
     refuse_other_run(workdir, differ)
 
 
@@ -129,6 +144,7 @@ class Run:
         self.split: Split = split_ids(text.ids, config.data)
         train = config.train
         self.streams = Streams(self.split.train, train.batch_size, train.sequence_length)
+        check_run_fits(config, len(text.vocabulary))
         self.description = Description.of(config, text)
         check_folder(workdir, self.description)
         with ExitStack() as held:

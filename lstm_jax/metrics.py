@@ -5,11 +5,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.config import UserError
-from lstm_jax.files import append, write_atomically
+from lstm_jax.config import UserError, shown
+from lstm_jax.files import append, parse_json, write_atomically
 
 METRICS, SAMPLES, SUMMARY = "metrics.jsonl", "samples.txt", "summary.json"
-SAMPLE_HEAD = re.compile(r"^={12} step (\d+) .*={12}$", re.MULTILINE)
+WRITTEN = {"step", "characters", "learning_rate", "seconds"}  # in every line
+LARGEST = 1e40  # more than any number of float32
+SAMPLE_HEAD = re.compile(r"^={12} step (\d{1,10}) .*={12}$", re.MULTILINE)
 
 
 def whole_lines(path: Path) -> str:
@@ -22,9 +24,20 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl`, one dict a dispatch."""
     path = workdir / METRICS
     try:
-        return [json.loads(line) for line in whole_lines(path).splitlines()]
+        return [parse_line(line) for line in whole_lines(path).splitlines()]
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); mend or delete it") from error
+
+
+def parse_line(line: str) -> dict[str, float]:
+    """One line of metrics: a name for each number; ValueError where it is anything else."""
+    found = parse_json(line)
+    if not isinstance(found, dict) or not found.keys() >= WRITTEN:
+        raise ValueError(f"a line is no metrics: {shown(line)}")
+    for name, value in found.items():
+        if type(value) not in (int, float) or not abs(value) < LARGEST:
+            raise ValueError(f"{shown(name)} is {shown(value)}")
+    return found
 
 
 def append_metrics(workdir: Path, line: dict[str, Any]) -> None:
@@ -43,7 +56,10 @@ def rewind(workdir: Path, step: int) -> None:
     write_atomically(workdir / METRICS, "".join(json.dumps(m) + "\n" for m in kept).encode())
     samples = workdir / SAMPLES
     if samples.exists():
-        text = whole_lines(samples)
+        try:
+            text = whole_lines(samples)
+        except ValueError as error:
+            raise UserError(f"{samples} is damaged ({error}); mend or delete it") from error
         late = (m.start() for m in SAMPLE_HEAD.finditer(text) if int(m[1]) > step)
         write_atomically(samples, text[: next(late, len(text))].encode())
 

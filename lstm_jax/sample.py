@@ -46,10 +46,11 @@ def choose(keys_B: Array, logits_BxV: Array, config: SamplingConfig) -> Array:
     return jax.vmap(jax.random.categorical)(keys_B, logits_BxV)
 
 
-@jax.jit
-def _prime(params: LMParams, carry: Carry, prompt_TxB: Array) -> tuple[Array, Carry]:
-    logits_TxBxV, carry = apply(params, carry, prompt_TxB)
-    return logits_TxBxV[-1], carry
+@partial(jax.jit, static_argnames="num_samples")
+def _prime(params: LMParams, prompt_Tx1: Array, num_samples: int) -> tuple[Array, Carry]:
+    """Reads the prompt once, for all samples: the logits after it BxV, and the carry."""
+    logits_Tx1xV, carry = apply(params, init_carry(params, 1), prompt_Tx1)
+    return jax.tree.map(lambda a: jnp.repeat(a, num_samples, 0), (logits_Tx1xV[-1], carry))
 
 
 @partial(jax.jit, static_argnames="config", donate_argnums=(2, 3))
@@ -92,8 +93,7 @@ def generate_pieces(
     # Sampling is one short chain of steps: parameters that training left on many devices would
     # have each of them compute the same.
     params = jax.device_put(params, jax.local_devices()[0])
-    prompt_TxB = jnp.tile(jnp.asarray(prompt)[:, None], num_samples)
-    logits_BxV, carry = _prime(params, init_carry(params, num_samples), prompt_TxB)
+    logits_BxV, carry = _prime(params, jnp.asarray(prompt)[:, None], num_samples)
     keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_samples))
     for start in range(0, length, PIECE):
         carry, logits_BxV, ids_TxB = _draw(params, keys_B, carry, logits_BxV, start, config)

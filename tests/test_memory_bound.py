@@ -1,0 +1,79 @@
+"""What a run takes of memory at the least: never more than it does take, refused beforehand."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from lstm_jax import memory
+from lstm_jax.config import Config, UserError
+from lstm_jax.data.batches import Streams, stack_batches
+from lstm_jax.memory import batch_bytes, check_run_fits, check_samples_fit, state_bytes
+from lstm_jax.model import init_model
+from lstm_jax.train import init_train_state, make_dispatch
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+V = 30
+SHAPES = [
+    {},
+    {"model.num_layers": 3, "train.sequence_length": 100},
+    {"train.checkpoint_every": 8, "train.sequence_length": 512},
+    {"train.gradient": "autodiff", "model.embedding_size": 16, "optimizer.name": "sgd"},
+]
+
+
+def config_of(changes):
+    small = {"model.hidden_size": 32, "train.batch_size": 8, "train.sequence_length": 64}
+    return Config().replace(small | {"train.steps_per_dispatch": 2} | changes)
+
+
+@pytest.mark.parametrize("changes", SHAPES)
+def test_no_run_takes_less(changes):
+    """Held against the arrays themselves, and against what XLA plans for the dispatch."""
+    config = config_of(changes)
+    state = init_train_state(config, V)
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    assert state_bytes(config, V) == held
+    train = config.train
+    ids = np.zeros(train.batch_size * train.sequence_length + 1, np.uint8)
+    streams = Streams(ids, train.batch_size, train.sequence_length)
+    batches = stack_batches([streams.batch_at(step) for step in range(2)])
+    planned = make_dispatch(config).lower(state, batches).compile().memory_analysis()
+    needed = planned.temp_size_in_bytes + sum(leaf.nbytes for leaf in jax.tree.leaves(batches))
+    assert needed / 8 < batch_bytes(config, V) <= needed
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"model.hidden_size": 65536, "model.num_layers": 64}, r"takes 2\d\.\d TB .* has 1.0 GB"),
+        ({"model.embedding_size": 65536, "model.hidden_size": 1024}, "smaller model.hidden_size"),
+        ({"train.batch_size": 2**14, "train.sequence_length": 2**12}, "smaller train.batch_size"),
+        (
+            {"train.sequence_length": 2**17, "train.steps_per_dispatch": 1000},
+            "or train.steps_per_dispatch|keep less",
+        ),
+    ],
+)
+def test_what_cannot_fit_is_refused(changes, message, monkeypatch):
+    monkeypatch.setattr(memory, "memory_bytes", lambda: 10**9)
+    check_run_fits(config_of({}), V)
+    with pytest.raises(UserError, match=message):
+        check_run_fits(config_of(changes), V)
+
+
+def test_samples_that_cannot_fit_are_refused(monkeypatch):
+    monkeypatch.setattr(memory, "memory_bytes", lambda: 10**6)
+    params = init_model(jax.random.key(0), config_of({}).model, V)
+    check_samples_fit(params, 100, 100)
+    for prompt_length, num_samples in ((10_000, 1), (1, 10_000)):
+        with pytest.raises(UserError, match="shorter --prompt or a smaller --num_samples"):
+            check_samples_fit(params, prompt_length, num_samples)
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="Linux alone has this table")
+def test_a_cpus_memory_is_the_machines():
+    name, kilobytes, _ = Path("/proc/meminfo").read_text().splitlines()[0].split()
+    assert name == "MemTotal:" and memory.memory_bytes() == 1024 * int(kilobytes)
