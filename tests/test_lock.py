@@ -12,10 +12,11 @@ from lstm_jax.config import UserError
 from lstm_jax.lock import LOCK, only_process
 
 HOLD = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from lstm_jax.lock import only_process
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs are born deaf to it
 with only_process(Path(sys.argv[1])):
     print("locked", flush=True)
     time.sleep(600)
