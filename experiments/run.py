@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 import jax
+import numpy as np
 from absl import app, flags, logging
 from tqdm import tqdm
 
@@ -55,7 +56,7 @@ from lstm_jax.files import check_plain
 from lstm_jax.loop import RUN_FILES, Interrupted, Run
 from lstm_jax.loss import bits
 from lstm_jax.memory import check_samples_fit, check_state_fits
-from lstm_jax.model import count_parameters
+from lstm_jax.model import LMParams, count_parameters
 from lstm_jax.sample import generate_pieces
 
 EXPERIMENTS: dict[str, Callable[[], Config]] = {
@@ -308,25 +309,33 @@ def evaluate_run() -> int:
             )
         training, scored = training[: -len(validation)], training[-len(validation) :]
     found = evaluate(state.params, scored, config.evaluate)
+    losses = [(name, getattr(found, name), how) for name, how in describe(config.evaluate).items()]
+    if DYNAMIC.value:
+        losses.append(("dynamic", *score_dynamically(state.params, training, scored)))
     of = "" if SPLIT.value == "validation" else ", the end of the training split"
     print(f"step {int(state.step)}, {len(scored):,} characters of {text.name}{of}")
-    for name, protocol in describe(config.evaluate).items():
-        print_loss(name, getattr(found, name), protocol)
-    if DYNAMIC.value:
-        dynamic = DynamicConfig(
-            **{name.removeprefix("dynamic_"): flag.value for name, flag in DYNAMIC_OPTIONS.items()}
-        )
-        with tqdm(total=100, unit="%", desc="dynamic evaluation", disable=None) as bar:
-            loss = evaluate_dynamic(
-                state.params, training, scored, dynamic, lambda part: bar.update(100 * part - bar.n)
-            )
-        print_loss("dynamic", loss, f"state carried, learning on: {describe_dynamic(dynamic)}")
+    for name, loss, how in losses:
+        print_loss(name, loss, how)
     return 0
 
 
-def print_loss(name: str, loss: float, protocol: str) -> None:
+def score_dynamically(
+    params: LMParams, training: np.ndarray, scored: np.ndarray
+) -> tuple[float, str]:
+    """The loss of dynamic evaluation as the flags want it, and how it was come by."""
+    config = DynamicConfig(
+        **{name.removeprefix("dynamic_"): flag.value for name, flag in DYNAMIC_OPTIONS.items()}
+    )
+    with tqdm(total=100, unit="%", desc="dynamic evaluation", disable=None) as bar:
+        loss = evaluate_dynamic(
+            params, training, scored, config, lambda part: bar.update(100 * part - bar.n)
+        )
+    return loss, f"state carried, learning on: {describe_dynamic(config)}"
+
+
+def print_loss(name: str, loss: float, how: str) -> None:
     split = "val" if SPLIT.value == "validation" else "train"
-    print(f"{split + '_loss_' + name:17} {in_both_units(loss)}  ({protocol})")
+    print(f"{split + '_loss_' + name:17} {in_both_units(loss)}  ({how})")
 
 
 def describe_dynamic(config: DynamicConfig) -> str:

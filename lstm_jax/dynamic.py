@@ -153,7 +153,16 @@ def evaluate_dynamic(
     config: DynamicConfig,
     report: Callable[[float], None] = lambda _: None,
 ) -> float:
-    """Mean nats per character of a split under dynamic evaluation."""
+    """Mean nats per character of a split under dynamic evaluation.
+
+    Raises UserError where what was learnt on the way drove the loss beyond all bounds.
+    """
     rule = make_rule(params, training_ids, config)
     losses, counts = segment_losses(params, ids, rule, config.segment_length, report)
+    if not np.isfinite(losses).all():
+        first = int(np.argmin(np.isfinite(losses)))
+        raise UserError(
+            f"dynamic evaluation's loss is {losses[first]} in segment {first + 1:,} of "
+            f"{len(losses):,}: take a lower dynamic_rate"
+        )
     return float(losses @ counts / counts.sum())

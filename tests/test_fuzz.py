@@ -1,10 +1,10 @@
 """Any flags at all: a run of one step, or one clear line; no traceback, and nothing left behind."""
 
-import dataclasses
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
 from experiments import run
-from lstm_jax.config import SECTIONS, SamplingConfig, fields_of, value_type
+from lstm_jax.config import SECTIONS, DynamicConfig, SamplingConfig, fields_of, value_type
 from lstm_jax.data.vocabulary import SURROGATE
 from tests.cli import TEXT, TRAIN, Outcome, call, is_one_line, line_of, process_in
 
@@ -95,11 +95,14 @@ SAMPLE = {
     "length": one_of(1, 2, 33, 0, 2**31) | no_values,
     "num_samples": one_of(1, 2, 3, 0, 65537) | no_values,
     "sample_seed": one_of(0, 2**32 - 1, 2**32) | no_values,
-    **{field.name: values(field.name, field) for field in dataclasses.fields(SamplingConfig)},
+    **{field.name: values(field.name, field) for field in fields(SamplingConfig)},
 }
 EVALUATE = {
     "checkpoint": SAMPLE["checkpoint"],
     "config.data.path": paths,
+    "split": one_of("validation", "training_end") | no_values,
+    "dynamic": one_of("true") | no_values,
+    **{f"dynamic_{field.name}": values(field.name, field) for field in fields(DynamicConfig)},
     **{name: value for name, value in CONFIG.items() if name.startswith("config.evaluate.")},
 }
 BY_MODE = {"train": CONFIG | OTHER, "evaluate": EVALUATE, "sample": SAMPLE}
