@@ -19,7 +19,9 @@ from typing import Any
 from experiments import tiny_shakespeare_small
 from experiments.timing import describe_machine
 from lstm_jax.config import Config, UserError
+from lstm_jax.data.corpora import load_text
 from lstm_jax.files import write_atomically
+from lstm_jax.loop import split_and_streams
 from lstm_jax.metrics import read_metrics
 
 READS = tuple(name for name in Config().flatten() if name != "train.seed")
@@ -109,7 +111,9 @@ def seconds_of(found: float | None) -> str:
 
 def main(config: Config, workdir: Path) -> int:
     """Prints a line for each seed and the medians; writes speedrun.json (after each seed)."""
-    if config.data.validation_fraction == 0:
+    # What no run could do is refused before there is one; and the text is downloaded by no seed.
+    split, _ = split_and_streams(config, load_text(config.data))
+    if split.validation is None:
         raise UserError("the speedrun needs a validation split: data.validation_fraction is 0")
     result: dict[str, Any] = {
         **{"machine": describe_machine(), "target": TARGET, "config": config.flatten()},

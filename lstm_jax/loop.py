@@ -136,20 +136,25 @@ def refuse_other_run(folder: Path, differ: list[str]) -> None:
         )
 
 
+def split_and_streams(config: Config, text: Text) -> tuple[Split, Streams]:
+    """What a run reads; UserError where the text is too short for it, or the memory too small."""
+    split, train = split_ids(text.ids, config.data), config.train
+    streams = Streams(split.train, train.batch_size, train.sequence_length)
+    check_run_fits(config, len(text.vocabulary))
+    return split, streams
+
+
 class Run:
     """One training run in its folder, which is this process's alone until the run is closed."""
 
     def __init__(self, config: Config, text: Text, workdir: Path, title: str) -> None:
         self.config, self.text, self.workdir, self.title = config, text, workdir, title
-        self.split: Split = split_ids(text.ids, config.data)
-        train = config.train
-        self.streams = Streams(self.split.train, train.batch_size, train.sequence_length)
-        check_run_fits(config, len(text.vocabulary))
+        self.split, self.streams = split_and_streams(config, text)
         self.description = Description.of(config, text)
         check_folder(workdir, self.description)
         with ExitStack() as held:
             held.enter_context(only_process(workdir))
-            self.checkpoints = Checkpoints(workdir, train.keep_checkpoints)
+            self.checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
             held.callback(self.checkpoints.close)
             self.state = jax.device_put(self._start(), state_placement(config))
             # Last: a folder whose checkpoints turned out to be another run's must stay as it was.

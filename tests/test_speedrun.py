@@ -83,3 +83,14 @@ def test_a_run_that_fails_ends_it_with_its_reason(tiny, tmp_path, monkeypatch):
     config = SimpleNamespace(flatten=lambda: {**tiny.flatten(), "train.steps": 0})
     with pytest.raises(UserError, match=r"train\.steps"):
         speedrun.race(config, tmp_path / "run", tmp_path / "programs")
+
+
+def test_what_no_run_could_do_is_refused_before_there_is_one(tiny, tmp_path, capsys):
+    for changes, message in (
+        ({"data.path": str(tmp_path / "nowhere")}, "No such file"),
+        ({"train.sequence_length": 2000}, "needs 4001"),
+        ({"data.validation_fraction": 0.0}, "needs a validation split"),
+    ):
+        with pytest.raises(UserError, match=message):
+            speedrun.main(tiny.replace(changes), tmp_path)
+    assert capsys.readouterr().out == "" and [p.name for p in tmp_path.iterdir()] == ["text.txt"]
