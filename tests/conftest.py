@@ -19,18 +19,15 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 def programs(tmp_path_factory):
     """What tests, and the processes that they start, compile is kept here for one another.
 
-    Not in the user's cache; and many tests train the same small model. Compiling is most of the
-    time here, so it is done without the optimisations that cost more than they save.
+    Not in the user's cache; and many tests train the same small model.
     """
     folder = str(tmp_path_factory.mktemp("programs"))
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    jax.config.update("jax_disable_most_optimizations", True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         yield
 
 
