@@ -36,7 +36,7 @@ from experiments import (
 )
 from experiments.machine import keep_memory, use_devices
 from experiments.programs import keep_no_programs, keep_programs
-from lstm_jax.checkpoint import load_model
+from lstm_jax.checkpoint import Description, load_model
 from lstm_jax.config import (
     SECTIONS,
     Config,
@@ -50,13 +50,14 @@ from lstm_jax.config import (
 from lstm_jax.data.batches import split_ids
 from lstm_jax.data.corpora import load_text
 from lstm_jax.data.fetch import cache_folder
+from lstm_jax.data.vocabulary import Text
 from lstm_jax.dynamic import evaluate_dynamic
-from lstm_jax.evaluate import evaluate
+from lstm_jax.evaluate import Evaluation, evaluate, evaluate_ensemble
 from lstm_jax.files import check_plain
 from lstm_jax.loop import RUN_FILES, Interrupted, Run
 from lstm_jax.loss import bits
 from lstm_jax.memory import check_samples_fit, check_state_fits
-from lstm_jax.model import LMParams, count_parameters
+from lstm_jax.model import LMParams, Masks, count_parameters, expected_masks
 from lstm_jax.sample import generate_pieces
 
 EXPERIMENTS: dict[str, Callable[[], Config]] = {
@@ -108,6 +109,12 @@ LENGTH = flags.DEFINE_integer("length", 500, "sample: characters to write", 1, 2
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "sample: how many", 1, 65536)
 CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", 0, "cores that share a batch's lanes, on a CPU; 0: all of them", 0, 1024
+)
+ENSEMBLE = flags.DEFINE_list(
+    "ensemble",
+    [],
+    "evaluate: folders of other runs, whose predictions are averaged with this one's and scored on "
+    "lines of their own",
 )
 DYNAMIC = flags.DEFINE_bool(
     "dynamic", False, "evaluate: dynamic evaluation as well, on a line of its own"
@@ -162,7 +169,7 @@ CONFIG = {
 # What each mode reads besides the config, the experiment and the folder.
 READ_BY_MODE = {
     "train": set(),
-    "evaluate": {"checkpoint", "split", "dynamic", *DYNAMIC_OPTIONS},
+    "evaluate": {"checkpoint", "split", "ensemble", "dynamic", *DYNAMIC_OPTIONS},
     "sample": {"checkpoint", "prompt", "length", "num_samples", "sample_seed", *SAMPLING},
 }
 
@@ -272,8 +279,8 @@ def announce(run: Run) -> None:
 def report(run: Run) -> None:
     """Prints what came of a run and a sample."""
     summary = run.summary()
-    for name in ("train_loss", "val_loss_stream", "val_loss_windows"):
-        if name in summary:
+    for name in summary:
+        if "_loss" in name:
             at = f"  (step {summary['best_step' if name.startswith('val') else 'step']})"
             print(f"{name:17} {in_both_units(summary[name])}{at}")
     if summary.get("skipped"):
@@ -287,31 +294,21 @@ def evaluate_run() -> int:
     """Prints the loss of a checkpoint on its validation split, by both protocols."""
     state, description = load_model(workdir(), CHECKPOINT.value)
     config = description.config.replace(overrides())
-    text = load_text(config.data)
-    if text.sha256 != description.text_sha256:
-        raise UserError(
-            f"{text.name} is not the text that this model was trained on: its sha256 "
-            f"is {text.sha256}, not {description.text_sha256}; name that one with "
-            "--config.data.path"
-        )
-    training, validation = split_ids(text.ids, config.data)
-    if validation is None:
-        raise UserError(
-            "this run keeps no validation split to score (data.validation_fraction is 0): train "
-            "with one, in another --workdir"
-        )
-    scored = validation
-    if SPLIT.value == "training_end":
-        if len(training) < 2 * len(validation):
-            raise UserError(
-                f"--split=training_end needs a training split of twice the {len(validation):,} "
-                f"characters that are kept for validation; it has {len(training):,}"
-            )
-        training, scored = training[: -len(validation)], training[-len(validation) :]
-    found = evaluate(state.params, scored, config.evaluate)
-    losses = [(name, getattr(found, name), how) for name, how in describe(config.evaluate).items()]
+    text = text_of(description, config)
+    training, scored = split_to_score(text, config)
+    models = {"": state.params}
+    if state.average is not None:
+        models["_average"] = state.average.params
+    masks = expected_masks(config.model)
+    losses = []
+    for name, params in models.items():
+        losses += named_losses(evaluate(params, scored, config.evaluate, masks), name, config)
+    if ENSEMBLE.value:
+        members = [(state.best_params, masks), *load_members(description, ENSEMBLE.value)]
+        found = evaluate_ensemble(members, scored, config.evaluate)
+        losses += named_losses(found, "_ensemble", config, f"{len(members)} models, averaged; ")
     if DYNAMIC.value:
-        losses.append(("dynamic", *score_dynamically(state.params, training, scored)))
+        losses.append(("dynamic", *score_dynamically(state.best_params, masks, training, scored)))
     of = "" if SPLIT.value == "validation" else ", the end of the training split"
     print(f"step {int(state.step)}, {len(scored):,} characters of {text.name}{of}")
     for name, loss, how in losses:
@@ -319,8 +316,67 @@ def evaluate_run() -> int:
     return 0
 
 
+def text_of(description: Description, config: Config) -> Text:
+    """The text that a model was trained on; UserError where another one is found."""
+    text = load_text(config.data)
+    if text.sha256 != description.text_sha256:
+        raise UserError(
+            f"{text.name} is not the text that this model was trained on: its sha256 "
+            f"is {text.sha256}, not {description.text_sha256}; name that one with "
+            "--config.data.path"
+        )
+    return text
+
+
+def split_to_score(text: Text, config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """What comes before the split that --split names, and that split."""
+    training, validation = split_ids(text.ids, config.data)
+    if validation is None:
+        raise UserError(
+            "this run keeps no validation split to score (data.validation_fraction is 0): train "
+            "with one, in another --workdir"
+        )
+    if SPLIT.value == "validation":
+        return training, validation
+    if len(training) < 2 * len(validation):
+        raise UserError(
+            f"--split=training_end needs a training split of twice the {len(validation):,} "
+            f"characters that are kept for validation; it has {len(training):,}"
+        )
+    return training[: -len(validation)], training[-len(validation) :]
+
+
+def load_members(like: Description, folders: list[str]) -> list[tuple[LMParams, Masks | None]]:
+    """The other models of an ensemble; UserError where one is of another text or split."""
+    members = []
+    for folder in folders:
+        state, description = load_model(Path(folder), CHECKPOINT.value)
+        same = like.text_sha256, like.vocabulary, like.config.data.validation_fraction
+        if same != (
+            description.text_sha256,
+            description.vocabulary,
+            description.config.data.validation_fraction,
+        ):
+            raise UserError(
+                f"--ensemble={folder} was trained on another text or split than {workdir()}: "
+                "name runs on the same"
+            )
+        members.append((state.best_params, expected_masks(description.config.model)))
+    return members
+
+
+def named_losses(
+    found: Evaluation, of: str, config: Config, prefix: str = ""
+) -> list[tuple[str, float, str]]:
+    """Each protocol's name, loss and description."""
+    return [
+        (f"{name}{of}", getattr(found, name), prefix + how)
+        for name, how in describe(config.evaluate).items()
+    ]
+
+
 def score_dynamically(
-    params: LMParams, training: np.ndarray, scored: np.ndarray
+    params: LMParams, masks: Masks | None, training: np.ndarray, scored: np.ndarray
 ) -> tuple[float, str]:
     """The loss of dynamic evaluation as the flags want it, and how it was come by."""
     config = DynamicConfig(
@@ -328,7 +384,7 @@ def score_dynamically(
     )
     with tqdm(total=100, unit="%", desc="dynamic evaluation", disable=None) as bar:
         loss = evaluate_dynamic(
-            params, training, scored, config, lambda part: bar.update(100 * part - bar.n)
+            params, training, scored, config, lambda part: bar.update(100 * part - bar.n), masks
         )
     return loss, f"state carried, learning on: {describe_dynamic(config)}"
 
@@ -373,12 +429,13 @@ def sample_run() -> int:
     prompt_ids = vocabulary.encode(prompt)
     check_samples_fit(state.params, len(prompt_ids), NUM_SAMPLES.value)
     pieces = generate_pieces(
-        state.params,
+        state.best_params,
         jax.random.key(SAMPLE_SEED.value),
         prompt_ids,
         LENGTH.value,
         config,
         NUM_SAMPLES.value,
+        expected_masks(description.config.model),
     )
     others = [""] * (NUM_SAMPLES.value - 1)
     sys.stdout.write(prompt)

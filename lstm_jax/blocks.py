@@ -9,10 +9,13 @@ the same, and nothing of backpropagation is truncated: the gradient by a block's
 arrives at the final carry of the block before.
 """
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from lstm_jax.cell import LSTMState
 from lstm_jax.data.batches import Batch
 from lstm_jax.gradient import BLOCK_GRADIENTS, GRADIENTS, BlockGrad, GradFn
 from lstm_jax.loss import Aux, count_targets
@@ -38,11 +41,18 @@ def make_gradient(name: str, block_length: int = 0) -> GradFn:
     return value_and_grad
 
 
-def cut(batch: Batch, length: int) -> tuple[Batch, Batch]:
-    """Blocks of `length` steps, NxTxB in every field, and the last one, TxB, no longer."""
-    last = (batch.inputs.shape[0] - 1) // length * length
-    blocks = jax.tree.map(lambda a: a[:last].reshape(-1, length, *a.shape[1:]), batch)
-    return blocks, jax.tree.map(lambda a: a[last:], batch)
+class Part(NamedTuple):
+    """What runs over time of a sequence, or of a block of it."""
+
+    batch: Batch
+    zoneout: tuple[LSTMState, ...] | None  # the one part of the masks that does
+
+
+def cut(part: Part, length: int) -> tuple[Part, Part]:
+    """Blocks of `length` steps, Nx(length)x... in every leaf, and the last one, no longer."""
+    last = (part.batch.inputs.shape[0] - 1) // length * length
+    blocks = jax.tree.map(lambda a: a[:last].reshape(-1, length, *a.shape[1:]), part)
+    return blocks, jax.tree.map(lambda a: a[last:], part)
 
 
 def in_blocks(
@@ -62,22 +72,28 @@ def in_blocks(
         loss_n, dparams_n, dcarry = backward(params, starts[n], blocks[n], dcarry)
         loss, dparams = loss + loss_n, dparams + dparams_n
     """
-    blocks, last = cut(batch, length)
+    blocks, last = cut(Part(batch, masks and masks.zoneout), length)
     count = count_targets(batch)
 
-    def forward(carry: Carry, part: Batch) -> tuple[Carry, Carry]:
-        return block.forward(params, carry, part, masks), carry
+    def masks_of(part: Part) -> Masks | None:
+        return masks and masks._replace(zoneout=part.zoneout)
+
+    def forward(carry: Carry, part: Part) -> tuple[Carry, Carry]:
+        return block.forward(params, carry, part.batch, masks_of(part)), carry
+
+    def backward_block(start: Carry, part: Part, dcarry: Carry) -> Any:
+        return block.backward(params, start, part.batch, masks_of(part), dcarry, count)
 
     def backward(
-        later: tuple[Array, LMParams, Carry], inputs: tuple[Carry, Batch]
+        later: tuple[Array, LMParams, Carry], inputs: tuple[Carry, Part]
     ) -> tuple[tuple[Array, LMParams, Carry], None]:
         (loss_later, dparams_later, dcarry), (start, part) = later, inputs
-        (loss, _), dparams, dstart = block.backward(params, start, part, masks, dcarry, count)
+        (loss, _), dparams, dstart = backward_block(start, part, dcarry)
         dparams = jax.tree.map(jnp.add, dparams_later, dparams)
         return (loss_later + loss, dparams, dstart), None
 
     carry, starts = lax.scan(forward, carry, blocks)
     zeros = jax.tree.map(jnp.zeros_like, carry)
-    (loss, aux), *d = block.backward(params, carry, last, masks, zeros, count)
+    (loss, aux), *d = backward_block(carry, last, zeros)
     (loss, dparams, _), _ = lax.scan(backward, (loss, *d), (starts, blocks), reverse=True)
     return (loss, aux), dparams

@@ -30,7 +30,7 @@ Backward. dv stands for the derivative of the loss by v.
     (B6)  dU = sum_t h~_t' dz_t,  db = sum_t dz_t
     (B7)  dW = sum_t (m x_t)' dz_t; for an id: dz_t, times m, is added to the id's row
           what the layer below receives:  e_t = m (dz_t W')
-    (B8)  dE: e_t of the first layer is added to the id's row of the embedding
+    (B8)  dE: e_t of the first layer, times the id's mask m_e, is added to its row of the embedding
 
 At the end of the sequence the terms with t+1 in (B3) and (B4) are the gradient that arrives at the
 final state (zero in training: the carry is where backpropagation is truncated), and at its start
@@ -56,7 +56,8 @@ from lstm_jax import columns, rows
 from lstm_jax.cell import LSTMParams, LSTMState
 from lstm_jax.data.batches import Batch
 from lstm_jax.loss import Aux
-from lstm_jax.model import Carry, LMParams, Masks, Readout, no_masks
+from lstm_jax.model import Carry, LMParams, Masks, Readout, embed, no_masks, sizes
+from lstm_jax.projection import mask_of_ids
 from lstm_jax.rows import add_rows, outer_sum
 
 
@@ -132,10 +133,23 @@ def value_and_grad_in(
     )[:2]
 
 
+def knows(params: LMParams) -> bool:
+    """Whether the backward of this module is that of such a model."""
+    plain_readout = params.readout.W is not None and params.readout.P is None
+    lstm = all(type(layer) is LSTMParams for layer in params.layers)
+    return lstm and plain_readout and params.skips is None
+
+
+def check_known(params: LMParams, masks: Masks) -> None:
+    """Raises TypeError for what has no derivation here."""
+    if not knows(params) or masks.zoneout is not None:
+        raise TypeError("the backward by hand is that of the plain LSTM: take autodiff")
+
+
 def in_layout(function: Callable[..., Any], params: LMParams, *args: Any) -> Any:
     """`function(layout, params, *args)` in the layout that suits the size and the platform."""
     by_rows = partial(function, ROWS)
-    if params.readout.W.shape[0] < COLUMNS_FROM:
+    if sizes(params)[0] < COLUMNS_FROM:
         return by_rows(params, *args)
     return lax.platform_dependent(params, *args, cpu=partial(function, COLUMNS), default=by_rows)
 
@@ -168,7 +182,10 @@ def stack_forward(
     layout: Layout, params: LMParams, carry: Carry, batch: Batch, masks: Masks
 ) -> tuple[Carry, Array, list[Any]]:
     """All layers forward: the final carry, the top layer's outputs, each layer's residuals."""
-    x = batch.inputs if params.embedding is None else layout.enter(params.embedding[batch.inputs])
+    check_known(params, masks)
+    x = embed(params, batch.inputs, masks.embedding)
+    if params.embedding is not None:
+        x = layout.enter(x)
     residuals, states = [], []
     for layer, state, mask_BxD in zip(params.layers, carry, masks.layers, strict=True):
         state, x, kept = layout.forward(layer, state, x, mask_BxD, batch.resets)
@@ -207,10 +224,20 @@ def block_value_and_grad_in(
         dstarts.insert(0, dstart)
     dembedding = None
     if params.embedding is not None:
-        ids_TxB = batch.inputs
-        dembedding = add_rows(ids_TxB, layout.leave(e), params.embedding.shape[0])  # (B8)
+        dembedding = embed_backward(
+            params.embedding, batch.inputs, masks.embedding, layout.leave(e)
+        )
     dparams = LMParams(dembedding, tuple(dlayers), dreadout)
     return (loss, Aux(states, count)), dparams, tuple(dstarts)
+
+
+def embed_backward(
+    embedding_VxE: Array, ids_TxB: Array, mask_BxV: Array | None, e_TxBxE: Array
+) -> Array:
+    """(B8): the embedding's gradient, VxE."""
+    if mask_BxV is not None:
+        e_TxBxE = e_TxBxE * mask_of_ids(mask_BxV, ids_TxB)[..., None]
+    return add_rows(ids_TxB, e_TxBxE, embedding_VxE.shape[0])
 
 
 def readout_backward(

@@ -49,7 +49,7 @@ def make_problem(case: Case) -> Problem:
     rng = np.random.default_rng([case.seed, case.T, case.B, case.model.num_layers])
     key = jax.random.key(0)
     params = jax.eval_shape(lambda: init_model(key, case.model, case.vocabulary_size))
-    masks = jax.eval_shape(lambda: sample_masks(key, params, case.model, case.B))
+    masks = jax.eval_shape(lambda: sample_masks(key, params, case.model, case.B, case.T))
     carry = jax.eval_shape(lambda: init_carry(params, case.B))
 
     def normal(scale: float, tree: Any) -> Any:

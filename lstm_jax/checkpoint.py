@@ -17,7 +17,7 @@ import itertools
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,6 +125,37 @@ def refuse_newer(path: Path, described: dict[str, Any]) -> None:
         )
 
 
+def kept_loss(metrics: Mapping[str, float]) -> float:
+    """The validation loss that a checkpoint is kept for: the average's, where there is one."""
+    return metrics.get("val_loss_stream_average", metrics["val_loss_stream"])
+
+
+# Fields that the first releases did not have: not in a checkpoint where they are None.
+LATER_FIELDS = ("average", "skips", "P")
+
+
+def as_stored(tree: Any) -> Any:
+    """A TrainState as nested dicts and lists, as a checkpoint has it."""
+    if hasattr(tree, "_asdict"):
+        fields = tree._asdict().items()
+        return {
+            name: as_stored(value)
+            for name, value in fields
+            if value is not None or name not in LATER_FIELDS
+        }
+    return [*map(as_stored, tree)] if isinstance(tree, tuple) else tree
+
+
+def as_before(stored: Any, like: Any) -> Any:
+    """`as_stored` undone: what was stored, in the types of `like`."""
+    if hasattr(like, "_asdict"):
+        fields = like._asdict().items()
+        return type(like)(**{name: as_before(stored.get(name), value) for name, value in fields})
+    if isinstance(like, tuple):
+        return tuple(as_before(*pair) for pair in zip(stored, like, strict=True))
+    return stored
+
+
 class Checkpoints:
     """The checkpoints of one run folder."""
 
@@ -194,7 +225,7 @@ class Checkpoints:
 
     def _loss(self, step: int) -> float | None:
         try:
-            return float(read_json(self.path(step) / METRICS)["val_loss_stream"])
+            return float(kept_loss(read_json(self.path(step) / METRICS)))
         except FileNotFoundError:  # not validated
             return None
         except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
@@ -243,7 +274,8 @@ class Checkpoints:
         )
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
             folder = (self.path(step) / STATE).absolute()
-            return checkpointer.restore(folder, args=ocp.args.StandardRestore(target))
+            found = checkpointer.restore(folder, args=ocp.args.StandardRestore(as_stored(target)))
+        return as_before(found, target)
 
     def save(
         self, state: TrainState, description: Description, metrics: dict[str, float] | None
@@ -304,7 +336,7 @@ def write_checkpoint(
 
     folder.mkdir(parents=True)
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-        checkpointer.save((folder / STATE).absolute(), args=ocp.args.StandardSave(state))
+        checkpointer.save((folder / STATE).absolute(), args=ocp.args.StandardSave(as_stored(state)))
     for name, content in ((DESCRIPTION, description.to_json()), (METRICS, metrics)):
         if content is not None:
             (folder / name).parent.mkdir()

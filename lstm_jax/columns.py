@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from lstm_jax.cell import Gates, LSTMParams, LSTMState, advance
-from lstm_jax.layer import mask_of_ids, reads_ids
+from lstm_jax.projection import mask_of_ids, reads_ids
 from lstm_jax.rows import add_rows, cell_backward
 
 
@@ -101,7 +101,7 @@ def forward(
     """(F1) to (F5): the final state (BxH), the outputs TxHxB, the residuals.
 
     Args:
-      x: TxDxB, or ids TxB; `mask_BxD` acts on it as in `layer.project`.
+      x: TxDxB, or ids TxB; `mask_BxD` acts on it as in `projection.multiply`.
     """
     drops_TxB = None
     if mask_BxD is not None and reads_ids(x):

@@ -106,11 +106,70 @@ class ModelConfig(Section):
     input_dropout: float = option(
         0.0, "variational dropout on what the first layer reads", low=0, high=0.99
     )
+    embedding_dropout: float = option(
+        0.0, "variational dropout of whole symbols before the embedding", low=0, high=0.99
+    )
     weight_drop: float = option(
         0.0, "DropConnect on the recurrent weights U, anew at every step", low=0, high=0.99
     )
+    zoneout_cell: float = option(
+        0.0, "how often a unit of c stays what it was for a step", low=0, high=0.99
+    )
+    zoneout_hidden: float = option(
+        0.0, "how often a unit of h stays what it was for a step", low=0, high=0.99
+    )
+    cell: str = option(
+        "lstm", "the kind of cell", choices=("lstm", "coupled", "layer_norm", "mogrifier")
+    )
+    mogrifier_rounds: int | None = option(
+        None, "mogrifier: how often input and state scale each other (5)", low=0, high=100
+    )
+    mogrifier_rank: int | None = option(
+        None, "mogrifier: rank of the matrices that they do it by; 0: full (0)", low=0, high=65536
+    )
+    skip: str = option(
+        "none",
+        "weighted: what a layer above the first reads is added to what it puts out, times a "
+        "learned weight a unit, at first 1",
+        choices=("none", "weighted"),
+    )
+    readout: str = option(
+        "full", "tied: the readout's matrix is the embedding's", choices=("full", "tied")
+    )
+    readout_rank: int = option(
+        0, "rank of the readout's matrix, a product of two then; 0: one matrix", low=0, high=65536
+    )
     forget_bias: float = option(1.0, "initial bias of the forget gate", low=-100, high=100)
     init: str = option("uniform", "initial weights", choices=("uniform", "notebook"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        plain = self.cell == "lstm" and self.readout == "full" and not self.readout_rank
+        for name, means_something, instead in (
+            ("mogrifier_rounds", self.cell == "mogrifier", "model.cell=mogrifier"),
+            ("mogrifier_rank", self.cell == "mogrifier", "model.cell=mogrifier"),
+            ("embedding_dropout", self.embedding_size, "a model.embedding_size"),
+            ("readout", self.embedding_size, "a model.embedding_size"),
+            ("readout_rank", self.readout == "full", "model.readout=full"),
+            ("skip", self.num_layers > 1, "a model.num_layers above 1"),
+            ("init", plain, "model.cell=lstm and a full readout"),
+        ):
+            if self.differs(name) and not means_something:
+                raise UserError(
+                    f"model.{name}={getattr(self, name)} needs {instead}: give both, or neither"
+                )
+
+    def differs(self, name: str) -> bool:
+        """Whether an option is not at its default."""
+        return getattr(self, name) != type(self).__dataclass_fields__[name].default
+
+    def beyond_bptt(self) -> str | None:
+        """The first option that the hand-derived backward does not know, such as
+        `model.cell=coupled`; None: it knows the model."""
+        for name in ("cell", "skip", "readout", "readout_rank", "zoneout_cell", "zoneout_hidden"):
+            if self.differs(name):
+                return f"model.{name}={getattr(self, name)}"
+        return None
 
 
 # Which options each optimizer reads; giving it another is an error, not a silence.
@@ -170,6 +229,25 @@ class TrainConfig(Section):
         128, "T, characters a step reads of each stream", low=1, high=2**24
     )
     seed: int = option(0, "seeds the initial weights and the dropout", low=0, high=2**32 - 1)
+    reset_rate: float = option(
+        0.0,
+        "the share of lanes that start afresh, from the zero state, at each step: what `windows` "
+        "asks of a model",
+        low=0,
+        high=1,
+    )
+    average: str = option(
+        "none",
+        "an average of the parameters, scored beside them: exponential moving, or triggered by a "
+        "validation loss that has stalled",
+        choices=("none", "ema", "triggered"),
+    )
+    average_decay: float | None = option(
+        None, "ema: what an update leaves of the average (0.999)", low=0, high=0.999999
+    )
+    average_patience: int | None = option(
+        None, "triggered: validations without a better loss (5)", low=0, high=2**31 - 1
+    )
     gradient: str = option("bptt", "which backward", choices=("autodiff", "bptt", "truncated"))
     checkpoint_every: int = option(
         0,
@@ -193,6 +271,12 @@ class TrainConfig(Section):
     keep_checkpoints: int = option(
         2, "how many of the latest checkpoints to keep, besides the best", low=1, high=1000
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, kind in (("average_decay", "ema"), ("average_patience", "triggered")):
+            if getattr(self, name) is not None and self.average != kind:
+                raise UserError(f"train.{name} needs train.average={kind}: give both, or neither")
 
 
 @dataclass(frozen=True)
@@ -254,6 +338,20 @@ class Config:
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    def __post_init__(self) -> None:
+        option, gradient = self.model.beyond_bptt(), self.train.gradient
+        if option and gradient != "autodiff":
+            raise UserError(
+                f"train.gradient={gradient} is derived by hand, and not for {option}: take "
+                "--config.train.gradient=autodiff"
+            )
+
+        if self.train.average == "triggered" and not self.data.validation_fraction:
+            raise UserError(
+                "train.average=triggered waits for a validation loss, and "
+                "data.validation_fraction=0 keeps no text for one"
+            )
 
     def replace(self, changes: Mapping[str, Any]) -> Self:
         """A copy with changed values, named like `model.hidden_size`."""

@@ -22,15 +22,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from lstm_jax.bptt import knows
 from lstm_jax.config import DynamicConfig, UserError
 from lstm_jax.data.batches import Batch
 from lstm_jax.gradient import GRADIENTS
-from lstm_jax.model import Carry, LMParams, init_carry
+from lstm_jax.loss import Aux
+from lstm_jax.model import Carry, LMParams, Masks, init_carry
 
 SQUARES_SEGMENTS = 2000  # of the training text, its last ones: what s is the mean over
 DISPATCH_SEGMENTS = 100  # in one call to the device
-
-value_and_grad = GRADIENTS["bptt"]
 
 
 class Rule(NamedTuple):
@@ -57,20 +57,30 @@ def cut(ids: np.ndarray, length: int) -> list[Batch]:
     ]
 
 
+def value_and_grad(
+    params: LMParams, carry: Carry, batch: Batch, masks: Masks | None
+) -> tuple[tuple[Array, Aux], LMParams]:
+    """The gradient by hand, where there is one of such a model."""
+    by_hand = knows(params) and masks is None
+    return GRADIENTS["bptt" if by_hand else "autodiff"](params, carry, batch, masks)
+
+
 @jax.jit
 def _add_squares(
-    params: LMParams, carry: Carry, total: LMParams, batches: Batch
+    params: LMParams, carry: Carry, total: LMParams, batches: Batch, masks: Masks | None
 ) -> tuple[Carry, LMParams]:
     """Adds the squares of the segments' gradients."""
 
     def add(state: tuple[Carry, LMParams], batch: Batch) -> tuple[tuple[Carry, LMParams], None]:
-        (_, aux), grads = value_and_grad(params, state[0], batch, None)
+        (_, aux), grads = value_and_grad(params, state[0], batch, masks)
         return (aux.carry, jax.tree.map(lambda s, d: s + d * d, state[1], grads)), None
 
     return lax.scan(add, (carry, total), batches)[0]
 
 
-def mean_squares(params: LMParams, training_ids: np.ndarray, length: int) -> LMParams:
+def mean_squares(
+    params: LMParams, training_ids: np.ndarray, length: int, masks: Masks | None = None
+) -> LMParams:
     """s: the mean square of a segment's gradient, over the last segments of the training text."""
     count = min(SQUARES_SEGMENTS, (len(training_ids) - 1) // length)
     if not count:
@@ -81,11 +91,16 @@ def mean_squares(params: LMParams, training_ids: np.ndarray, length: int) -> LMP
     ids = training_ids[-(count * length + 1) :]
     carry, total = init_carry(params, 1), jax.tree.map(jnp.zeros_like, params)
     for batches in cut(ids, length):
-        carry, total = _add_squares(params, carry, total, batches)
+        carry, total = _add_squares(params, carry, total, batches, masks)
     return jax.tree.map(lambda s: s / count, total)
 
 
-def make_rule(params: LMParams, training_ids: np.ndarray, config: DynamicConfig) -> Rule:
+def make_rule(
+    params: LMParams,
+    training_ids: np.ndarray,
+    config: DynamicConfig,
+    masks: Masks | None = None,
+) -> Rule:
     """The rule that the config names; `rms` takes its statistics from the training text."""
     rate, decay = config.rate, config.decay
 
@@ -94,7 +109,8 @@ def make_rule(params: LMParams, training_ids: np.ndarray, config: DynamicConfig)
 
     if config.rule == "sgd":
         return Rule(everywhere(rate), everywhere(decay))
-    roots = jax.tree.map(jnp.sqrt, mean_squares(params, training_ids, config.segment_length))
+    squares = mean_squares(params, training_ids, config.segment_length, masks)
+    roots = jax.tree.map(jnp.sqrt, squares)
     mean = np.mean(np.concatenate([np.ravel(root) for root in jax.tree.leaves(roots)]))
     return Rule(
         step=jax.tree.map(lambda root: rate / (root + config.epsilon), roots),
@@ -104,7 +120,12 @@ def make_rule(params: LMParams, training_ids: np.ndarray, config: DynamicConfig)
 
 @jax.jit
 def _score_and_learn(
-    params: LMParams, carry: Carry, trained: LMParams, rule: Rule, batches: Batch
+    params: LMParams,
+    carry: Carry,
+    trained: LMParams,
+    rule: Rule,
+    batches: Batch,
+    masks: Masks | None,
 ) -> tuple[LMParams, Carry, Array, Array]:
     """Segments in order: the parameters after them, the carry, each segment's loss and count."""
 
@@ -112,7 +133,7 @@ def _score_and_learn(
         state: tuple[LMParams, Carry], batch: Batch
     ) -> tuple[tuple[LMParams, Carry], tuple[Array, Array]]:
         params, carry = state
-        (loss, aux), grads = value_and_grad(params, carry, batch, None)
+        (loss, aux), grads = value_and_grad(params, carry, batch, masks)
         params = jax.tree.map(
             lambda p, start, d, step, pull: p - step * d + pull * (start - p),
             *(params, trained, grads, rule.step, rule.pull),
@@ -129,17 +150,19 @@ def segment_losses(
     rule: Rule,
     length: int,
     report: Callable[[float], None] = lambda _: None,
+    masks: Masks | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The mean loss of each segment, scored before it is learnt from, and its count of targets.
 
     Args:
       ids: the split; every character but the first is scored once.
       report: is told, now and then, which share of the split is done.
+      masks: what stands for the drawn ones where nothing is random (`model.expected_masks`).
     """
     trained, carry = params, init_carry(params, 1)
     stacks, scores = cut(ids, length), []
     for done, batches in enumerate(stacks, start=1):
-        params, carry, *score = _score_and_learn(params, carry, trained, rule, batches)
+        params, carry, *score = _score_and_learn(params, carry, trained, rule, batches, masks)
         scores.append(jax.device_get(score))
         report(done / len(stacks))
     losses, counts = np.concatenate(scores, axis=1, dtype=np.float64)
@@ -152,13 +175,15 @@ def evaluate_dynamic(
     ids: np.ndarray,
     config: DynamicConfig,
     report: Callable[[float], None] = lambda _: None,
+    masks: Masks | None = None,
 ) -> float:
-    """Mean nats per character of a split under dynamic evaluation.
+    """Mean nats per character of a split under dynamic evaluation; `masks` as `segment_losses`
+    takes them.
 
     Raises UserError where what was learnt on the way drove the loss beyond all bounds.
     """
-    rule = make_rule(params, training_ids, config)
-    losses, counts = segment_losses(params, ids, rule, config.segment_length, report)
+    rule = make_rule(params, training_ids, config, masks)
+    losses, counts = segment_losses(params, ids, rule, config.segment_length, report, masks)
     if not np.isfinite(losses).all():
         first = int(np.argmin(np.isfinite(losses)))
         raise UserError(

@@ -9,18 +9,18 @@ starts from the zero state. That is the condition a model with a fixed context i
 (nanoGPT), here over the whole split instead of a sample of it.
 """
 
-from collections.abc import Iterable
-from functools import partial
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
+import optax
 from jax import Array
 
 from lstm_jax.config import EvaluateConfig
 from lstm_jax.data.batches import Batch, cut_segments
-from lstm_jax.loss import sequence_loss
-from lstm_jax.model import Carry, LMParams, init_carry
+from lstm_jax.model import Carry, LMParams, Masks, apply, init_carry, sizes
 from lstm_jax.parallel import Placement, lane_mesh
 
 
@@ -31,30 +31,55 @@ class Evaluation(NamedTuple):
     windows: float
 
 
-@partial(jax.jit, donate_argnums=1)
-def _score(params: LMParams, carry: Carry, batch: Batch) -> tuple[Array, Array, Carry]:
-    loss, aux = sequence_loss(params, carry, batch)
-    return loss, aux.count, aux.carry
+@jax.jit
+def _score(
+    params: LMParams, carry: Carry, batch: Batch, masks: Masks | None
+) -> tuple[Array, Carry]:
+    """The loss of every target, TxB, and the carry."""
+    logits_TxBxV, carry = apply(params, carry, batch.inputs, masks, batch.resets)
+    losses = optax.losses.softmax_cross_entropy_with_integer_labels
+    return losses(logits_TxBxV, batch.targets), carry
 
 
-def mean_loss(params: LMParams, segments: Iterable[Batch]) -> float:
-    """Mean nats per counted character over segments run in order, the carry handed on."""
-    carry, scores = None, []
+def score(
+    params: LMParams, segments: Iterable[Batch], masks: Masks | None = None
+) -> Iterator[np.ndarray]:
+    """Yields the losses of each segment's counted characters, nats; the carry is handed on.
+
+    Args:
+      masks: what stands for the drawn ones where nothing is random (`model.expected_masks`).
+    """
+    carry, scored = None, None
     for batch in segments:
         if carry is None:  # all segments are of one shape
-            B, H = batch.inputs.shape[1], params.readout.W.shape[0]
+            B, H = batch.inputs.shape[1], sizes(params)[0]
             placement = Placement.of(lane_mesh(B, H))
-            params = jax.device_put(params, placement.replicated)
+            params, masks = jax.device_put((params, masks), placement.replicated)
             carry = jax.device_put(init_carry(params, B), placement.carry)
-        loss, count, carry = _score(params, carry, jax.device_put(batch, placement.batch))
-        scores.append((loss, count))
-    losses, counts = np.array(jax.device_get(scores), np.float64).T
-    return float(losses @ counts / counts.sum())
+        losses_TxB, carry = _score(params, carry, jax.device_put(batch, placement.batch), masks)
+        if scored is not None:  # one segment late: the device goes on meanwhile
+            yield counted(*scored)
+        scored = losses_TxB, batch
+    if scored is not None:
+        yield counted(*scored)
+
+
+def counted(losses_TxB: Array, batch: Batch) -> np.ndarray:
+    """The losses of the targets that count."""
+    losses = np.asarray(losses_TxB)
+    return losses.ravel() if batch.mask is None else losses[np.asarray(batch.mask)]
+
+
+def mean_loss(params: LMParams, segments: Iterable[Batch], masks: Masks | None = None) -> float:
+    """Mean nats per counted character over segments run in order."""
+    found = [(part.sum(dtype=np.float64), len(part)) for part in score(params, segments, masks)]
+    total, count = np.sum(found, axis=0)
+    return float(total / count)
 
 
 def segment_length(params: LMParams) -> int:
     """Steps of a segment of up to 128 lanes whose logits stay within 128 MB."""
-    return max(1, min(256, 2**18 // params.readout.W.shape[1]))
+    return max(1, min(256, 2**18 // sizes(params)[1]))
 
 
 def stream_segments(
@@ -72,10 +97,34 @@ def window_segments(
     return cut_segments(ids, config.window_length, max_time=max_time)
 
 
-def evaluate(params: LMParams, ids: np.ndarray, config: EvaluateConfig) -> Evaluation:
-    """The loss of a model on a split, by both protocols."""
+def evaluate(
+    params: LMParams, ids: np.ndarray, config: EvaluateConfig, masks: Masks | None = None
+) -> Evaluation:
+    """The loss of a model on a split, by both protocols; `masks` as `score` takes them."""
     T = segment_length(params)
     return Evaluation(
-        stream=mean_loss(params, stream_segments(ids, config, T)),
-        windows=mean_loss(params, window_segments(ids, config, T)),
+        stream=mean_loss(params, stream_segments(ids, config, T), masks),
+        windows=mean_loss(params, window_segments(ids, config, T), masks),
     )
+
+
+def evaluate_ensemble(
+    models: Sequence[tuple[LMParams, Masks | None]], ids: np.ndarray, config: EvaluateConfig
+) -> Evaluation:
+    """The loss of several models of one alphabet whose distributions are averaged, by both
+    protocols."""
+    T = segment_length(models[0][0])
+
+    def mean(segments: Callable[..., Iterable[Batch]]) -> float:
+        each = [
+            np.concatenate([*score(params, segments(ids, config, T), masks)])
+            for params, masks in models
+        ]
+        return float(mix(np.stack(each)).mean())
+
+    return Evaluation(stream=mean(stream_segments), windows=mean(window_segments))
+
+
+def mix(losses_MxN: np.ndarray) -> np.ndarray:
+    """The loss of each character where M models' probabilities of it are averaged: N."""
+    return math.log(len(losses_MxN)) - np.logaddexp.reduce(-losses_MxN.astype(np.float64), axis=0)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TRAIN, STREAM, WINDOWS, RATE = "#9aa7b4", "#c0392b", "#2c6fbb", "#7f8c8d"
+STREAM_AVERAGE, WINDOWS_AVERAGE = "#e59866", "#85b6e3"
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -45,6 +46,8 @@ def draw_curves(metrics: list[dict[str, Any]], title: str, path: Path) -> None:
     for name, color, label in (
         ("val_loss_stream", STREAM, "validation, stream"),
         ("val_loss_windows", WINDOWS, "validation, windows"),
+        ("val_loss_stream_average", STREAM_AVERAGE, "the average's, stream"),
+        ("val_loss_windows_average", WINDOWS_AVERAGE, "the average's, windows"),
     ):
         points = [(m["characters"] / 1e6, m[name]) for m in metrics if name in m]
         if points:

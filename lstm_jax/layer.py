@@ -1,41 +1,46 @@
-"""One LSTM layer over time: the cell, unrolled by `lax.scan`.
+"""One LSTM layer over time: a cell of some kind, unrolled by `lax.scan`."""
 
-The input's share of the pre-activations does not depend on the state, so it is one large product
-over the whole sequence (`project`); only the recurrent product stays inside the loop.
-"""
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from lstm_jax.cell import LSTMParams, LSTMState, activate, advance
+from lstm_jax.coupled import CoupledParams, coupled_step
+from lstm_jax.layer_norm import LayerNormParams, layer_norm_step, project_normalized
+from lstm_jax.mogrifier import MogrifierParams, drop_inputs, mogrifier_step
+from lstm_jax.projection import project
+from lstm_jax.zoneout import zone_out
+
+LayerParams = LSTMParams | CoupledParams | LayerNormParams | MogrifierParams
 
 
-def reads_ids(x: Array) -> bool:
-    """Whether a layer's input is integer ids, which stand for one-hot vectors."""
-    return bool(jnp.issubdtype(x.dtype, jnp.integer))
+class Cell(NamedTuple):
+    """How one kind of cell runs over a sequence.
 
-
-def mask_of_ids(mask_BxD: Array, ids_TxB: Array) -> Array:
-    """What a mask of one-hot vectors multiplies each id's row of W by: TxB."""
-    return mask_BxD[jnp.arange(ids_TxB.shape[1]), ids_TxB]
-
-
-def project(params: LSTMParams, x: Array, mask_BxD: Array | None = None) -> Array:
-    """`x W + b` for a whole sequence: TxBxG.
-
-    Args:
-      x: TxBxD, or integer ids TxB. An id stands for its one-hot vector, whose product with W is a
-        row of W: it is looked up instead of multiplied.
-      mask_BxD: multiplies the input, the same at every t (variational dropout, Gal and
-        Ghahramani 2016). For ids it scales the row, as it would scale the one-hot vector's one.
+    prepare: (params, x, mask_BxD) -> TxBxN, all that does not depend on the state, at once; `x` and
+      the mask as `projection.multiply` takes them.
+    step: (params, state, prepared BxN) -> the next state.
     """
-    if reads_ids(x):
-        z_TxBxG = params.W[x]
-        if mask_BxD is not None:
-            z_TxBxG *= mask_of_ids(mask_BxD, x)[..., None]
-    else:
-        z_TxBxG = (x if mask_BxD is None else x * mask_BxD) @ params.W
-    return z_TxBxG + params.b
+
+    prepare: Callable[[Any, Array, Array | None], Array]
+    step: Callable[[Any, LSTMState, Array], LSTMState]
+
+
+def lstm_step(params: LSTMParams, state: LSTMState, z_BxG: Array) -> LSTMState:
+    """`cell.cell_step`, with the input's share `x W + b` at hand."""
+    return advance(state, activate(z_BxG + state.h @ params.U))
+
+
+# The parameters' type says which kind a layer is.
+CELLS: dict[type, Cell] = {
+    LSTMParams: Cell(project, lstm_step),
+    CoupledParams: Cell(project, coupled_step),
+    LayerNormParams: Cell(project_normalized, layer_norm_step),
+    MogrifierParams: Cell(drop_inputs, mogrifier_step),
+}
 
 
 def reset_state(state: LSTMState, resets_B: Array) -> LSTMState:
@@ -44,12 +49,13 @@ def reset_state(state: LSTMState, resets_B: Array) -> LSTMState:
 
 
 def unroll(
-    params: LSTMParams,
+    params: LayerParams,
     state: LSTMState,
     x: Array,
     *,
     mask_BxD: Array | None = None,
     resets_TxB: Array | None = None,
+    keep: LSTMState | None = None,
     truncated: bool = False,
 ) -> tuple[LSTMState, Array]:
     """Runs the layer over a sequence. The scan stands for this loop:
@@ -60,20 +66,28 @@ def unroll(
             h_TxBxH[t] = state.h
 
     Args:
-      x, mask_BxD: as `project` takes them.
+      x, mask_BxD: as `projection.multiply` takes them.
       resets_TxB: True where a lane starts afresh before it reads x[t]. None: nowhere.
+      keep: zoneout, TxBxH (or 1x1x1: the same for all) in each field. None: none.
       truncated: error goes back in time through the cell state alone (`bptt`, B3).
 
     Returns:
       The state after the last step, and the outputs TxBxH.
     """
+    cell = CELLS[type(params)]
 
-    def step(state: LSTMState, inputs: tuple[Array, Array | None]) -> tuple[LSTMState, Array]:
-        z_BxG, resets_B = inputs
+    def step(
+        before: LSTMState, inputs: tuple[Array, Array | None, LSTMState | None]
+    ) -> tuple[LSTMState, Array]:
+        prepared, resets_B, keep = inputs
         if resets_B is not None:
-            state = reset_state(state, resets_B)
-        h_BxH = lax.stop_gradient(state.h) if truncated else state.h
-        state = advance(state, activate(z_BxG + h_BxH @ params.U))
+            before = reset_state(before, resets_B)
+        read = before._replace(h=lax.stop_gradient(before.h)) if truncated else before
+        state = cell.step(params, read, prepared)
+        if keep is not None:
+            state = zone_out(before, state, keep)
         return state, state.h
 
-    return lax.scan(step, state, (project(params, x, mask_BxD), resets_TxB))
+    T = x.shape[0]
+    keep = jax.tree.map(lambda k: jnp.broadcast_to(k, (T, *k.shape[1:])), keep)
+    return lax.scan(step, state, (cell.prepare(params, x, mask_BxD), resets_TxB, keep))

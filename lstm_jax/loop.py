@@ -20,12 +20,14 @@ from typing import Any, NoReturn, Self
 import jax
 import numpy as np
 
+from lstm_jax.averaging import begin, should_begin
 from lstm_jax.checkpoint import (
     DAMAGED,
     FOLDER,
     Checkpoints,
     Description,
     NewerFormat,
+    kept_loss,
     read_description,
     refuse_newer,
     warn,
@@ -48,7 +50,7 @@ from lstm_jax.metrics import (
     rewind,
     write_summary,
 )
-from lstm_jax.model import count_parameters
+from lstm_jax.model import LMParams, count_parameters, expected_masks
 from lstm_jax.nonfinite import FOLDER as DUMPS
 from lstm_jax.nonfinite import describe_state, describe_step, dump, finite_steps
 from lstm_jax.progress import Progress
@@ -250,6 +252,7 @@ class Run:
         if validate:
             self._check_state()
             line |= self._validate(step)
+            self._begin_average(line)
         append_metrics(self.workdir, line)
         progress.update(line)
         if validate:
@@ -308,25 +311,46 @@ class Run:
         """Scores the validation split by both protocols and writes a sample."""
         scores = {}
         if self.split.validation is not None:
-            found = evaluate(self.state.params, self.split.validation, self.config.evaluate)
-            scores = {"val_loss_stream": found.stream, "val_loss_windows": found.windows}
-            if not np.isfinite(found).all():
-                self._stop(step, f"the validation loss is {found.stream} and {found.windows}")
+            scores = self._score(self.state.params)
+            if self.state.average is not None:
+                averaged = self._score(self.state.average.params)
+                scores |= {f"{name}_average": loss for name, loss in averaged.items()}
+            if not np.isfinite([*scores.values()]).all():
+                self._stop(
+                    step, f"the validation loss is {' and '.join(map(str, scores.values()))}"
+                )
         append_sample(self.workdir, step, scores.get("val_loss_stream"), self.sample())
         return scores
+
+    def _score(self, params: LMParams) -> dict[str, float]:
+        """The losses of some parameters on the validation split, by both protocols."""
+        masks = expected_masks(self.config.model)
+        found = evaluate(params, self.split.validation, self.config.evaluate, masks)
+        return {"val_loss_stream": found.stream, "val_loss_windows": found.windows}
+
+    def _begin_average(self, line: dict[str, Any]) -> None:
+        """Begins a triggered average where the losses up to this line's have stalled."""
+        average = self.state.average
+        if average is None or "val_loss_stream" not in line:
+            return
+        lines = [*read_metrics(self.workdir), line]
+        losses = [m["val_loss_stream"] for m in lines if "val_loss_stream" in m]
+        if should_begin(average, losses, self.config.train):
+            self.state = self.state._replace(average=begin(average))
 
     def sample(self) -> str:
         """What the model makes of the text's first character; the same for the same parameters."""
         prompt = self.text.ids[:1]
         length = self.config.train.sample_length
-        ids = generate(self.state.params, jax.random.key(0), prompt, length)
+        masks = expected_masks(self.config.model)
+        ids = generate(self.state.best_params, jax.random.key(0), prompt, length, masks=masks)
         return self.text.vocabulary.decode(np.concatenate([prompt, ids[0]]))
 
     def summary(self) -> dict[str, Any]:
         """What the run came to, best validation included; also written to `summary.json`."""
         metrics = read_metrics(self.workdir)
         validated = [m for m in metrics if "val_loss_stream" in m]
-        best = min(validated, key=lambda m: m["val_loss_stream"], default=None)
+        best = min(validated, key=kept_loss, default=None)
         last = metrics[-1] if metrics else {}
         summary = {
             "title": self.title,
@@ -337,8 +361,7 @@ class Run:
         if best is not None:
             summary |= {
                 "best_step": best["step"],
-                "val_loss_stream": best["val_loss_stream"],
-                "val_loss_windows": best["val_loss_windows"],
+                **{name: loss for name, loss in best.items() if name.startswith("val_loss")},
             }
         write_summary(self.workdir, summary)
         return summary

@@ -11,7 +11,7 @@ import psutil
 from humanize import naturalsize
 
 from lstm_jax.config import Config, UserError
-from lstm_jax.model import LMParams
+from lstm_jax.model import LMParams, sizes
 from lstm_jax.train import init_train_state
 
 FLOAT_BYTES = 4
@@ -66,7 +66,7 @@ def check_run_fits(config: Config, vocabulary_size: int) -> None:
 
 def check_samples_fit(params: LMParams, prompt_length: int, num_samples: int) -> None:
     """Refuses more samples than the memory has room for beside the logits of the prompt."""
-    H, V = params.readout.W.shape
+    H, V = sizes(params)
     per_sample = 2 * H * len(params.layers) + V
     need = FLOAT_BYTES * (prompt_length * V + num_samples * per_sample)
     if need > (have := memory_bytes()):

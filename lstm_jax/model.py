@@ -5,41 +5,52 @@ masks, `apply` only multiplies by them, and no masks (None) means no randomness 
 backward, and every oracle, can be given the very same masks.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lstm_jax.cell import LSTMParams, LSTMState, init_cell, init_cell_notebook, init_state
+from lstm_jax.cell import LSTMState, init_cell, init_cell_notebook, init_state
 from lstm_jax.config import ModelConfig
-from lstm_jax.layer import unroll
+from lstm_jax.coupled import init_coupled
+from lstm_jax.layer import LayerParams, unroll
+from lstm_jax.layer_norm import init_layer_norm
+from lstm_jax.mogrifier import init_mogrifier
+from lstm_jax.projection import multiply
+from lstm_jax.zoneout import expected_keep, sample_keep
 
 
 class Readout(NamedTuple):
-    """`logits = h @ W + b`."""
+    """`logits = h @ W + b`; with P `logits = h @ P @ W + b`."""
 
-    W: Array  # HxV
+    W: Array | None  # HxV, RxV behind P; None: tied, the embedding transposed
     b: Array  # V
+    P: Array | None = None  # HxR: a readout of low rank, or the way to the embedding's width
 
 
 class LMParams(NamedTuple):
     """All parameters of a language model."""
 
     embedding: Array | None  # VxE; None: the first layer reads ids as rows of its W
-    layers: tuple[LSTMParams, ...]
+    layers: tuple[LayerParams, ...]
     readout: Readout
+    # H for each layer but the first: what it reads, times this, is added to what it puts out.
+    skips: tuple[Array, ...] | None = None
 
 
 class Masks(NamedTuple):
-    """Dropout masks, each fixed over time and already divided by the keep rate.
+    """Dropout masks, each fixed over time and already divided by the keep rate; and zoneout.
 
     Every mask scales the input of a matrix: `layers[l]` (BxD) what layer l reads, `readout` (BxH)
-    what the readout reads. None: nothing is dropped there.
+    what the readout reads, `embedding` (BxV) the one-hot ids. None: nothing is dropped there.
     """
 
     layers: tuple[Array | None, ...]
     readout: Array | None
+    embedding: Array | None = None
+    zoneout: tuple[LSTMState, ...] | None = None  # each layer's `keep` (layer.unroll)
 
 
 Carry = tuple[LSTMState, ...]  # one state a layer
@@ -50,40 +61,71 @@ Carry = tuple[LSTMState, ...]  # one state a layer
 SYMBOL_BOUND = 4.0
 
 
-def init_layer(key: Array, input_size: int, config: ModelConfig, *, reads_ids: bool) -> LSTMParams:
-    """One layer's initial parameters, by the config's `init`."""
+def init_layer(key: Array, input_size: int, config: ModelConfig, *, reads_ids: bool) -> LayerParams:
+    """One layer's initial parameters, by the config's `cell` and `init`."""
     H, forget_bias = config.hidden_size, config.forget_bias
     if config.init == "notebook":
         return init_cell_notebook(key, input_size, H, forget_bias=forget_bias)
+    init = {
+        "lstm": init_cell,
+        "coupled": init_coupled,
+        "layer_norm": init_layer_norm,
+        "mogrifier": partial(
+            init_mogrifier, rounds=config.mogrifier_rounds or 5, rank=config.mogrifier_rank or 0
+        ),
+    }[config.cell]
     input_bound = SYMBOL_BOUND if reads_ids else None
-    return init_cell(key, input_size, H, forget_bias=forget_bias, input_bound=input_bound)
+    return init(key, input_size, H, forget_bias=forget_bias, input_bound=input_bound)
 
 
 def init_readout(key: Array, vocabulary_size: int, config: ModelConfig) -> Readout:
-    """The readout's initial parameters, by the config's `init`; bias zero."""
-    hidden_size = config.hidden_size
-    shape = (hidden_size, vocabulary_size)
+    """The readout's initial parameters, by the config's `readout` and `init`; bias zero."""
+    H, E, b_V = config.hidden_size, config.embedding_size, jnp.zeros(vocabulary_size)
+
+    def uniform(key: Array, rows: int, columns: int) -> Array:
+        bound = rows**-0.5
+        return jax.random.uniform(key, (rows, columns), minval=-bound, maxval=bound)
+
+    if config.readout == "tied":
+        return Readout(W=None, b=b_V, P=None if E == H else uniform(key, H, E))
     if config.init == "notebook":
-        W_HxV = 0.1 * jax.random.normal(key, shape)
-    else:
-        bound = hidden_size**-0.5
-        W_HxV = jax.random.uniform(key, shape, minval=-bound, maxval=bound)
-    return Readout(W=W_HxV, b=jnp.zeros(vocabulary_size))
+        return Readout(W=0.1 * jax.random.normal(key, (H, vocabulary_size)), b=b_V)
+    if rank := config.readout_rank:
+        key, key_P = jax.random.split(key)
+        return Readout(uniform(key, rank, vocabulary_size), b_V, P=uniform(key_P, H, rank))
+    return Readout(W=uniform(key, H, vocabulary_size), b=b_V)
+
+
+def init_embedding(key: Array, vocabulary_size: int, config: ModelConfig) -> Array | None:
+    """The embedding's initial values; None where the first layer reads ids.
+
+    Of unit variance; where the readout is tied to it, as small as a readout's weights begin.
+    """
+    if not (E := config.embedding_size):
+        return None
+    scale = E**-0.5 if config.readout == "tied" else 1.0
+    return scale * jax.random.normal(key, (vocabulary_size, E))
 
 
 def init_model(key: Array, config: ModelConfig, vocabulary_size: int) -> LMParams:
     """Parameters of a model that reads and predicts `vocabulary_size` symbols."""
     key_embedding, key_readout, *layer_keys = jax.random.split(key, 2 + config.num_layers)
-    E, H = config.embedding_size, config.hidden_size
-    input_sizes = [E or vocabulary_size] + [H] * (config.num_layers - 1)
+    E, H, L = config.embedding_size, config.hidden_size, config.num_layers
+    input_sizes = [E or vocabulary_size] + [H] * (L - 1)
     return LMParams(
-        embedding=jax.random.normal(key_embedding, (vocabulary_size, E)) if E else None,
+        embedding=init_embedding(key_embedding, vocabulary_size, config),
         layers=tuple(
             init_layer(layer_keys[n], D, config, reads_ids=n == 0 and not E)
             for n, D in enumerate(input_sizes)
         ),
         readout=init_readout(key_readout, vocabulary_size, config),
+        skips=tuple(jnp.ones(H) for _ in range(L - 1)) if config.skip == "weighted" else None,
     )
+
+
+def sizes(params: LMParams) -> tuple[int, int]:
+    """H, the units of a layer, and V, the symbols."""
+    return params.layers[-1].U.shape[0], params.readout.b.shape[0]
 
 
 def init_carry(params: LMParams, batch_size: int) -> Carry:
@@ -97,28 +139,69 @@ def no_masks(params: LMParams) -> Masks:
 
 
 def sample_masks(
-    key: Array, params: LMParams, config: ModelConfig, batch_size: int
+    key: Array, params: LMParams, config: ModelConfig, batch_size: int, sequence_length: int
 ) -> Masks | None:
     """Draws a mask for each place where the config drops something, one row a lane.
 
     `input_dropout` acts on what the first layer reads (embeddings, or whole symbols of the
-    alphabet when there is no embedding), `dropout` between layers and on the output.
+    alphabet when there is no embedding), `dropout` between layers and on the output,
+    `embedding_dropout` on whole symbols before the embedding (Gal and Ghahramani 2016, section 4).
     """
-    if not config.input_dropout and not config.dropout:
+    L, (H, V), dtype = len(params.layers), sizes(params), params.readout.b.dtype
+    zoneout = zoneout_rates(config)
+    if not any((config.input_dropout, config.dropout, config.embedding_dropout, zoneout)):
         return None
 
     def sample(key: Array, rate: float, width: int) -> Array | None:
         if not rate:
             return None
         keep_BxD = jax.random.bernoulli(key, 1 - rate, (batch_size, width))
-        return keep_BxD.astype(params.readout.W.dtype) / (1 - rate)
+        return keep_BxD.astype(dtype) / (1 - rate)
 
-    L = len(params.layers)
     keys = jax.random.split(key, L + 1)
     rates = [config.input_dropout] + [config.dropout] * L
-    widths = [layer.W.shape[0] for layer in params.layers] + [params.readout.W.shape[0]]
+    widths = [layer.W.shape[0] for layer in params.layers] + [H]
     *layers, readout = map(sample, keys, rates, widths)
-    return Masks(tuple(layers), readout)
+    key_embedding, *zoneout_keys = jax.random.split(jax.random.fold_in(key, L + 1), 1 + L)
+    shape = (sequence_length, batch_size, H)
+    return Masks(
+        tuple(layers),
+        readout,
+        sample(key_embedding, config.embedding_dropout, V),
+        zoneout and tuple(sample_keep(key, zoneout, shape, dtype) for key in zoneout_keys),
+    )
+
+
+def zoneout_rates(config: ModelConfig) -> LSTMState | None:
+    """How often a unit of h, and of c, stays what it was; None: never."""
+    rates = LSTMState(h=config.zoneout_hidden, c=config.zoneout_cell)
+    return rates if any(rates) else None
+
+
+def expected_masks(config: ModelConfig) -> Masks | None:
+    """What stands for the drawn masks where nothing is random; None: nothing needs to.
+
+    Dropout is divided by its keep rate, so that its mean is no dropout; zoneout's mean is its rate.
+    """
+    if not (rates := zoneout_rates(config)):
+        return None
+    L = config.num_layers
+    return Masks((None,) * L, None, zoneout=(expected_keep(rates),) * L)
+
+
+def embed(params: LMParams, ids_TxB: Array, mask_BxV: Array | None = None) -> Array:
+    """What the first layer reads: the embeddings TxBxE, or, without an embedding, the ids."""
+    if params.embedding is None:
+        return ids_TxB
+    return multiply(ids_TxB, params.embedding, mask_BxV)
+
+
+def read_out(params: LMParams, h_TxBxH: Array) -> Array:
+    """The logits, TxBxV."""
+    W, b_V, P = params.readout
+    if P is not None:
+        h_TxBxH = h_TxBxH @ P
+    return h_TxBxH @ (params.embedding.T if W is None else W) + b_V
 
 
 def apply(
@@ -142,15 +225,25 @@ def apply(
       logits TxBxV and the carry after the last step.
     """
     masks = masks or no_masks(params)
-    x = inputs_TxB if params.embedding is None else params.embedding[inputs_TxB]
+    x = embed(params, inputs_TxB, masks.embedding)
     states = []
-    for layer, state, mask_BxD in zip(params.layers, carry, masks.layers, strict=True):
+    for n, (layer, state, mask_BxD) in enumerate(
+        zip(params.layers, carry, masks.layers, strict=True)
+    ):
+        below = x
         state, x = unroll(
-            layer, state, x, mask_BxD=mask_BxD, resets_TxB=resets_TxB, truncated=truncated
+            layer,
+            state,
+            x,
+            mask_BxD=mask_BxD,
+            resets_TxB=resets_TxB,
+            keep=masks.zoneout and masks.zoneout[n],
+            truncated=truncated,
         )
+        if n and params.skips is not None:
+            x = x + params.skips[n - 1] * below
         states.append(state)
-    h_TxBxH = x if masks.readout is None else x * masks.readout
-    return h_TxBxH @ params.readout.W + params.readout.b, tuple(states)
+    return read_out(params, x if masks.readout is None else x * masks.readout), tuple(states)
 
 
 def named_leaves(params: LMParams) -> dict[str, Array]:

@@ -71,11 +71,19 @@ def over_lanes(value_and_grad: GradFn, mesh: Mesh) -> GradFn:
         loss, grads = lax.psum(jax.tree.map(lambda d: d * share, (loss, grads)), LANES)
         return (loss, Aux(aux.carry, count)), grads
 
-    lanes = P(LANES)
-    return jax.shard_map(
-        on_a_device,
-        mesh=mesh,
-        in_specs=(P(), lanes, P(None, LANES), lanes),
-        out_specs=((P(), Aux(carry=lanes, count=P())), P()),
-        check_vma=False,
-    )
+    lanes, later_lanes = P(LANES), P(None, LANES)
+
+    def on_devices(
+        params: LMParams, carry: Carry, batch: Batch, masks: Masks | None
+    ) -> tuple[tuple[Array, Aux], LMParams]:
+        # A mask has a row a lane; zoneout's, drawn anew at each step, are TxBxH.
+        of_masks = jax.tree.map(lambda m: later_lanes if m.ndim == 3 else lanes, masks)
+        return jax.shard_map(
+            on_a_device,
+            mesh=mesh,
+            in_specs=(P(), lanes, later_lanes, of_masks),
+            out_specs=((P(), Aux(carry=lanes, count=P())), P()),
+            check_vma=False,
+        )(params, carry, batch, masks)
+
+    return on_devices

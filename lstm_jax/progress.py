@@ -24,8 +24,11 @@ class Progress:
         """Shows a line of metrics."""
         validated = "val_loss_stream" in line
         if validated:
-            self._val = f"  val stream {line['val_loss_stream']:.4f}" + (
-                f" windows {line['val_loss_windows']:.4f}"
+            # Of the average, where there is one: that is the model that is kept.
+            last = "_average" if "val_loss_stream_average" in line else ""
+            self._val = (
+                f"  val{last.replace('_', ' ')} stream {line[f'val_loss_stream{last}']:.4f} "
+                f"windows {line[f'val_loss_windows{last}']:.4f}"
             )
         skipped = f"  {line['skipped']} updates skipped" if line.get("skipped") else ""
         text = (

@@ -73,10 +73,12 @@ class Sequence(NamedTuple):
 
 
 class Drops(NamedTuple):
-    """Dropout: factors on what each layer reads (DxB) and on what the readout reads (HxB)."""
+    """Dropout: factors on what each layer reads (DxB), on what the readout reads (HxB), and on the
+    one-hot ids that the embedding reads (VxB)."""
 
     layers: tuple[ndarray, ...]
     readout: ndarray
+    embedding: ndarray
 
 
 @dataclass
@@ -140,7 +142,7 @@ def forward(
         keep = np.where(sequence.resets[t], 0.0, 1.0)
         x = one_hot(sequence.inputs[t], V)
         if params.W_e is not None:
-            x = params.W_e @ x
+            x = params.W_e @ (x if drops is None else drops.embedding * x)
         steps.append([])
         for number, p in enumerate(params.layers):
             if drops is not None:
@@ -225,7 +227,8 @@ def backward(
             from_next[number] = (dh * keep, dC * keep)
             d = dz[H:] if drops is None else drops.layers[number] * dz[H:]
         if total.W_e is not None:
-            add(total.W_e, d @ one_hot(sequence.inputs[t], V).T, adds)
+            x = one_hot(sequence.inputs[t], V)
+            add(total.W_e, d @ (x if drops is None else drops.embedding * x).T, adds)
     return total
 
 

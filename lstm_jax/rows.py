@@ -2,7 +2,7 @@
 
 The equations are those of `bptt`, cited by their numbers. Blocks are BxG and BxH, as everywhere in
 this package; the forward pass is the model's own (`cell.activate`, `cell.advance`,
-`layer.project`). `columns` is its twin for CPUs.
+`projection.project`). `columns` is its twin for CPUs.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from lstm_jax.cell import Gates, LSTMParams, LSTMState, activate, advance
-from lstm_jax.layer import mask_of_ids, project, reads_ids, reset_state
+from lstm_jax.layer import reset_state
+from lstm_jax.projection import mask_of_ids, project, reads_ids
 
 
 class Residuals(NamedTuple):
@@ -34,7 +35,7 @@ def forward(
     """(F1) to (F5): the final state, the outputs TxBxH, the residuals.
 
     Args:
-      x, mask_BxD: as `layer.project` takes them.
+      x, mask_BxD: as `projection.project` takes them.
     """
 
     def step(

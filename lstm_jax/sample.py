@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array, lax
 
 from lstm_jax.config import SamplingConfig, UserError
-from lstm_jax.model import Carry, LMParams, apply, init_carry
+from lstm_jax.model import Carry, LMParams, Masks, apply, init_carry
 
 PIECE = 32  # characters of one compiled scan: how often a reader sees something new
 
@@ -47,9 +47,11 @@ def choose(keys_B: Array, logits_BxV: Array, config: SamplingConfig) -> Array:
 
 
 @partial(jax.jit, static_argnames="num_samples")
-def _prime(params: LMParams, prompt_Tx1: Array, num_samples: int) -> tuple[Array, Carry]:
+def _prime(
+    params: LMParams, prompt_Tx1: Array, masks: Masks | None, num_samples: int
+) -> tuple[Array, Carry]:
     """Reads the prompt once, for all samples: the logits after it BxV, and the carry."""
-    logits_Tx1xV, carry = apply(params, init_carry(params, 1), prompt_Tx1)
+    logits_Tx1xV, carry = apply(params, init_carry(params, 1), prompt_Tx1, masks)
     return jax.tree.map(lambda a: jnp.repeat(a, num_samples, 0), (logits_Tx1xV[-1], carry))
 
 
@@ -60,6 +62,7 @@ def _draw(
     carry: Carry,
     logits_BxV: Array,
     start: int,
+    masks: Masks | None,
     config: SamplingConfig,
 ) -> tuple[Carry, Array, Array]:
     """The next PIECE characters of every sample, from position `start` on."""
@@ -68,7 +71,7 @@ def _draw(
         carry, logits_BxV = state
         position_keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, position)
         ids_B = choose(position_keys_B, logits_BxV, config)
-        logits_TxBxV, carry = apply(params, carry, ids_B[None])
+        logits_TxBxV, carry = apply(params, carry, ids_B[None], masks)
         return (carry, logits_TxBxV[0]), ids_B
 
     (carry, logits_BxV), ids_TxB = lax.scan(step, (carry, logits_BxV), start + jnp.arange(PIECE))
@@ -82,21 +85,23 @@ def generate_pieces(
     length: int,
     config: SamplingConfig = SamplingConfig(),
     num_samples: int = 1,
+    masks: Masks | None = None,
 ) -> Iterator[np.ndarray]:
     """Yields the continuation in pieces as they are made: ids num_samples x (PIECE or fewer).
 
     Sample n draws its character t with fold_in(fold_in(key, n), t): its text does not depend on
-    how many samples are drawn beside it, nor on the length asked for.
+    how many samples are drawn beside it, nor on the length asked for. `masks`: what stands for
+    training's where nothing is dropped (`model.expected_masks`).
     """
     if not len(prompt):
         raise UserError("the prompt is empty: give the model at least one character to read")
     # Sampling is one short chain of steps: parameters that training left on many devices would
     # have each of them compute the same.
     params = jax.device_put(params, jax.local_devices()[0])
-    logits_BxV, carry = _prime(params, jnp.asarray(prompt)[:, None], num_samples)
+    logits_BxV, carry = _prime(params, jnp.asarray(prompt)[:, None], masks, num_samples)
     keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_samples))
     for start in range(0, length, PIECE):
-        carry, logits_BxV, ids_TxB = _draw(params, keys_B, carry, logits_BxV, start, config)
+        carry, logits_BxV, ids_TxB = _draw(params, keys_B, carry, logits_BxV, start, masks, config)
         yield np.asarray(ids_TxB).T[:, : length - start]
 
 
@@ -107,7 +112,8 @@ def generate(
     length: int,
     config: SamplingConfig = SamplingConfig(),
     num_samples: int = 1,
+    masks: Masks | None = None,
 ) -> np.ndarray:
     """Continues a prompt of ids: num_samples x length. The same key gives the same text."""
-    pieces = generate_pieces(params, key, prompt, length, config, num_samples)
+    pieces = generate_pieces(params, key, prompt, length, config, num_samples, masks)
     return np.concatenate(list(pieces), axis=1)

@@ -9,6 +9,7 @@ import optax
 from jax import Array, lax
 from jax.sharding import Mesh
 
+from lstm_jax.averaging import Average, init_average, update_average
 from lstm_jax.blocks import make_gradient
 from lstm_jax.config import Config
 from lstm_jax.data.batches import Batch
@@ -25,6 +26,12 @@ class TrainState(NamedTuple):
     params: LMParams
     opt_state: optax.OptState
     carry: Carry
+    average: Average | None = None
+
+    @property
+    def best_params(self) -> LMParams:
+        """The parameters to use: their average, where there is one."""
+        return self.params if self.average is None else self.average.params
 
 
 class StepInfo(NamedTuple):
@@ -50,7 +57,8 @@ def state_placement(config: Config) -> TrainState:
     """Where a state's arrays live: the carry divided among the devices, the rest on each."""
     placement = Placement.of(mesh_of(config))
     everywhere = placement.replicated
-    return TrainState(everywhere, everywhere, everywhere, placement.carry)
+    average = None if config.train.average == "none" else everywhere
+    return TrainState(everywhere, everywhere, everywhere, placement.carry, average)
 
 
 def optimizer_of(config: Config) -> optax.GradientTransformationExtraArgs:
@@ -69,6 +77,7 @@ def init_train_state(config: Config, vocabulary_size: int) -> TrainState:
         params=params,
         opt_state=optimizer_of(config).init(params),
         carry=init_carry(params, config.train.batch_size),
+        average=init_average(params, config.train),
     )
     return jax.device_put(state, state_placement(config))
 
@@ -79,24 +88,42 @@ def reset_nonfinite(carry: Carry) -> Carry:
     return jax.tree.map(lambda x_BxH: jnp.where(finite_B[:, None], x_BxH, 0), carry)
 
 
+def start_afresh(key: Array, batch: Batch, rate: float) -> Batch:
+    """The batch with that share of its lanes, drawn anew each time, reset before its first step.
+
+    A lane so reset goes on in the middle of the text without knowing what came before, the
+    condition that scoring by `windows` puts a model in.
+    """
+    if not rate:
+        return batch
+    T, B = batch.inputs.shape
+    resets_TxB = jnp.zeros((T, B), bool) if batch.resets is None else batch.resets
+    afresh_B = jax.random.bernoulli(key, rate, (B,))
+    return batch._replace(resets=resets_TxB.at[0].set(resets_TxB[0] | afresh_B))
+
+
 def make_train_step(config: Config) -> TrainStep:
     """Builds `train_step`: draw the masks, take the gradient, update, hand the carry on."""
     gradient = make_gradient(config.train.gradient, config.train.checkpoint_every)
     value_and_grad = over_lanes(gradient, mesh_of(config))
     optimizer = optimizer_of(config)
+    B, T = config.train.batch_size, config.train.sequence_length
     schedule = make_schedule(config.optimizer, config.train.steps)
     # A stream of its own, apart from the initial weights' (fold_in of the steps starts at 0).
     dropout_key = jax.random.fold_in(jax.random.key(config.train.seed), 2**31)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepInfo]:
-        step, params, opt_state, carry = state
+        step, params, opt_state, carry, average = state
         key = jax.random.fold_in(dropout_key, step)
-        masks = sample_masks(key, params, config.model, config.train.batch_size)
+        masks = sample_masks(key, params, config.model, B, T)
         # Folded in, not split off: the masks of a run without weight drop stay what they are.
         weights = sample_weight_masks(jax.random.fold_in(key, 1), params, config.model.weight_drop)
+        batch = start_afresh(jax.random.fold_in(key, 2), batch, config.train.reset_rate)
         (loss, aux), grads = with_weight_drop(value_and_grad, weights)(params, carry, batch, masks)
         updates, opt_state = optimizer.update(grads, opt_state, params, loss=loss)
         params = optax.apply_updates(params, updates)
+        if average is not None:
+            average = update_average(average, params, config.train)
         info = StepInfo(
             loss=loss,
             grad_norm=optax.tree.norm(grads),
@@ -104,14 +131,15 @@ def make_train_step(config: Config) -> TrainStep:
             learning_rate=jnp.asarray(schedule(step)),
         )
         if config.train.on_nonfinite == "stop":
-            return TrainState(step + 1, params, opt_state, aux.carry), info
+            return TrainState(step + 1, params, opt_state, aux.carry, average), info
         # The optimizer's own count, which its schedule follows, stands still while it skips.
         info = info._replace(
             learning_rate=jnp.asarray(schedule(step - opt_state.skipped)),
             skipped=opt_state.skipped,
             in_a_row=opt_state.in_a_row,
         )
-        return TrainState(step + 1, params, opt_state, reset_nonfinite(aux.carry)), info
+        carry = reset_nonfinite(aux.carry)
+        return TrainState(step + 1, params, opt_state, carry, average), info
 
     return train_step
 

@@ -152,8 +152,9 @@ def reference_gradient(problem: Problem, defects: frozenset[str] = frozenset()) 
     drops = None
     if masks is not None:
         ones = np.ones((1, 1))
-        *layers, readout = (ones if m is None else m.T for m in (*masks.layers, masks.readout))
-        drops = reference.Drops(tuple(layers), readout)
+        drawn = (*masks.layers, masks.readout, masks.embedding)
+        *layers, readout, embedding = (ones if m is None else m.T for m in drawn)
+        drops = reference.Drops(tuple(layers), readout, embedding)
     states = [reference.State(s.h.T, s.c.T) for s in carry]
     done = reference.forward(to_reference(params), states, sequence, drops)
     return from_reference(reference.backward(to_reference(params), done, defects=defects), params)

@@ -173,7 +173,7 @@ def temporary_bytes(gradient, config, length):
 
     def shapes():
         params = init_model(jax.random.key(0), config, 11)
-        return params, init_carry(params, 4), sample_masks(jax.random.key(0), params, config, 4)
+        return params, init_carry(params, 4), sample_masks(jax.random.key(0), params, config, 4, 7)
 
     params, carry, masks = jax.eval_shape(shapes)
     ids = jax.ShapeDtypeStruct((length, 4), np.uint8)

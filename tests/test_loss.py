@@ -80,7 +80,7 @@ def test_gradient_is_the_slope_of_the_loss(name, x64, rng):
     config, params, carry, inputs = make_case(
         rng, num_layers=2, embedding_size=3, dropout=0.3, input_dropout=0.3
     )
-    masks = sample_masks(jax.random.key(2), params, config, B)
+    masks = sample_masks(jax.random.key(2), params, config, B, 7)
     batch = make_batch(rng, inputs)
     _, grads = GRADIENTS[name](params, carry, batch, masks)
     for index, leaf in enumerate(jax.tree.leaves(grads)):

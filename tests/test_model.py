@@ -50,7 +50,7 @@ MODELS = [{"num_layers": 1}, {"num_layers": 3}, {"num_layers": 2, "embedding_siz
 def test_apply_equals_the_oracle(model, dropout, with_resets, x64, rng):
     rates = {"dropout": 0.4, "input_dropout": 0.3} if dropout else {}
     config, params, carry, inputs = make_case(rng, **model, **rates)
-    masks = sample_masks(jax.random.key(1), params, config, B)
+    masks = sample_masks(jax.random.key(1), params, config, B, 7)
     assert (masks is not None) == dropout
     resets = rng.random((T, B)) < 0.4 if with_resets else None
     found = apply(
@@ -61,7 +61,7 @@ def test_apply_equals_the_oracle(model, dropout, with_resets, x64, rng):
 
 def test_the_comparison_notices_a_missing_mask_and_a_missing_reset(x64, rng):
     config, params, carry, inputs = make_case(rng, num_layers=2, dropout=0.5, input_dropout=0.5)
-    masks = sample_masks(jax.random.key(1), params, config, B)
+    masks = sample_masks(jax.random.key(1), params, config, B, 7)
     resets = np.zeros((T, B), bool)
     resets[2, 1] = True
     wanted = oracle.language_model(params, carry, inputs, masks, resets)
@@ -89,7 +89,7 @@ def test_splitting_a_sequence_anywhere_equals_the_whole(x64, rng):
 
 def test_masks_keep_the_mean_and_are_drawn_apart(rng):
     config, params, _, _ = make_case(rng, num_layers=2, dropout=0.25, input_dropout=0.5)
-    masks = sample_masks(jax.random.key(0), params, config, 20000)
+    masks = sample_masks(jax.random.key(0), params, config, 20000, 7)
     for mask, rate in zip([*masks.layers, masks.readout], [0.5, 0.25, 0.25], strict=True):
         assert set(np.unique(mask).tolist()) == {0.0, np.float32(1 / (1 - rate))}
         assert abs(float(mask.mean()) - 1) < 0.02
@@ -98,7 +98,7 @@ def test_masks_keep_the_mean_and_are_drawn_apart(rng):
 
 def test_no_rate_no_masks(rng):
     config, params, _, _ = make_case(rng)
-    assert sample_masks(jax.random.key(0), params, config, B) is None
+    assert sample_masks(jax.random.key(0), params, config, B, 7) is None
 
 
 def test_shapes_names_and_counts():

@@ -42,7 +42,11 @@ def problem(rng):
         rng.random((T, B)) < 0.7,
         rng.random((T, B)) < 0.3,
     )
-    drops = Drops((rng.random((E, B)) * 2, rng.random((H, B)) * 2), rng.random((H, B)) * 2)
+    drops = Drops(
+        (rng.random((E, B)) * 2, rng.random((H, B)) * 2),
+        rng.random((H, B)) * 2,
+        rng.random((V, B)) * 2,
+    )
     return params, states, sequence, drops
 
 
