@@ -31,6 +31,8 @@ from experiments import (
     notebook_audit,
     shakespeare,
     speedrun,
+    tiny_shakespeare_ablation,
+    tiny_shakespeare_hour,
     tiny_shakespeare_small,
     verify_gradients,
 )
@@ -63,6 +65,8 @@ from lstm_jax.sample import generate_pieces
 EXPERIMENTS: dict[str, Callable[[], Config]] = {
     "shakespeare": shakespeare.get_config,
     "tiny_shakespeare_small": tiny_shakespeare_small.get_config,
+    "tiny_shakespeare_hour": tiny_shakespeare_hour.get_config,
+    "tiny_shakespeare_ablation": tiny_shakespeare_ablation.get_config,
     "notebook": notebook.get_config,
     "notebook_audit": notebook_audit.get_config,
     "verify_gradients": verify_gradients.get_config,
@@ -81,6 +85,7 @@ ANALYSES: dict[str, ModuleType] = {
     "benchmark_sampling": benchmark_sampling,
     "memory": memory,
     "speedrun": speedrun,
+    "tiny_shakespeare_ablation": tiny_shakespeare_ablation,
 }
 
 LINE_LIMIT = 800  # characters of an error message
@@ -279,10 +284,11 @@ def announce(run: Run) -> None:
 def report(run: Run) -> None:
     """Prints what came of a run and a sample."""
     summary = run.summary()
-    for name in summary:
-        if "_loss" in name:
-            at = f"  (step {summary['best_step' if name.startswith('val') else 'step']})"
-            print(f"{name:17} {in_both_units(summary[name])}{at}")
+    losses = [name for name in summary if "_loss" in name]
+    width = max(17, *map(len, losses))
+    for name in losses:
+        at = f"  (step {summary['best_step' if name.startswith('val') else 'step']})"
+        print(f"{name:{width}} {in_both_units(summary[name])}{at}")
     if summary.get("skipped"):
         print(f"{'skipped':17} {summary['skipped']:,} updates that were not finite")
     if "seconds" in summary:
@@ -311,8 +317,11 @@ def evaluate_run() -> int:
         losses.append(("dynamic", *score_dynamically(state.best_params, masks, training, scored)))
     of = "" if SPLIT.value == "validation" else ", the end of the training split"
     print(f"step {int(state.step)}, {len(scored):,} characters of {text.name}{of}")
-    for name, loss, how in losses:
-        print_loss(name, loss, how)
+    split = "val" if SPLIT.value == "validation" else "train"
+    named = {f"{split}_loss_{name}": (loss, how) for name, loss, how in losses}
+    width = max(17, *map(len, named))
+    for name, (loss, how) in named.items():
+        print(f"{name:{width}} {in_both_units(loss)}  ({how})")
     return 0
 
 
@@ -387,11 +396,6 @@ def score_dynamically(
             params, training, scored, config, lambda part: bar.update(100 * part - bar.n), masks
         )
     return loss, f"state carried, learning on: {describe_dynamic(config)}"
-
-
-def print_loss(name: str, loss: float, how: str) -> None:
-    split = "val" if SPLIT.value == "validation" else "train"
-    print(f"{split + '_loss_' + name:17} {in_both_units(loss)}  ({how})")
 
 
 def describe_dynamic(config: DynamicConfig) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lstm_jax.cases import Case, grid
+from lstm_jax.cases import Case, grid, variants
 from lstm_jax.config import Config, ModelConfig, TrainConfig
 from lstm_jax.figures import new_figure, save
 from lstm_jax.files import write_atomically
@@ -25,6 +25,15 @@ READS = (
     "model.embedding_size",
     "model.dropout",
     "model.input_dropout",
+    "model.embedding_dropout",
+    "model.zoneout_cell",
+    "model.zoneout_hidden",
+    "model.cell",
+    "model.mogrifier_rounds",
+    "model.mogrifier_rank",
+    "model.skip",
+    "model.readout",
+    "model.readout_rank",
     "train.batch_size",
     "train.sequence_length",
     "train.seed",
@@ -33,14 +42,16 @@ READS = (
 
 def get_config() -> Config:
     return Config(
-        model=ModelConfig(hidden_size=6), train=TrainConfig(batch_size=5, sequence_length=7)
+        model=ModelConfig(hidden_size=6),
+        # The one gradient that every model has; whichever others there are are compared with it.
+        train=TrainConfig(batch_size=5, sequence_length=7, gradient="autodiff"),
     )
 
 
 def cases_of(config: Config) -> list[Case]:
     """The grid; or, for a config of the user's own, that config plainly and with everything on."""
     if config == get_config():
-        return list(grid())
+        return [*variants(), *grid()]
     model, T, B = config.model, config.train.sequence_length, config.train.batch_size
     dropped = dataclasses.replace(model, dropout=model.dropout or 0.2)
     return [

@@ -84,14 +84,32 @@ def grid() -> Iterator[Case]:
                 masked, resets, dropout, carry = (
                     bool(BITS[number % 16] >> n & 1) for n in range(4)
                 )
+                embedded = number % 3 == 2
                 model = ModelConfig(
                     hidden_size=6,
                     num_layers=L,
                     dropout=0.3 * dropout,
                     input_dropout=0.3 * dropout,
-                    embedding_size=4 * (number % 3 == 2),
+                    embedding_size=4 * embedded,
+                    embedding_dropout=0.3 * (dropout and embedded),
                 )
                 yield Case(model, T, B, masked, resets, carry, seed=number)
                 number += 1
     model = ModelConfig(hidden_size=8, num_layers=2, dropout=0.2, input_dropout=0.2)
     yield Case(model, 128, 5, True, True, True, seed=number)
+
+
+# Between them every part that the backward by hand does not know.
+VARIANTS: tuple[dict[str, Any], ...] = (
+    {"cell": "coupled", "skip": "weighted", "zoneout_cell": 0.3, "zoneout_hidden": 0.1},
+    {"cell": "layer_norm", "readout": "tied", "embedding_size": 4, "embedding_dropout": 0.3},
+    {"cell": "mogrifier", "readout": "tied", "embedding_size": 6},
+    {"cell": "mogrifier", "mogrifier_rounds": 4, "mogrifier_rank": 2, "readout_rank": 3},
+)
+
+
+def variants() -> Iterator[Case]:
+    """The models that autodiff alone differentiates, each with every complication."""
+    for number, options in enumerate(VARIANTS):
+        model = ModelConfig(hidden_size=6, num_layers=2, dropout=0.2, input_dropout=0.2, **options)
+        yield Case(model, 7, 3, True, True, True, seed=number)

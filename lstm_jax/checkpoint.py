@@ -228,7 +228,14 @@ class Checkpoints:
             return float(kept_loss(read_json(self.path(step) / METRICS)))
         except FileNotFoundError:  # not validated
             return None
-        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+        ) as error:
             raise self._unreadable(step, error) from error
 
     def described(self, step: int) -> dict[str, Any]:

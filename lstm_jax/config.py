@@ -129,8 +129,8 @@ class ModelConfig(Section):
     )
     skip: str = option(
         "none",
-        "weighted: what a layer above the first reads is added to what it puts out, times a "
-        "learned weight a unit, at first 1",
+        "weighted: to what a layer puts out is added what the layer below does, times a learned "
+        "weight a unit, at first 1",
         choices=("none", "weighted"),
     )
     readout: str = option(

@@ -17,7 +17,7 @@ from lstm_jax.config import ModelConfig
 from lstm_jax.coupled import init_coupled
 from lstm_jax.layer import LayerParams, unroll
 from lstm_jax.layer_norm import init_layer_norm
-from lstm_jax.mogrifier import init_mogrifier
+from lstm_jax.mogrifier import ROUNDS, init_mogrifier
 from lstm_jax.projection import multiply
 from lstm_jax.zoneout import expected_keep, sample_keep
 
@@ -36,7 +36,8 @@ class LMParams(NamedTuple):
     embedding: Array | None  # VxE; None: the first layer reads ids as rows of its W
     layers: tuple[LayerParams, ...]
     readout: Readout
-    # H for each layer but the first: what it reads, times this, is added to what it puts out.
+    # H for each layer but the first: what the layer below puts out, times this, is added to what it
+    # puts out itself.
     skips: tuple[Array, ...] | None = None
 
 
@@ -71,7 +72,9 @@ def init_layer(key: Array, input_size: int, config: ModelConfig, *, reads_ids: b
         "coupled": init_coupled,
         "layer_norm": init_layer_norm,
         "mogrifier": partial(
-            init_mogrifier, rounds=config.mogrifier_rounds or 5, rank=config.mogrifier_rank or 0
+            init_mogrifier,
+            rounds=ROUNDS if config.mogrifier_rounds is None else config.mogrifier_rounds,
+            rank=config.mogrifier_rank or 0,
         ),
     }[config.cell]
     input_bound = SYMBOL_BOUND if reads_ids else None

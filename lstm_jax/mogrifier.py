@@ -17,6 +17,8 @@ from jax import Array
 from lstm_jax.cell import LSTMParams, LSTMState, cell_step, init_cell
 from lstm_jax.projection import reads_ids
 
+ROUNDS = 5  # where the config names none
+
 
 class MogrifierParams(NamedTuple):
     """One layer's parameters."""

@@ -97,7 +97,7 @@ def start_afresh(key: Array, batch: Batch, rate: float) -> Batch:
     if not rate:
         return batch
     T, B = batch.inputs.shape
-    resets_TxB = jnp.zeros((T, B), bool) if batch.resets is None else batch.resets
+    resets_TxB = jnp.zeros((T, B), bool) if batch.resets is None else jnp.asarray(batch.resets)
     afresh_B = jax.random.bernoulli(key, rate, (B,))
     return batch._replace(resets=resets_TxB.at[0].set(resets_TxB[0] | afresh_B))
 

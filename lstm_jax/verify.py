@@ -205,11 +205,13 @@ def compare(pair: str, kind: str, first: LMParams, second: LMParams) -> list[Row
     ]
 
 
-def compare_differences(
-    problem: Problem, loss: Callable[[LMParams], float], sources: dict[str, LMParams], count: int
-) -> list[Row]:
+def compare_differences(problem: Problem, sources: dict[str, LMParams], count: int) -> list[Row]:
     """Each source against central differences, at `count` random coordinates of every leaf."""
-    rng, rows = np.random.default_rng(0), []
+    rng, rows, compiled = np.random.default_rng(0), [], compile_loss(sequence_loss)
+
+    def loss(params: LMParams) -> float:
+        return compiled(params, *problem[1:])
+
     for index, (name, values) in enumerate(named_leaves(problem.params).items()):
         at = [tuple(int(rng.integers(n)) for n in values.shape) for _ in range(count)]
         slopes = np.array([difference(loss, problem.params, index, where) for where in at])
@@ -256,6 +258,8 @@ def verify_case(
       optimized: see `compile_gradients`; float32 then is a program of its own, as in training.
     """
     problem = make_problem(case)
+    if case.model.beyond_bptt():
+        return verify_by_differences(problem, suspects.autodiff, coordinates)
     dtypes = ("float64", "float32")[: 1 + float32]
     rules = RULES[: 1 + truncated]
     found: dict[tuple[str, str], dict[str, LMParams]] = {(d, r): {} for d in dtypes for r in rules}
@@ -283,14 +287,14 @@ def verify_case(
 
     rows = [row for (d, _), sources in found.items() for row in compare_all(d, sources)]
     if coordinates:
-        loss = compile_loss(sequence_loss)
-        rows += compare_differences(
-            problem,
-            lambda params: loss(params, *problem[1:]),
-            found["float64", "full"],
-            coordinates,
-        )
+        rows += compare_differences(problem, found["float64", "full"], coordinates)
     return rows
+
+
+def verify_by_differences(problem: Problem, autodiff: GradFn, coordinates: int) -> list[Row]:
+    """The one gradient of a model that the others do not know, against central differences."""
+    found = compile_gradients((autodiff,), ("float64",), optimized=False)(*problem)
+    return compare_differences(problem, {"autodiff": found[0][0]}, coordinates)
 
 
 def compare_all(kind: str, sources: dict[str, LMParams]) -> list[Row]:
@@ -324,7 +328,8 @@ def verify(
     """All cases, two at a time; one row for each pair, kind and leaf: the worst of the cases.
 
     Compiling is what takes the time. So only every sixth case has the truncated rule, and those and
-    the last have the columns in float32; the last is compiled as training is.
+    the last have the columns in float32; the last is compiled as training is. A model that the
+    backward by hand does not know has autodiff and the differences.
     """
     rows: list[Row] = []
 

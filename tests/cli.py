@@ -1,7 +1,9 @@
 """The command line inside this process: the same parser and the same main, many times a second."""
 
 import contextlib
+import gc
 import io
+import itertools
 import sys
 from typing import NamedTuple
 
@@ -10,7 +12,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments import run, speedrun
+from experiments import run, speedrun, tiny_shakespeare_ablation
 from lstm_jax import memory
 
 # One step of a small model on the file `text`; then a look at what came of it.
@@ -51,16 +53,21 @@ def line_of(flags):
 @contextlib.contextmanager
 def process_in(folder):
     """The folder as the current one, on a machine of 1 GB; what `main` would change of the whole
-    process stays as it is, and a speedrun's ten processes are not started."""
+    process stays as it is, a speedrun's ten processes are not started, and of an ablation's runs
+    there are two."""
     with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
         patch.chdir(folder)
         patch.setattr(sys, "unraisablehook", sys.unraisablehook)
         patch.setattr(memory, "memory_bytes", lambda: 10**9)
         raced = {"reached_s": 1.0, "end_s": 1.0, "val_loss_windows": 1.0}
         patch.setattr(speedrun, "race", lambda *args: raced)
+        patch.setattr(tiny_shakespeare_ablation, "SEEDS", range(1))
+        few = dict(itertools.islice(tiny_shakespeare_ablation.VARIANTS.items(), 2))
+        patch.setattr(tiny_shakespeare_ablation, "VARIANTS", few)
         for name in ("keep_memory", "use_devices", "keep_programs", "keep_no_programs"):
             patch.setattr(run, name, lambda *args: None)
         yield
+        gc.collect()  # while main's hook still stands, which knows what orbax leaves behind
 
 
 def call(*line):

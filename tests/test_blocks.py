@@ -115,8 +115,8 @@ def whole():
 MUTANTS = [
     (
         "the error stops at a block's start",
-        "start, part, masks, dcarry, count",
-        "start, part, masks, zeros, count",
+        "backward_block(start, part, dcarry)",
+        "backward_block(start, part, zeros)",
     ),
     ("the blocks from the first to the last", ", reverse=True", ""),
     ("the losses of all blocks but one", "return (loss_later + loss,", "return (loss_later,"),
@@ -127,18 +127,18 @@ MUTANTS = [
     ),
     (
         "every block from the state after it",
-        "return block.forward(params, carry, part, masks), carry",
-        "return 2 * (block.forward(params, carry, part, masks),)",
+        "return block.forward(params, carry, part.batch, masks_of(part)), carry",
+        "return 2 * (block.forward(params, carry, part.batch, masks_of(part)),)",
     ),
     (
         "the loss a sum of means",
-        "params, carry, last, masks, zeros, count",
-        "params, carry, last, masks, zeros, None",
+        "masks_of(part), dcarry, count)",
+        "masks_of(part), dcarry, None)",
     ),
     (
         "the dropout forgotten going forward",
-        "block.forward(params, carry, part, masks)",
-        "block.forward(params, carry, part, None)",
+        "block.forward(params, carry, part.batch, masks_of(part))",
+        "block.forward(params, carry, part.batch, None)",
     ),
     ("the last step left out", "lambda a: a[last:]", "lambda a: a[last:-1]"),
 ]

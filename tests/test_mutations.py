@@ -139,8 +139,8 @@ MUTANTS = [
     ("ids: rows overwritten instead of added", "zeros.at[ids_TxB].add(", "zeros.at[ids_TxB].set("),
     (
         "the embedding's rows of the targets",
-        "dembedding = add_rows(ids_TxB, layout.leave(e),",
-        "dembedding = add_rows(batch.targets, layout.leave(e),",
+        "params.embedding, batch.inputs, masks.embedding, layout",
+        "params.embedding, batch.targets, masks.embedding, layout",
     ),
     # resets and the initial state
     ("a reset forgotten backward", "dbefore = reset_state(dbefore, resets_B)", "pass"),

@@ -1,0 +1,121 @@
+"""What each part of the recipe is worth: `tiny_shakespeare_hour` at a tenth of its steps.
+
+Each variant changes one thing and is trained with three seeds; the table gives the mean and the
+spread of its best validation losses beside the base's. Runs that are done are not done again, so
+the command can be stopped and given again. On two CPU cores a run takes six to ten minutes, all of
+them several hours.
+"""
+
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from experiments import tiny_shakespeare_hour
+from lstm_jax.config import Config, UserError
+from lstm_jax.data.corpora import load_text
+from lstm_jax.figures import new_figure, save
+from lstm_jax.files import write_atomically
+from lstm_jax.loop import Run, split_and_streams
+
+SEEDS = range(3)
+BASE = "base"
+BY_JAX = {"train.gradient": "autodiff"}  # where the backward by hand does not know the model
+EMBEDDED = {"model.embedding_size": 128}
+VARIANTS: dict[str, dict[str, Any]] = {
+    BASE: {},
+    "no dropout": {"model.dropout": 0.0},
+    "no weight drop": {"model.weight_drop": 0.0},
+    "no lanes begun afresh": {"train.reset_rate": 0.0},
+    "input dropout 0.1": {"model.input_dropout": 0.1},
+    "an embedding of 128": EMBEDDED,
+    "the same, symbols dropped 0.1": EMBEDDED | {"model.embedding_dropout": 0.1},
+    "zoneout 0.1, 0.05": {"model.zoneout_cell": 0.1, "model.zoneout_hidden": 0.05} | BY_JAX,
+    "exponential average": {"train.average": "ema", "train.average_decay": 0.99},
+    "triggered average": {"train.average": "triggered"},
+    "coupled gates": {"model.cell": "coupled"} | BY_JAX,
+    "layer norm": {"model.cell": "layer_norm"} | BY_JAX,
+    "Mogrifier, rank 64": {"model.cell": "mogrifier", "model.mogrifier_rank": 64} | BY_JAX,
+    "weighted skip": {"model.skip": "weighted"} | BY_JAX,
+    "tied readout, embedding of 128": EMBEDDED | {"model.readout": "tied"} | BY_JAX,
+    "readout of rank 32": {"model.readout_rank": 32} | BY_JAX,
+}
+
+VARIED = {name for changes in VARIANTS.values() for name in changes}
+READS = tuple(n for n in Config().flatten() if n not in VARIED and n != "train.seed")
+
+
+def get_config() -> Config:
+    return tiny_shakespeare_hour.get_config().replace(
+        # Eight validations, of which triggered averaging needs seven to begin; one checkpoint.
+        {"train.steps": 860, "train.validate_every": 86, "train.keep_checkpoints": 1}
+    )
+
+
+def train(config: Config, workdir: Path, title: str) -> dict[str, Any]:
+    """Trains, or goes on, and returns the run's summary; of the average's losses, if it has one."""
+    with Run(config, load_text(config.data), workdir, title) as run:
+        run.train()
+        found = run.summary()
+    for name in ("val_loss_stream", "val_loss_windows"):
+        found[name] = found.get(f"{name}_average", found[name])
+    return found
+
+
+def spread(values: list[float]) -> str:
+    """The mean, and the deviation where there are several."""
+    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4f}{deviation}"
+
+
+def row(name: str, runs: list[dict[str, Any]], base: list[dict[str, Any]]) -> str:
+    """A variant's line of the table."""
+    stream, windows = ([run[f"val_loss_{p}"] for run in runs] for p in ("stream", "windows"))
+    differs = statistics.mean(stream) - statistics.mean(run["val_loss_stream"] for run in base)
+    seconds = statistics.mean(run["seconds"] for run in runs)
+    return (
+        f"{name:31}  {spread(stream):16}  {differs:+.4f}  {spread(windows):16}  "
+        f"{runs[0]['parameters']:>10,}  {seconds:5.0f} s"
+    )
+
+
+def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Each variant's losses, a point a seed, and the base's mean as a line."""
+    figure = new_figure(8, 1.2 + 0.3 * len(found))
+    axes = figure.subplots()
+    for y, runs in enumerate(found.values()):
+        for protocol, color in (("stream", "#c0392b"), ("windows", "#2c6fbb")):
+            losses = [run[f"val_loss_{protocol}"] for run in runs]
+            label = f"validation, {protocol}" if y == 0 else None
+            axes.plot(losses, [y] * len(losses), "o", ms=4, color=color, alpha=0.8, label=label)
+            if y == 0:
+                axes.axvline(statistics.mean(losses), color=color, lw=0.8, alpha=0.5)
+    axes.set_yticks(range(len(found)), list(found))
+    axes.invert_yaxis()
+    axes.set(xlabel="loss (nats per character), a point a seed", title="one change at a time")
+    axes.legend(frameon=False)
+    axes.grid(axis="x", alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    save(figure, path)
+
+
+def main(config: Config, workdir: Path) -> int:
+    """Prints a line for each variant as it is done; writes ablation.json and its picture."""
+    split, _ = split_and_streams(config, load_text(config.data))
+    if split.validation is None:
+        raise UserError("the ablation needs a validation split: data.validation_fraction is 0")
+    print(f"{'variant':31}  {'stream':16}  change   {'windows':16}  parameters  seconds")
+    found: dict[str, list[dict[str, Any]]] = {}
+    for number, (name, changes) in enumerate(VARIANTS.items(), start=1):
+        found[name] = []
+        for seed in SEEDS:
+            print(f"{name}, seed {seed} ({number}/{len(VARIANTS)})", file=sys.stderr)
+            seeded = config.replace(changes | {"train.seed": seed})
+            folder = workdir / name.replace(" ", "_").replace(",", "") / str(seed)
+            found[name].append(train(seeded, folder, name))
+        print(row(name, found[name], found[BASE]), flush=True)
+        text = json.dumps({"config": config.flatten(), "runs": found}, indent=1) + "\n"
+        write_atomically(workdir / "ablation.json", text.encode())
+        draw(found, workdir / "figures" / "ablation.png")
+    return 0

@@ -1,0 +1,31 @@
+"""Tiny Shakespeare: the best found that one hour on two CPU cores gives.
+
+Below nanoGPT's transformer (10.65 million parameters, 1.4697 at best, by its README) under both
+protocols with 1.9 million: 1.459 nats per character by `windows` of 256, 1.444 by `stream`.
+"""
+
+from lstm_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+
+
+def get_config() -> Config:
+    return Config(
+        data=DataConfig(corpus="tiny_shakespeare"),
+        # The hour goes into reading the text 35 times, not into width: layers of 512 units would
+        # read it some twenty times.
+        model=ModelConfig(
+            hidden_size=384,
+            num_layers=2,
+            # Read that often, a text is learnt by heart unless much is dropped.
+            dropout=0.4,
+            weight_drop=0.3,
+        ),
+        optimizer=OptimizerConfig(learning_rate=4e-3, warmup_steps=200),
+        train=TrainConfig(
+            steps=8600,
+            batch_size=32,
+            sequence_length=128,
+            # Some lanes begin at the zero state, for `windows`.
+            reset_rate=0.1,
+            validate_every=430,
+        ),
+    )

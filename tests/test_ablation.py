@@ -1,0 +1,57 @@
+"""The ablation: its figures are those of its runs, and what is done is not done again."""
+
+import json
+import statistics
+
+import pytest
+
+from experiments import tiny_shakespeare_ablation as ablation
+from lstm_jax.metrics import read_metrics
+from tests.cli import TEXT, TRAIN, call, line_of, process_in
+
+FEW = ("base", "exponential average")
+VARIANTS = {name: ablation.VARIANTS[name] for name in FEW}
+LINE = line_of(TRAIN | {"experiment": "tiny_shakespeare_ablation", "config.train.steps": "2"})
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """The folder of a finished ablation of two variants and two seeds, and what it printed."""
+    folder = tmp_path_factory.mktemp("ablation")
+    (folder / "text").write_bytes(TEXT)
+    with process_in(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablation, "VARIANTS", VARIANTS)
+        patch.setattr(ablation, "SEEDS", range(2))
+        first = call(*LINE)
+        times = {path: path.stat().st_mtime_ns for path in folder.rglob("metrics/metrics")}
+        again = call(*LINE)
+        kept = {path: path.stat().st_mtime_ns for path in folder.rglob("metrics/metrics")}
+    assert first.code == again.code == 0, (first, again)
+    assert len(times) == 4 and kept == times
+    return folder / "run", first, again
+
+
+def test_what_is_done_is_not_done_again(done):
+    _, first, again = done
+    assert again.stdout == first.stdout
+
+
+def test_its_figures_are_those_of_its_runs(done):
+    folder, first, _ = done
+    runs = json.loads((folder / "ablation.json").read_text())["runs"]
+    assert tuple(runs) == FEW
+    for name, suffix in zip(FEW, ("", "_average"), strict=True):
+        for seed, found in enumerate(runs[name]):
+            lines = read_metrics(folder / name.replace(" ", "_") / str(seed))
+            validated = [line for line in lines if "val_loss_stream" in line]
+            best = min(validated, key=lambda line: line[f"val_loss_stream{suffix}"])
+            assert found["val_loss_windows"] == best[f"val_loss_windows{suffix}"]
+    losses = [run["val_loss_stream"] for run in runs["base"]]
+    assert len(set(losses)) == 2  # the seeds differ
+    assert f"{statistics.mean(losses):.4f} ± {statistics.stdev(losses):.4f}" in first.stdout
+    assert (folder / "figures" / "ablation.png").exists()
+
+
+@pytest.mark.parametrize("name", ["train.seed", "train.average", "model.dropout"])
+def test_what_it_varies_itself_cannot_be_given(name):
+    assert name not in ablation.READS

@@ -1,0 +1,228 @@
+"""Averages of the parameters: what they are by a loop in NumPy, and what a run makes of them."""
+
+import itertools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lstm_jax.averaging import WAITING, Average, begin, should_begin
+from lstm_jax.checkpoint import Checkpoints, load_model
+from lstm_jax.config import Config, TrainConfig, UserError
+from lstm_jax.data.batches import Streams, split_ids, stack_batches
+from lstm_jax.evaluate import evaluate
+from lstm_jax.loop import Run
+from lstm_jax.metrics import read_metrics
+from lstm_jax.train import init_train_state, make_dispatch
+from tests.small import CONFIG, TEXT, assert_same_run, without_times
+from tests.test_loop import Stop, stop_after
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+V, STEPS = len(TEXT.vocabulary), 12
+# A rate so high that the validation loss soon stalls; and every test compiles the same program.
+BASE = CONFIG.replace(
+    {
+        "model.num_layers": 1,
+        "optimizer.learning_rate": 0.3,
+        "optimizer.schedule": "constant",
+        "train.steps": 18,
+        "train.steps_per_dispatch": 1,
+        "train.validate_every": 3,
+    }
+)
+KINDS = {
+    "none": {},
+    "ema": {"train.average": "ema", "train.average_decay": 0.8},
+    "triggered": {"train.average": "triggered", "train.average_patience": 0},
+}
+
+
+def flat(params):
+    return np.concatenate([np.ravel(leaf).astype(np.float64) for leaf in jax.tree.leaves(params)])
+
+
+def validated(workdir):
+    """The lines of metrics that a validation wrote."""
+    return [line for line in read_metrics(workdir) if "val_loss_stream" in line]
+
+
+def steps_of(kind, rng, begins=None):
+    """The parameters and their average after each of some training steps, as flat vectors; the
+    average is told to begin after `begins` of them."""
+    config = BASE.replace(KINDS[kind])
+    streams = Streams(rng.integers(V, size=200).astype(np.uint8), 3, 4)
+    dispatch, state, seen = make_dispatch(config), init_train_state(config, V), []
+    for step in range(STEPS):
+        state, _ = dispatch(state, stack_batches([streams.batch_at(step)]))
+        seen.append((flat(state.params), flat(state.average.params)))
+        if step + 1 == begins:
+            state = state._replace(average=begin(state.average))
+    return map(np.array, zip(*seen, strict=True))
+
+
+def test_ema_is_the_mean_of_the_first_updates_and_exponential_afterwards(rng):
+    params, averages = steps_of("ema", rng)
+
+    def by_hand(decay):
+        wanted = [params[0]]
+        for count, latest in enumerate(params[1:], start=2):
+            decay_now = min(decay, 1 - 1 / count)
+            wanted.append(decay_now * wanted[-1] + (1 - decay_now) * latest)
+        return wanted
+
+    np.testing.assert_allclose(averages[4], params[:5].mean(axis=0), atol=2e-5)
+    np.testing.assert_allclose(averages, by_hand(0.8), atol=2e-5)
+    assert abs(averages - by_hand(0.85)).max() > 1e-3
+    assert abs(averages[-1] - params.mean(axis=0)).max() > 1e-3
+
+
+def test_triggered_follows_the_latest_and_is_then_the_mean_of_all_that_follow(rng):
+    params, averages = steps_of("triggered", rng, begins=5)
+    np.testing.assert_array_equal(averages[:5], params[:5])
+    wanted = [params[5:end].mean(axis=0) for end in range(6, STEPS + 1)]
+    np.testing.assert_allclose(averages[5:], wanted, atol=2e-5)
+    one_too_many = [params[4:end].mean(axis=0) for end in range(6, STEPS + 1)]
+    assert abs(averages[5:] - one_too_many).max() > 1e-3
+
+
+def stalled(losses, n):
+    """AWD-LSTM's rule, as algorithm 1 has it, for the last of the losses."""
+    t = len(losses) - 1
+    return t > n and any(losses[t] > losses[earlier] for earlier in range(t - n))
+
+
+@pytest.mark.parametrize("patience", [0, 1, 2, 5, None])
+def test_it_begins_by_the_rule_of_awd_lstm(patience, rng):
+    config = TrainConfig(average="triggered", average_patience=patience)
+    n = 5 if patience is None else patience
+    waiting = Average((), jnp.asarray(WAITING))
+    found, mutant = [], []
+    for _ in range(200):
+        losses = rng.integers(4, size=rng.integers(1, 9)).tolist()
+        found.append(should_begin(waiting, losses, config))
+        assert found[-1] == stalled(losses, n)
+        assert not should_begin(begin(waiting), losses, config)
+        mutant.append(stalled(losses, n + 1))
+    assert {*found} == {True, False} and found != mutant
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A finished run of each kind."""
+    folders = {}
+    for kind, changes in KINDS.items():
+        folders[kind] = tmp_path_factory.mktemp(kind)
+        with (
+            jax.numpy_dtype_promotion("standard"),
+            Run(BASE.replace(changes), TEXT, folders[kind], "title") as run,
+        ):
+            run.train()
+            run.summary()
+    return folders
+
+
+@pytest.mark.parametrize("kind", ["ema", "triggered"])
+def test_averaging_changes_no_bit_of_the_training_itself(kind, runs):
+    (plain, _), (state, _) = (load_model(runs[name], "latest") for name in ("none", kind))
+    jax.tree.map(np.testing.assert_array_equal, state._replace(average=None), plain)
+    lines = without_times(runs[kind])
+    raw = [{k: v for k, v in line.items() if "average" not in k} for line in lines]
+    assert raw == without_times(runs["none"])
+    assert (flat(state.average.params) != flat(state.params)).any()
+
+
+@pytest.mark.parametrize("kind", ["ema", "triggered"])
+def test_a_run_scores_its_average_by_both_protocols(kind, runs):
+    names = {"val_loss_stream_average", "val_loss_windows_average"}
+    lines = validated(runs[kind])
+    assert len(lines) == 6 and all(line.keys() >= names for line in lines)
+    assert not any(line.keys() & names for line in read_metrics(runs["none"]))
+    state, description = load_model(runs[kind], "latest")
+    validation = split_ids(TEXT.ids, description.config.data).validation
+    for params, suffix in ((state.params, ""), (state.average.params, "_average")):
+        found = evaluate(params, validation, description.config.evaluate)
+        assert lines[-1][f"val_loss_stream{suffix}"] == pytest.approx(found.stream, abs=1e-6)
+        assert lines[-1][f"val_loss_windows{suffix}"] == pytest.approx(found.windows, abs=1e-6)
+    assert abs(lines[-1]["val_loss_stream"] - lines[-1]["val_loss_stream_average"]) > 1e-4
+
+
+def test_a_run_begins_its_average_where_the_loss_first_stalls(runs):
+    losses = [line["val_loss_stream"] for line in validated(runs["triggered"])]
+    first = next(end for end in range(1, 7) if stalled(losses[:end], 0))
+    state, _ = load_model(runs["triggered"], "latest")
+    assert first < 6 and int(state.average.count) == 18 - 3 * first
+    lines = validated(runs["triggered"])
+    same = [line["val_loss_stream"] == line["val_loss_stream_average"] for line in lines]
+    assert same == [True] * first + [False] * (6 - first)
+
+
+@pytest.mark.parametrize(
+    "kind, saved", [pytest.param("ema", 6, marks=pytest.mark.long), ("triggered", 3)]
+)
+def test_a_killed_run_goes_on_to_the_same_average(kind, saved, runs, tmp_path):
+    config = BASE.replace(KINDS[kind])
+    with Run(config, TEXT, tmp_path, "title") as run, pytest.raises(Stop):
+        stop_after(run, saved + 1)
+        run.train()
+    with Run(config, TEXT, tmp_path, "title") as again:
+        assert again.step == saved
+        again.train()
+        again.summary()
+    assert_same_run(tmp_path, runs[kind])
+    assert load_model(tmp_path, "latest")[0].average is not None
+
+
+@pytest.mark.parametrize("kind", ["ema", "triggered"])
+def test_the_best_is_the_averages_best(kind, runs):
+    lines = validated(runs[kind])
+    best = min(lines, key=lambda line: line["val_loss_stream_average"])
+    assert int(load_model(runs[kind], "best")[0].step) == best["step"]
+    summary = json.loads((runs[kind] / "summary.json").read_text())
+    assert summary["best_step"] == best["step"]
+    assert summary["val_loss_stream_average"] == best["val_loss_stream_average"]
+
+
+def test_the_best_is_the_averages_even_where_the_parameters_own_is_another(tmp_path):
+    for step, raw, average in ((1, 1.0, 3.0), (2, 2.0, 2.5), (3, 3.0, 2.6)):
+        path = tmp_path / "checkpoints" / str(step) / "metrics" / "metrics"
+        path.parent.mkdir(parents=True)
+        losses = {"val_loss_stream": raw, "val_loss_windows": raw}
+        path.write_text(json.dumps(losses | {"val_loss_stream_average": average}))
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.best_step([1, 2, 3]) == 2
+    checkpoints.close()
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"train.average_decay": 0.9}, "train.average_decay needs train.average=ema"),
+        ({"train.average_patience": 0}, "train.average_patience needs train.average=triggered"),
+        (
+            {"train.average": "triggered", "train.average_decay": 0.9},
+            "train.average_decay needs train.average=ema",
+        ),
+        (
+            {"train.average": "ema", "train.average_patience": 3},
+            "train.average_patience needs train.average=triggered",
+        ),
+        (
+            {"train.average": "triggered", "data.validation_fraction": 0.0},
+            "train.average=triggered waits for a validation loss",
+        ),
+    ],
+)
+def test_a_config_that_means_nothing_is_refused_in_one_line(changes, message):
+    with pytest.raises(UserError, match=message) as refused:
+        Config().replace(changes)
+    assert str(refused.value).isprintable()
+    # Each part alone is none the worse for the other's absence.
+    for name, value in itertools.islice(changes.items(), len(changes) - 1):
+        Config().replace({name: value})
+
+
+def test_ema_needs_no_validation_split():
+    Config().replace({"train.average": "ema", "data.validation_fraction": 0.0})

@@ -1,0 +1,145 @@
+"""Zoneout: which units of the state stay, against loops; how often, and which are drawn."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lstm_jax.cell import LSTMParams, LSTMState
+from lstm_jax.config import ModelConfig
+from lstm_jax.layer import unroll
+from lstm_jax.model import apply, expected_masks, init_carry, init_model, no_masks, sample_masks
+from lstm_jax.zoneout import expected_keep
+from tests import oracle
+from tests.test_coupled import B, D, H, T, compare, coupled, make_coupled, make_inputs, random
+
+
+def make_lstm(rng):
+    return LSTMParams(random(rng, D, 4 * H), random(rng, H, 4 * H), random(rng, 4 * H))
+
+
+def lstm(params):
+    leaves = [np.array(leaf) for leaf in params]
+    return lambda h, c, x, *_: oracle.cell(*leaves, h, c, x)
+
+
+def draw_keep(rng):
+    return LSTMState(*(jnp.asarray(1.0 * (rng.random((T, B, H)) < 0.5)) for _ in "hc"))
+
+
+def zoned_out(cell_step, keep):
+    """The paper's step: h is that of the whole new c, whatever of c is kept."""
+    keep = LSTMState(*(np.array(k) for k in keep))
+
+    def step(h, c, x, t, lane):
+        new_h, new_c = cell_step(h, c, x, t, lane)
+        for n in range(H):
+            for old, new, k in ((h, new_h, keep.h), (c, new_c, keep.c)):
+                share = k[t, lane, n]
+                new[n] = share * old[n] + (1 - share) * new[n]
+        return new_h, new_c
+
+    return step
+
+
+@pytest.mark.parametrize("ids", [False, True])
+@pytest.mark.parametrize(("make", "cell"), [(make_lstm, lstm), (make_coupled, coupled)])
+def test_unrolled_it_is_the_loop(make, cell, ids, x64, rng):
+    params, keep = make(rng), draw_keep(rng)
+    compare(unroll, params, zoned_out(cell(params), keep), make_inputs(rng, ids), keep=keep)
+
+
+def test_a_rate_for_all_stands_for_itself_everywhere(x64, rng):
+    params, rates = make_lstm(rng), LSTMState(h=0.3, c=0.6)
+    everywhere = LSTMState(*(np.full((T, B, H), rate) for rate in rates))
+    step = zoned_out(lstm(params), everywhere)
+    compare(unroll, params, step, make_inputs(rng, ids=False), keep=expected_keep(rates))
+
+
+MUTANTS = {
+    "none": lambda keep: None,
+    "h and c swapped": lambda keep: LSTMState(h=keep.c, c=keep.h),
+    "a step late": lambda keep: LSTMState(*(jnp.roll(k, 1, axis=0) for k in keep)),
+    "the others stay": lambda keep: LSTMState(*(1 - k for k in keep)),
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
+def test_the_comparison_notices_other_units(mutant, x64, rng):
+    params, keep = make_lstm(rng), draw_keep(rng)
+    step, inputs = zoned_out(lstm(params), keep), make_inputs(rng, ids=False)
+    with pytest.raises(AssertionError):
+        compare(unroll, params, step, inputs, keep=mutant(keep))
+
+
+def test_where_all_stays_the_state_is_frozen_until_a_reset(x64, rng):
+    params, (state, x, mask_BxD, resets_TxB) = make_lstm(rng), make_inputs(rng, ids=False)
+    frozen = expected_keep(LSTMState(1.0, 1.0))
+    final, outputs = unroll(params, state, x, mask_BxD=mask_BxD, keep=frozen)
+    jax.tree.map(np.testing.assert_array_equal, final, state)
+    assert (outputs == state.h).all()
+    final, _ = unroll(params, state, x, resets_TxB=resets_TxB, keep=frozen)
+    assert not final.h.any() and not final.c.any()
+
+
+def test_where_nothing_stays_it_is_no_zoneout(x64, rng):
+    params, (state, x, _, resets_TxB) = make_lstm(rng), make_inputs(rng, ids=False)
+    none = expected_keep(LSTMState(0.0, 0.0))
+    found = unroll(params, state, x, resets_TxB=resets_TxB, keep=none)
+    wanted = unroll(params, state, x, resets_TxB=resets_TxB)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-14), found, wanted)
+
+
+def test_every_layer_of_a_model_has_its_own(x64, rng):
+    config = ModelConfig(hidden_size=H, num_layers=2, zoneout_hidden=0.5, zoneout_cell=0.5)
+    params = init_model(jax.random.key(0), config, D)
+    params = jax.tree.map(lambda leaf: random(rng, *leaf.shape), params)
+    masks = no_masks(params)._replace(zoneout=(draw_keep(rng), draw_keep(rng)))
+    ids_TxB = jnp.asarray(rng.integers(D, size=(T, B)))
+    carry = init_carry(params, B)
+    logits, (first, second) = apply(params, carry, ids_TxB, masks)
+    wanted_first, h_TxBxH = unroll(params.layers[0], carry[0], ids_TxB, keep=masks.zoneout[0])
+    wanted_second, h_TxBxH = unroll(params.layers[1], carry[1], h_TxBxH, keep=masks.zoneout[1])
+    wanted = (h_TxBxH @ params.readout.W + params.readout.b, wanted_first, wanted_second)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), (logits, first, second), wanted
+    )
+    swapped, _ = apply(params, carry, ids_TxB, masks._replace(zoneout=masks.zoneout[::-1]))
+    assert not np.allclose(swapped, logits)
+
+
+def draw(config, batch_size, sequence_length):
+    params = jax.eval_shape(lambda: init_model(jax.random.key(0), config, D))
+    sizes = (batch_size, sequence_length)
+    return jax.jit(lambda: sample_masks(jax.random.key(1), params, config, *sizes))()
+
+
+def test_on_average_as_many_stay_as_the_rates_say():
+    config = ModelConfig(hidden_size=50, num_layers=2, zoneout_hidden=0.1, zoneout_cell=0.4)
+    masks = draw(config, 20, 30)
+    assert masks.layers == (None, None) and masks.readout is None and masks.embedding is None
+    expected = expected_masks(config)
+    assert expected.layers == (None, None) and expected.readout is None
+    for drawn, rates in zip(masks.zoneout, expected.zoneout, strict=True):
+        assert float(rates.h.item()) == pytest.approx(0.1)
+        assert float(rates.c.item()) == pytest.approx(0.4)
+        for keep, rate in zip(drawn, rates, strict=True):
+            assert keep.shape == (30, 20, 50) and set(np.unique(keep).tolist()) == {0.0, 1.0}
+            assert float(keep.mean()) == pytest.approx(rate.item(), abs=0.01)
+            assert float(keep.mean((1, 2)).min()) > 0 and float(keep.mean((0, 1)).min()) > 0
+
+
+def test_what_stays_is_drawn_apart_for_steps_lanes_layers_and_fields():
+    config = ModelConfig(hidden_size=50, num_layers=2, zoneout_hidden=0.5, zoneout_cell=0.5)
+    first, second = draw(config, 3, 4).zoneout
+    rows = np.concatenate([k.reshape(12, 50) for k in (first.h, first.c, second.h, second.c)])
+    assert len({row.tobytes() for row in rows}) == len(rows)
+    shares = [(a == b).mean() for n, a in enumerate(rows) for b in rows[:n]]
+    assert 0.45 < np.mean(shares) < 0.55 and max(shares) < 0.9
+
+
+def test_one_rate_alone():
+    config = ModelConfig(hidden_size=5, zoneout_cell=0.9)
+    (keep,) = draw(config, 3, 4).zoneout
+    assert not keep.h.any() and keep.c.any()
+    assert expected_masks(ModelConfig(dropout=0.5)) is None
