@@ -12,7 +12,7 @@ from lstm_jax.cell import init_cell
 from lstm_jax.layer import unroll
 from lstm_jax.layer_norm import LayerNormParams, init_layer_norm
 from tests import oracle
-from tests.test_coupled import D, H, affine, compare, make_inputs, random
+from tests.cells import D, H, affine, compare, make_inputs, random
 
 
 def make_layer_norm(rng):

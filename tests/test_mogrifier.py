@@ -11,7 +11,7 @@ from lstm_jax.layer import unroll
 from lstm_jax.model import init_model
 from lstm_jax.mogrifier import init_mogrifier
 from tests import oracle
-from tests.test_coupled import D, H, affine, compare, make_inputs, random
+from tests.cells import D, H, affine, compare, make_inputs, random
 
 
 def make_mogrifier(rng, rounds, rank=0):

@@ -271,7 +271,8 @@ def interrupt(shared, workdir, flags, happens, *numbers):
 def saved_at(workdir, stderr):
     """The step that the run says it was saved at, where there is a good checkpoint of it."""
     step = int(re.search(r"saved at step (\d+); the same command goes on from there", stderr)[1])
-    assert Checkpoints(workdir).sort_out()[0][-1] == step == read_metrics(workdir)[-1]["step"]
+    last = [0, *(line["step"] for line in read_metrics(workdir))][-1]
+    assert Checkpoints(workdir).sort_out()[0][-1] == step == last
     return step
 
 
@@ -322,4 +323,5 @@ def test_a_second_signal_in_the_first_compilation_stops_at_once(shared, tmp_path
 def test_a_signal_in_the_first_compilation(shared, tmp_path):
     workdir, flags = tmp_path / "run", ["--config.model.num_layers=2", "--compile_cache=off"]
     code, stderr = interrupt(shared, workdir, flags, under_way(workdir), signal.SIGTERM)
-    assert code == 143 and saved_at(workdir, stderr) == 2
+    # 0: on a slow machine the loop may not have come to its first dispatch yet.
+    assert code == 143 and saved_at(workdir, stderr) in (0, 2)

@@ -11,7 +11,7 @@ from lstm_jax.layer import unroll
 from lstm_jax.model import apply, expected_masks, init_carry, init_model, no_masks, sample_masks
 from lstm_jax.zoneout import expected_keep
 from tests import oracle
-from tests.test_coupled import B, D, H, T, compare, coupled, make_coupled, make_inputs, random
+from tests.cells import B, D, H, T, compare, coupled, make_coupled, make_inputs, random
 
 
 def make_lstm(rng):
