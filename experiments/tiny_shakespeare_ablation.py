@@ -2,8 +2,8 @@
 
 Each variant changes one thing and is trained with three seeds; the table gives the mean and the
 spread of its best validation losses beside the base's. Runs that are done are not done again, so
-the command can be stopped and given again. On two CPU cores
-a run takes a tenth of the hour, more where JAX takes the gradient: all of them several hours.
+the command can be stopped and given again. On two CPU cores a run takes a tenth of the hour, more
+where JAX takes the gradient: all of them several hours.
 """
 
 import json
