@@ -19,9 +19,7 @@ from types import ModuleType
 from typing import Any
 
 import jax
-import numpy as np
 from absl import app, flags, logging
-from tqdm import tqdm
 
 from experiments import (
     benchmark,
@@ -38,28 +36,31 @@ from experiments import (
 )
 from experiments.machine import keep_memory, use_devices
 from experiments.programs import keep_no_programs, keep_programs
-from lstm_jax.checkpoint import Description, load_model
+from experiments.scoring import (
+    in_both_units,
+    load_members,
+    score,
+    score_dynamically,
+    score_ensemble,
+    split_to_score,
+    text_of,
+)
+from lstm_jax.checkpoint import load_model
 from lstm_jax.config import (
     SECTIONS,
     Config,
     DynamicConfig,
-    EvaluateConfig,
     SamplingConfig,
     UserError,
     fields_of,
     value_type,
 )
-from lstm_jax.data.batches import split_ids
 from lstm_jax.data.corpora import load_text
 from lstm_jax.data.fetch import cache_folder
-from lstm_jax.data.vocabulary import Text
-from lstm_jax.dynamic import evaluate_dynamic
-from lstm_jax.evaluate import Evaluation, evaluate, evaluate_ensemble
 from lstm_jax.files import check_plain
 from lstm_jax.loop import RUN_FILES, Interrupted, Run
-from lstm_jax.loss import bits
 from lstm_jax.memory import check_samples_fit, check_state_fits
-from lstm_jax.model import LMParams, Masks, count_parameters, expected_masks
+from lstm_jax.model import count_parameters, expected_masks
 from lstm_jax.sample import generate_pieces
 
 EXPERIMENTS: dict[str, Callable[[], Config]] = {
@@ -297,129 +298,29 @@ def report(run: Run) -> None:
 
 
 def evaluate_run() -> int:
-    """Prints the loss of a checkpoint on its validation split, by both protocols."""
+    """Prints the losses of a checkpoint on its validation split, or on the one that is named."""
     state, description = load_model(workdir(), CHECKPOINT.value)
     config = description.config.replace(overrides())
     text = text_of(description, config)
-    training, scored = split_to_score(text, config)
-    models = {"": state.params}
-    if state.average is not None:
-        models["_average"] = state.average.params
+    before, scored = split_to_score(text, config.data, SPLIT.value)
     masks = expected_masks(config.model)
-    losses = []
-    for name, params in models.items():
-        losses += named_losses(evaluate(params, scored, config.evaluate, masks), name, config)
+    losses = score(state, config, scored)
     if ENSEMBLE.value:
-        members = [(state.best_params, masks), *load_members(description, ENSEMBLE.value)]
-        found = evaluate_ensemble(members, scored, config.evaluate)
-        losses += named_losses(found, "_ensemble", config, f"{len(members)} models, averaged; ")
+        members = load_members(description, ENSEMBLE.value, CHECKPOINT.value)
+        losses += score_ensemble([(state.best_params, masks), *members], config, scored)
     if DYNAMIC.value:
-        losses.append(("dynamic", *score_dynamically(state.best_params, masks, training, scored)))
+        rule = DynamicConfig(
+            **{name.removeprefix("dynamic_"): flag.value for name, flag in DYNAMIC_OPTIONS.items()}
+        )
+        losses.append(score_dynamically(state.best_params, masks, before, scored, rule))
     of = "" if SPLIT.value == "validation" else ", the end of the training split"
     print(f"step {int(state.step)}, {len(scored):,} characters of {text.name}{of}")
     split = "val" if SPLIT.value == "validation" else "train"
-    named = {f"{split}_loss_{name}": (loss, how) for name, loss, how in losses}
+    named = {f"{split}_loss_{loss.name}": loss for loss in losses}
     width = max(17, *map(len, named))
-    for name, (loss, how) in named.items():
-        print(f"{name:{width}} {in_both_units(loss)}  ({how})")
+    for name, loss in named.items():
+        print(f"{name:{width}} {in_both_units(loss.nats)}  ({loss.how})")
     return 0
-
-
-def text_of(description: Description, config: Config) -> Text:
-    """The text that a model was trained on; UserError where another one is found."""
-    text = load_text(config.data)
-    if text.sha256 != description.text_sha256:
-        raise UserError(
-            f"{text.name} is not the text that this model was trained on: its sha256 "
-            f"is {text.sha256}, not {description.text_sha256}; name that one with "
-            "--config.data.path"
-        )
-    return text
-
-
-def split_to_score(text: Text, config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """What comes before the split that --split names, and that split."""
-    training, validation = split_ids(text.ids, config.data)
-    if validation is None:
-        raise UserError(
-            "this run keeps no validation split to score (data.validation_fraction is 0): train "
-            "with one, in another --workdir"
-        )
-    if SPLIT.value == "validation":
-        return training, validation
-    if len(training) < 2 * len(validation):
-        raise UserError(
-            f"--split=training_end needs a training split of twice the {len(validation):,} "
-            f"characters that are kept for validation; it has {len(training):,}"
-        )
-    return training[: -len(validation)], training[-len(validation) :]
-
-
-def load_members(like: Description, folders: list[str]) -> list[tuple[LMParams, Masks | None]]:
-    """The other models of an ensemble; UserError where one is of another text or split."""
-    members = []
-    for folder in folders:
-        state, description = load_model(Path(folder), CHECKPOINT.value)
-        same = like.text_sha256, like.vocabulary, like.config.data.validation_fraction
-        if same != (
-            description.text_sha256,
-            description.vocabulary,
-            description.config.data.validation_fraction,
-        ):
-            raise UserError(
-                f"--ensemble={folder} was trained on another text or split than {workdir()}: "
-                "name runs on the same"
-            )
-        members.append((state.best_params, expected_masks(description.config.model)))
-    return members
-
-
-def named_losses(
-    found: Evaluation, of: str, config: Config, prefix: str = ""
-) -> list[tuple[str, float, str]]:
-    """Each protocol's name, loss and description."""
-    return [
-        (f"{name}{of}", getattr(found, name), prefix + how)
-        for name, how in describe(config.evaluate).items()
-    ]
-
-
-def score_dynamically(
-    params: LMParams, masks: Masks | None, training: np.ndarray, scored: np.ndarray
-) -> tuple[float, str]:
-    """The loss of dynamic evaluation as the flags want it, and how it was come by."""
-    config = DynamicConfig(
-        **{name.removeprefix("dynamic_"): flag.value for name, flag in DYNAMIC_OPTIONS.items()}
-    )
-    with tqdm(total=100, unit="%", desc="dynamic evaluation", disable=None) as bar:
-        loss = evaluate_dynamic(
-            params, training, scored, config, lambda part: bar.update(100 * part - bar.n), masks
-        )
-    return loss, f"state carried, learning on: {describe_dynamic(config)}"
-
-
-def describe_dynamic(config: DynamicConfig) -> str:
-    epsilon = f", epsilon {config.epsilon:g}" if config.rule == "rms" else ""
-    return (
-        f"{config.rule}, segments of {config.segment_length}, rate {config.rate:g}, decay "
-        f"{config.decay:g}{epsilon}"
-    )
-
-
-def in_both_units(nats: float) -> str:
-    return f"{nats:.4f} nats/char  {bits(nats):.4f} bits/char"
-
-
-def describe(config: EvaluateConfig) -> dict[str, str]:
-    lanes = (
-        f"{config.lanes} lanes, each but the first after {config.warmup} unscored characters"
-        if config.lanes > 1
-        else "strictly one character after another"
-    )
-    return {
-        "stream": f"state carried, {lanes}",
-        "windows": f"{config.window_length} characters from the zero state",
-    }
 
 
 def sample_run() -> int:

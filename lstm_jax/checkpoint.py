@@ -355,8 +355,7 @@ def load_model(workdir: Path, which: str) -> tuple[TrainState, Description]:
     """The `best` or the `latest` undamaged checkpoint of a run folder, which stays as it is."""
     if not (workdir / FOLDER).is_dir():
         raise UserError(
-            f"{workdir} holds no {FOLDER} folder: train there first, or name another "
-            "folder with --workdir"
+            f"{workdir} holds no {FOLDER} folder: train there first, or name another folder"
         )
     checkpoints = Checkpoints(workdir)
     for attempt in range(LOOKS):

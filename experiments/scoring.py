@@ -1,0 +1,147 @@
+"""What `--mode=evaluate` prints: a model's losses on a split, alone, in an ensemble and while it
+goes on learning, each with how it was come by."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from lstm_jax.checkpoint import Description, load_model
+from lstm_jax.config import Config, DataConfig, DynamicConfig, EvaluateConfig, UserError
+from lstm_jax.data.batches import split_ids
+from lstm_jax.data.corpora import load_text
+from lstm_jax.data.vocabulary import Text
+from lstm_jax.dynamic import evaluate_dynamic
+from lstm_jax.evaluate import Evaluation, evaluate, evaluate_ensemble
+from lstm_jax.loss import bits
+from lstm_jax.model import LMParams, Masks, expected_masks
+from lstm_jax.train import TrainState
+
+
+class Loss(NamedTuple):
+    """A loss in nats per character under the name of its protocol, and how it was come by."""
+
+    name: str
+    nats: float
+    how: str
+
+
+def text_of(description: Description, config: Config) -> Text:
+    """The text that a model was trained on; UserError where another one is found."""
+    text = load_text(config.data)
+    if text.sha256 != description.text_sha256:
+        raise UserError(
+            f"{text.name} is not the text that this model was trained on: its sha256 "
+            f"is {text.sha256}, not {description.text_sha256}; name that one with "
+            "--config.data.path"
+        )
+    return text
+
+
+def split_to_score(text: Text, config: DataConfig, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """What comes before a split, and the split: `validation`, or `training_end`, as long a piece
+    at the end of the training split."""
+    training, validation = split_ids(text.ids, config)
+    if validation is None:
+        raise UserError(
+            "this run keeps no validation split to score (data.validation_fraction is 0): train "
+            "with one, in another --workdir"
+        )
+    if split == "validation":
+        return training, validation
+    if len(training) < 2 * len(validation):
+        raise UserError(
+            f"--split=training_end needs a training split of twice the {len(validation):,} "
+            f"characters that are kept for validation; it has {len(training):,}"
+        )
+    return training[: -len(validation)], training[-len(validation) :]
+
+
+def score(state: TrainState, config: Config, scored: np.ndarray) -> list[Loss]:
+    """The losses of the parameters, and of their average where there is one."""
+    models = {"": state.params}
+    if state.average is not None:
+        models["_average"] = state.average.params
+    masks = expected_masks(config.model)
+    return [
+        loss
+        for suffix, params in models.items()
+        for loss in by_protocol(evaluate(params, scored, config.evaluate, masks), suffix, config)
+    ]
+
+
+def score_ensemble(
+    members: list[tuple[LMParams, Masks | None]], config: Config, scored: np.ndarray
+) -> list[Loss]:
+    """The losses of the models' predictions, averaged."""
+    found = evaluate_ensemble(members, scored, config.evaluate)
+    return by_protocol(found, "_ensemble", config, f"{len(members)} models, averaged; ")
+
+
+def load_members(
+    like: Description, folders: list[str], which: str
+) -> list[tuple[LMParams, Masks | None]]:
+    """The other models of an ensemble; UserError where one is of another text or split."""
+    members = []
+    for folder in folders:
+        state, description = load_model(Path(folder), which)
+        same = like.text_sha256, like.vocabulary, like.config.data.validation_fraction
+        if same != (
+            description.text_sha256,
+            description.vocabulary,
+            description.config.data.validation_fraction,
+        ):
+            raise UserError(
+                f"--ensemble={folder} was trained on another text or split than the run in "
+                "--workdir: name runs on the same"
+            )
+        members.append((state.best_params, expected_masks(description.config.model)))
+    return members
+
+
+def score_dynamically(
+    params: LMParams,
+    masks: Masks | None,
+    before: np.ndarray,
+    scored: np.ndarray,
+    config: DynamicConfig,
+) -> Loss:
+    """The loss of dynamic evaluation, with a bar while it lasts."""
+    with tqdm(total=100, unit="%", desc="dynamic evaluation", disable=None) as bar:
+        loss = evaluate_dynamic(
+            params, before, scored, config, lambda part: bar.update(100 * part - bar.n), masks
+        )
+    epsilon = f", epsilon {config.epsilon:g}" if config.rule == "rms" else ""
+    return Loss(
+        "dynamic",
+        loss,
+        f"state carried, learning on: {config.rule}, segments of {config.segment_length}, rate "
+        f"{config.rate:g}, decay {config.decay:g}{epsilon}",
+    )
+
+
+def by_protocol(found: Evaluation, suffix: str, config: Config, prefix: str = "") -> list[Loss]:
+    """A loss for each protocol."""
+    return [
+        Loss(f"{name}{suffix}", getattr(found, name), prefix + how)
+        for name, how in describe(config.evaluate).items()
+    ]
+
+
+def describe(config: EvaluateConfig) -> dict[str, str]:
+    """Each protocol in words."""
+    lanes = (
+        f"{config.lanes} lanes, each but the first after {config.warmup} unscored characters"
+        if config.lanes > 1
+        else "strictly one character after another"
+    )
+    return {
+        "stream": f"state carried, {lanes}",
+        "windows": f"{config.window_length} characters from the zero state",
+    }
+
+
+def in_both_units(nats: float) -> str:
+    """A loss as it is printed everywhere."""
+    return f"{nats:.4f} nats/char  {bits(nats):.4f} bits/char"
