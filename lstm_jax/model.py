@@ -161,11 +161,11 @@ def sample_masks(
         keep_BxD = jax.random.bernoulli(key, 1 - rate, (batch_size, width))
         return keep_BxD.astype(dtype) / (1 - rate)
 
-    keys = jax.random.split(key, L + 1)
+    key_embedding, *keys = jax.random.split(key, 1 + (L + 1) + L)
+    dropout_keys, zoneout_keys = keys[: L + 1], keys[L + 1 :]
     rates = [config.input_dropout] + [config.dropout] * L
     widths = [layer.W.shape[0] for layer in params.layers] + [H]
-    *layers, readout = map(sample, keys, rates, widths)
-    key_embedding, *zoneout_keys = jax.random.split(jax.random.fold_in(key, L + 1), 1 + L)
+    *layers, readout = map(sample, dropout_keys, rates, widths)
     shape = (sequence_length, batch_size, H)
     return Masks(
         tuple(layers),

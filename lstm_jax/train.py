@@ -114,11 +114,10 @@ def make_train_step(config: Config) -> TrainStep:
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepInfo]:
         step, params, opt_state, carry, average = state
-        key = jax.random.fold_in(dropout_key, step)
-        masks = sample_masks(key, params, config.model, B, T)
-        # Folded in, not split off: the masks of a run without weight drop stay what they are.
-        weights = sample_weight_masks(jax.random.fold_in(key, 1), params, config.model.weight_drop)
-        batch = start_afresh(jax.random.fold_in(key, 2), batch, config.train.reset_rate)
+        keys = jax.random.split(jax.random.fold_in(dropout_key, step), 3)
+        masks = sample_masks(keys[0], params, config.model, B, T)
+        weights = sample_weight_masks(keys[1], params, config.model.weight_drop)
+        batch = start_afresh(keys[2], batch, config.train.reset_rate)
         (loss, aux), grads = with_weight_drop(value_and_grad, weights)(params, carry, batch, masks)
         updates, opt_state = optimizer.update(grads, opt_state, params, loss=loss)
         params = optax.apply_updates(params, updates)

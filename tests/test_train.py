@@ -117,3 +117,35 @@ def test_training_in_blocks_is_the_same_training(gradient, streams):
     other, other_losses, _ = run(config.replace({"train.checkpoint_every": 3}), streams, [6])
     np.testing.assert_allclose(losses, other_losses, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), state, other)
+
+
+@pytest.mark.parametrize("L", [1, 2, 3])
+def test_no_two_draws_of_a_step_share_a_key(L, streams, monkeypatch):
+    """Else what one decides would be known from the other."""
+    everything = {
+        "model.num_layers": L,
+        "model.embedding_size": 8,
+        "train.gradient": "autodiff",
+        "train.reset_rate": 0.5,
+    } | {
+        f"model.{name}": 0.5
+        for name in (
+            *("input_dropout", "embedding_dropout", "weight_drop"),
+            *("zoneout_cell", "zoneout_hidden"),
+        )
+    }
+    keys, bernoulli = [], jax.random.bernoulli
+
+    def recorded(key, *args):
+        keys.append(tuple(jax.random.key_data(key).tolist()))
+        return bernoulli(key, *args)
+
+    monkeypatch.setattr(jax.random, "bernoulli", recorded)
+    config = BASE.replace(everything)
+    step, state = make_train_step(config), init_train_state(config, V)
+    step(state, streams.batch_at(0))
+    dropout, weights, zoneout = L + 1, L, 2 * L
+    assert len(keys) == dropout + weights + zoneout + 2  # and the symbols, and the resets
+    assert len(set(keys)) == len(keys)
+    step(state._replace(step=state.step + 1), streams.batch_at(1))
+    assert len(set(keys)) == len(keys)
