@@ -18,18 +18,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import peers
+from experiments.machine import usable_cpus
 from experiments.timing import (
     Contender,
     Timing,
     Warm,
     describe_machine,
     in_turn,
-    usable_cpus,
     warm_up,
 )
 from lstm_jax.config import Config, ModelConfig, OptimizerConfig, TrainConfig
 from lstm_jax.data.batches import Batch, Streams, stack_batches
-from lstm_jax.figures import new_figure, save
+from lstm_jax.figures import new_figure, save, tidy
 from lstm_jax.files import write_atomically
 from lstm_jax.memory import check_run_fits
 from lstm_jax.model import LMParams
@@ -316,9 +316,8 @@ def draw(entries: list[dict[str, Any]], path: Path) -> None:
         title="The same training step in each library, one step a dispatch (taller is faster)",
     )
     axes.tick_params(axis="x", length=0)
-    axes.grid(axis="y", alpha=0.25)
+    tidy(axes, "y")
     axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=6, frameon=False)
     save(figure, path)
 

@@ -26,11 +26,17 @@ def keep_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def usable_cpus() -> int:
+    """The processors this process may run on, where the system tells; else all."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def use_devices(count: int) -> None:
     """Makes each core of the CPU a device, so that the lanes of a batch can share them.
 
     `count` of them; 0: as many as this process may run on. Whether a run uses them,
     `parallel.lane_mesh` decides. Without effect on other backends.
     """
-    cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
-    jax.config.update("jax_num_cpu_devices", count or len(cores))
+    jax.config.update("jax_num_cpu_devices", count or usable_cpus())

@@ -24,7 +24,7 @@ import numpy as np
 from experiments.timing import describe_machine, seconds
 from lstm_jax.config import Config, ModelConfig, TrainConfig
 from lstm_jax.data.batches import Batch, Streams, stack_batches
-from lstm_jax.figures import new_figure, save
+from lstm_jax.figures import new_figure, save, tidy
 from lstm_jax.files import write_atomically
 from lstm_jax.train import init_train_state, make_dispatch
 
@@ -203,8 +203,7 @@ def draw(entries: list[dict[str, Any]], title: str, path: Path) -> None:
             ymargin=0.08,
             xlabel="T, characters a sequence",
         )
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
     memory.legend(frameon=False)
     save(figure, path)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from lstm_jax import audit
 from lstm_jax.config import Config, DataConfig
 from lstm_jax.data.corpora import load_text
-from lstm_jax.figures import new_figure, save
+from lstm_jax.figures import new_figure, save, tidy
 from lstm_jax.files import write_atomically
 from lstm_jax.reference import DEFECTS
 
@@ -42,8 +42,7 @@ def draw(curves: dict[str, list[float]], path: Path) -> None:
         title="The notebook's backward pass, mended one defect after another",
     )
     axes.legend(frameon=False, fontsize=8, loc="lower left")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes)
     save(figure, path)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from experiments.timing import usable_cpus
+from experiments.machine import usable_cpus
 
 LIMIT_BYTES = 2**28  # a run's programs take half a megabyte on a CPU
 # JAX's warnings: what it was doing with which program, and the error.

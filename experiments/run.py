@@ -39,7 +39,7 @@ from experiments.programs import keep_no_programs, keep_programs
 from experiments.scoring import (
     in_both_units,
     load_members,
-    score,
+    score_alone,
     score_dynamically,
     score_ensemble,
     split_to_score,
@@ -192,6 +192,8 @@ def check_flags(mode: str, changes: dict[str, Any]) -> None:
         raise UserError(f"--{ignored[0]} means nothing to --mode={mode}: leave it out")
     if not DYNAMIC.value and (ignored := sorted(given & DYNAMIC_OPTIONS.keys())):
         raise UserError(f"--{ignored[0]} means nothing without --dynamic: give both, or neither")
+    if flags.FLAGS["ensemble"].present and not all(ENSEMBLE.value or [""]):
+        raise UserError("--ensemble has an empty name: give folders, with commas between them")
     if mode == "train":
         reads = ANALYSES[EXPERIMENT.value].READS if EXPERIMENT.value in ANALYSES else None
         wrong = [name for name in changes if reads is not None and name not in reads]
@@ -217,7 +219,7 @@ def workdir() -> Path:
     return Path(f"runs/{EXPERIMENT.value}" if WORKDIR.value is None else WORKDIR.value)
 
 
-def check_workdir(folder: Path) -> None:
+def check_folder(folder: Path, flag: str) -> None:
     """Refuses what can be no run's folder."""
     try:
         str(folder).encode()  # what writes the checkpoints takes no other names
@@ -226,9 +228,9 @@ def check_workdir(folder: Path) -> None:
         return
     except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL inside the path
         reason = getattr(error, "strerror", error)
-        raise UserError(f"--workdir={folder} cannot be used ({reason}): choose another") from error
+        raise UserError(f"--{flag}={folder} cannot be used ({reason}): choose another") from error
     if not is_folder:
-        raise UserError(f"--workdir={folder} is a file, not a folder: choose another")
+        raise UserError(f"--{flag}={folder} is a file, not a folder: choose another")
     check_plain(folder, RUN_FILES)
 
 
@@ -304,15 +306,16 @@ def evaluate_run() -> int:
     text = text_of(description, config)
     before, scored = split_to_score(text, config.data, SPLIT.value)
     masks = expected_masks(config.model)
-    losses = score(state, config, scored)
-    if ENSEMBLE.value:
-        members = load_members(description, ENSEMBLE.value, CHECKPOINT.value)
-        losses += score_ensemble([(state.best_params, masks), *members], config, scored)
+    # What can be refused is refused before anything is scored.
+    others = load_members(description, ENSEMBLE.value, CHECKPOINT.value)
+    rule = DynamicConfig(
+        **{name.removeprefix("dynamic_"): flag.value for name, flag in DYNAMIC_OPTIONS.items()}
+    )
+    losses = score_alone(state, config, scored)
+    if others:
+        losses += score_ensemble([(state.eval_params, masks), *others], config, scored)
     if DYNAMIC.value:
-        rule = DynamicConfig(
-            **{name.removeprefix("dynamic_"): flag.value for name, flag in DYNAMIC_OPTIONS.items()}
-        )
-        losses.append(score_dynamically(state.best_params, masks, before, scored, rule))
+        losses.append(score_dynamically(state.eval_params, masks, before, scored, rule))
     of = "" if SPLIT.value == "validation" else ", the end of the training split"
     print(f"step {int(state.step)}, {len(scored):,} characters of {text.name}{of}")
     split = "val" if SPLIT.value == "validation" else "train"
@@ -334,7 +337,7 @@ def sample_run() -> int:
     prompt_ids = vocabulary.encode(prompt)
     check_samples_fit(state.params, len(prompt_ids), NUM_SAMPLES.value)
     pieces = generate_pieces(
-        state.best_params,
+        state.eval_params,
         jax.random.key(SAMPLE_SEED.value),
         prompt_ids,
         LENGTH.value,
@@ -390,7 +393,9 @@ def main(argv: Sequence[str]) -> int:
         check_flags(MODE.value, overrides())
         keep_memory()
         use_devices(CPU_DEVICES.value)
-        check_workdir(workdir())
+        check_folder(workdir(), "workdir")
+        for folder in ENSEMBLE.value:
+            check_folder(Path(folder), "ensemble")
         set_compile_cache()
         modes = {"train": run_experiment, "evaluate": evaluate_run, "sample": sample_run}
         return modes[MODE.value]()

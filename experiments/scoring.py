@@ -15,6 +15,7 @@ from lstm_jax.data.vocabulary import Text
 from lstm_jax.dynamic import evaluate_dynamic
 from lstm_jax.evaluate import Evaluation, evaluate, evaluate_ensemble
 from lstm_jax.loss import bits
+from lstm_jax.metrics import AVERAGE
 from lstm_jax.model import LMParams, Masks, expected_masks
 from lstm_jax.train import TrainState
 
@@ -58,11 +59,11 @@ def split_to_score(text: Text, config: DataConfig, split: str) -> tuple[np.ndarr
     return training[: -len(validation)], training[-len(validation) :]
 
 
-def score(state: TrainState, config: Config, scored: np.ndarray) -> list[Loss]:
+def score_alone(state: TrainState, config: Config, scored: np.ndarray) -> list[Loss]:
     """The losses of the parameters, and of their average where there is one."""
     models = {"": state.params}
     if state.average is not None:
-        models["_average"] = state.average.params
+        models[AVERAGE] = state.average.params
     masks = expected_masks(config.model)
     return [
         loss
@@ -96,7 +97,7 @@ def load_members(
                 f"--ensemble={folder} was trained on another text or split than the run in "
                 "--workdir: name runs on the same"
             )
-        members.append((state.best_params, expected_masks(description.config.model)))
+        members.append((state.eval_params, expected_masks(description.config.model)))
     return members
 
 

@@ -21,7 +21,7 @@ from experiments.timing import describe_machine
 from lstm_jax.config import Config, UserError
 from lstm_jax.data.corpora import load_text
 from lstm_jax.files import write_atomically
-from lstm_jax.loop import split_and_streams
+from lstm_jax.loop import check_validates
 from lstm_jax.metrics import read_metrics
 
 READS = tuple(name for name in Config().flatten() if name != "train.seed")
@@ -30,7 +30,6 @@ TARGET = 1.8857
 SEEDS = range(5)
 KINDS = ("compiling", "compiled before")
 POLL_S = 0.01
-ROOT = Path(__file__).parent.parent
 
 
 def get_config() -> Config:
@@ -68,7 +67,7 @@ def race(config: Config, workdir: Path, programs: Path) -> dict[str, Any]:
     start, reached_s = time.perf_counter(), None
     with log.open("w") as output:
         command = command_of(config, workdir, programs)
-        run = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+        run = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         try:
             while run.poll() is None:
                 time.sleep(POLL_S)
@@ -112,9 +111,7 @@ def seconds_of(found: float | None) -> str:
 def main(config: Config, workdir: Path) -> int:
     """Prints a line for each seed and the medians; writes speedrun.json (after each seed)."""
     # What no run could do is refused before there is one; and the text is downloaded by no seed.
-    split, _ = split_and_streams(config, load_text(config.data))
-    if split.validation is None:
-        raise UserError("the speedrun needs a validation split: data.validation_fraction is 0")
+    check_validates(config, load_text(config.data))
     result: dict[str, Any] = {
         **{"machine": describe_machine(), "target": TARGET, "config": config.flatten()},
         "seeds": [],

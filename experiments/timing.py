@@ -1,7 +1,6 @@
 """Timing contenders in turn, in one process: what slows the machine for a while slows them all."""
 
 import importlib.metadata
-import os
 import platform
 import statistics
 import time
@@ -9,6 +8,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+
+from experiments.machine import usable_cpus
 
 MIN_ROUNDS = 5
 # A turn lasts about this long: as many calls as fit, one at least.
@@ -90,13 +91,6 @@ def in_turn(
         done += 1
         report(done)
     return {name: Timing(w.first_s, w.contender.steps, times[name]) for name, w in warm.items()}
-
-
-def usable_cpus() -> int:
-    """The processors this process may run on, where the system tells; else all."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def describe_machine() -> dict[str, Any]:

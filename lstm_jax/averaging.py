@@ -49,12 +49,17 @@ def update_average(average: Average, params: LMParams, config: TrainConfig) -> A
     return Average(optax.incremental_update(params, average.params, weight), count)
 
 
+def is_waiting(average: Average) -> bool:
+    """Whether a triggered average has not begun, and is the latest parameters."""
+    return int(average.count) < 0
+
+
 def should_begin(average: Average, losses: Sequence[float], config: TrainConfig) -> bool:
     """Whether a waiting average begins now: the last validation loss is above the best of those
     before the latest `average_patience`."""
     patience = PATIENCE if config.average_patience is None else config.average_patience
     earlier = losses[: max(len(losses) - 1 - patience, 0)]
-    return int(average.count) < 0 and bool(earlier) and losses[-1] > min(earlier)
+    return is_waiting(average) and bool(earlier) and losses[-1] > min(earlier)
 
 
 def begin(average: Average) -> Average:

@@ -1,9 +1,9 @@
 """Checkpoints of a run: the latest few and the best by validation.
 
 A checkpoint is a folder named by its step. It holds the whole TrainState (step, parameters,
-optimizer state, carry) as orbax writes it; as JSON what is needed to make sense of it, the config,
-the alphabet, the text's hash; the losses on the validation split; and the checksums of all these
-files. Randomness follows the step and needs no saving.
+optimizer state, carry, average) as orbax writes it; as JSON what is needed to make sense of it, the
+config, the alphabet, the text's hash; the losses on the validation split; and the checksums of all
+these files. Randomness follows the step and needs no saving.
 
 It is written under another name and given its own when it is complete, and loses that name before
 it is deleted: a process killed at any moment leaves no half of one. One that no longer agrees with
@@ -17,7 +17,7 @@ import itertools
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ from lstm_jax.config import Config, UserError, shown
 from lstm_jax.data.vocabulary import Text, Vocabulary, summary
 from lstm_jax.files import PART, cannot_write, read_json
 from lstm_jax.memory import check_state_fits
+from lstm_jax.metrics import kept_losses
 from lstm_jax.train import TrainState, init_train_state
 
 FOLDER = "checkpoints"
@@ -123,11 +124,6 @@ def refuse_newer(path: Path, described: dict[str, Any]) -> None:
             f"{path} is of format {described['format']}, and this release of lstm_jax reads none "
             f"above {FORMAT}: upgrade lstm_jax"
         )
-
-
-def kept_loss(metrics: Mapping[str, float]) -> float:
-    """The validation loss that a checkpoint is kept for: the average's, where there is one."""
-    return metrics.get("val_loss_stream_average", metrics["val_loss_stream"])
 
 
 # Fields that the first releases did not have: not in a checkpoint where they are None.
@@ -225,7 +221,7 @@ class Checkpoints:
 
     def _loss(self, step: int) -> float | None:
         try:
-            return float(kept_loss(read_json(self.path(step) / METRICS)))
+            return float(kept_losses(read_json(self.path(step) / METRICS))[0])
         except FileNotFoundError:  # not validated
             return None
         except (

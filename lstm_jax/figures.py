@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lstm_jax.files import write_atomically
+from lstm_jax.metrics import AVERAGE
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TRAIN, STREAM, WINDOWS, RATE = "#9aa7b4", "#c0392b", "#2c6fbb", "#7f8c8d"
@@ -26,6 +28,12 @@ def new_figure(width: float, height: float) -> "Figure":
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def tidy(axes: "Axes", grid: str = "both") -> None:
+    """A faint grid (`x`, `y` or `both`) and no frame."""
+    axes.grid(axis=grid, alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def save(figure: "Figure", path: Path) -> None:
@@ -46,8 +54,8 @@ def draw_curves(metrics: list[dict[str, Any]], title: str, path: Path) -> None:
     for name, color, label in (
         ("val_loss_stream", STREAM, "validation, stream"),
         ("val_loss_windows", WINDOWS, "validation, windows"),
-        ("val_loss_stream_average", STREAM_AVERAGE, "the average's, stream"),
-        ("val_loss_windows_average", WINDOWS_AVERAGE, "the average's, windows"),
+        (f"val_loss_stream{AVERAGE}", STREAM_AVERAGE, "the average's, stream"),
+        (f"val_loss_windows{AVERAGE}", WINDOWS_AVERAGE, "the average's, windows"),
     ):
         points = [(m["characters"] / 1e6, m[name]) for m in metrics if name in m]
         if points:
@@ -60,6 +68,5 @@ def draw_curves(metrics: list[dict[str, Any]], title: str, path: Path) -> None:
     rate.plot(characters, [m["learning_rate"] for m in metrics], color=RATE, lw=1)
     rate.set(xlabel="characters seen (millions)", ylabel="learning rate", ylim=(0, None))
     for axes in (loss, rate):
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
     save(figure, path)

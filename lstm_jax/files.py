@@ -80,7 +80,7 @@ def check_plain(folder: Path, names: Iterable[str]) -> None:
                 what = "a link" if stat.S_ISLNK(mode) else "neither a file nor a folder"
                 raise UserError(
                     f"{path} is {what}, which a run does not make and would not be safe to use: "
-                    "put the file itself there, or choose another --workdir"
+                    "put the file itself there, or choose another folder"
                 )
 
 

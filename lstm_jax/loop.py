@@ -20,14 +20,13 @@ from typing import Any, NoReturn, Self
 import jax
 import numpy as np
 
-from lstm_jax.averaging import begin, should_begin
+from lstm_jax.averaging import begin, is_waiting, should_begin
 from lstm_jax.checkpoint import (
     DAMAGED,
     FOLDER,
     Checkpoints,
     Description,
     NewerFormat,
-    kept_loss,
     read_description,
     refuse_newer,
     warn,
@@ -41,11 +40,13 @@ from lstm_jax.files import delete_parts, write_atomically
 from lstm_jax.lock import LOCK, only_process
 from lstm_jax.memory import check_run_fits
 from lstm_jax.metrics import (
+    AVERAGE,
     METRICS,
     SAMPLES,
     SUMMARY,
     append_metrics,
     append_sample,
+    kept_losses,
     read_metrics,
     rewind,
     write_summary,
@@ -144,6 +145,17 @@ def split_and_streams(config: Config, text: Text) -> tuple[Split, Streams]:
     streams = Streams(split.train, train.batch_size, train.sequence_length)
     check_run_fits(config, len(text.vocabulary))
     return split, streams
+
+
+def check_validates(config: Config, text: Text) -> None:
+    """Raises UserError for what `split_and_streams` refuses, and where nothing is kept to validate
+    on."""
+    split, _ = split_and_streams(config, text)
+    if split.validation is None:
+        raise UserError(
+            "this needs a validation split: data.validation_fraction is 0; leave it out, or give "
+            "another"
+        )
 
 
 class Run:
@@ -312,9 +324,9 @@ class Run:
         scores = {}
         if self.split.validation is not None:
             scores = self._score(self.state.params)
-            if self.state.average is not None:
-                averaged = self._score(self.state.average.params)
-                scores |= {f"{name}_average": loss for name, loss in averaged.items()}
+            if (average := self.state.average) is not None:
+                averaged = scores if is_waiting(average) else self._score(average.params)
+                scores = scores | {name + AVERAGE: loss for name, loss in averaged.items()}
             if not np.isfinite([*scores.values()]).all():
                 self._stop(
                     step, f"the validation loss is {' and '.join(map(str, scores.values()))}"
@@ -343,14 +355,14 @@ class Run:
         prompt = self.text.ids[:1]
         length = self.config.train.sample_length
         masks = expected_masks(self.config.model)
-        ids = generate(self.state.best_params, jax.random.key(0), prompt, length, masks=masks)
+        ids = generate(self.state.eval_params, jax.random.key(0), prompt, length, masks=masks)
         return self.text.vocabulary.decode(np.concatenate([prompt, ids[0]]))
 
     def summary(self) -> dict[str, Any]:
         """What the run came to, best validation included; also written to `summary.json`."""
         metrics = read_metrics(self.workdir)
         validated = [m for m in metrics if "val_loss_stream" in m]
-        best = min(validated, key=kept_loss, default=None)
+        best = min(validated, key=lambda m: kept_losses(m)[0], default=None)
         last = metrics[-1] if metrics else {}
         summary = {
             "title": self.title,

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from lstm_jax.config import UserError, shown
 from lstm_jax.files import append, parse_json, write_atomically
 
 METRICS, SAMPLES, SUMMARY = "metrics.jsonl", "samples.txt", "summary.json"
+AVERAGE = "_average"  # ends the names of the average's losses
 WRITTEN = {"step", "characters", "learning_rate", "seconds"}  # in every line
 LARGEST = 1e40  # more than any number of float32
 SAMPLE_HEAD = re.compile(r"^={12} step (\d{1,10}) .*={12}$", re.MULTILINE)
@@ -38,6 +40,16 @@ def parse_line(line: str) -> dict[str, float]:
         if type(value) not in (int, float) or not abs(value) < LARGEST:
             raise ValueError(f"{shown(name)} is {shown(value)}")
     return found
+
+
+def kept_losses(metrics: Mapping[str, float]) -> tuple[float, float]:
+    """The validation losses, `stream` and `windows`, of the parameters that are kept: of their
+    average, where there is one."""
+    stream, windows = (
+        metrics.get(name + AVERAGE, metrics[name])
+        for name in ("val_loss_stream", "val_loss_windows")
+    )
+    return stream, windows
 
 
 def append_metrics(workdir: Path, line: dict[str, Any]) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from lstm_jax.metrics import AVERAGE, kept_losses
+
 LINE_EVERY_S = 10.0
 
 
@@ -24,12 +26,9 @@ class Progress:
         """Shows a line of metrics."""
         validated = "val_loss_stream" in line
         if validated:
-            # Of the average, where there is one: that is the model that is kept.
-            last = "_average" if "val_loss_stream_average" in line else ""
-            self._val = (
-                f"  val{last.replace('_', ' ')} stream {line[f'val_loss_stream{last}']:.4f} "
-                f"windows {line[f'val_loss_windows{last}']:.4f}"
-            )
+            of = " average" if f"val_loss_stream{AVERAGE}" in line else ""
+            stream, windows = kept_losses(line)
+            self._val = f"  val{of} stream {stream:.4f} windows {windows:.4f}"
         skipped = f"  {line['skipped']} updates skipped" if line.get("skipped") else ""
         text = (
             f"loss {line.get('train_loss', math.nan):.4f}{self._val}{skipped}  "

@@ -1,6 +1,7 @@
 """The training step, and many of them in one dispatch. Pure functions; the loop is in `loop`."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ from lstm_jax.blocks import make_gradient
 from lstm_jax.config import Config
 from lstm_jax.data.batches import Batch
 from lstm_jax.model import Carry, LMParams, init_carry, init_model, sample_masks
-from lstm_jax.optimizer import make_optimizer, make_schedule, skip_nonfinite
+from lstm_jax.optimizer import SkipState, make_optimizer, make_schedule, skip_nonfinite
 from lstm_jax.parallel import Placement, lane_mesh, over_lanes
 from lstm_jax.weight_drop import sample_weight_masks, with_weight_drop
 
@@ -29,8 +30,8 @@ class TrainState(NamedTuple):
     average: Average | None = None
 
     @property
-    def best_params(self) -> LMParams:
-        """The parameters to use: their average, where there is one."""
+    def eval_params(self) -> LMParams:
+        """The parameters to score and sample with: their average, where there is one."""
         return self.params if self.average is None else self.average.params
 
 
@@ -102,11 +103,16 @@ def start_afresh(key: Array, batch: Batch, rate: float) -> Batch:
     return batch._replace(resets=resets_TxB.at[0].set(resets_TxB[0] | afresh_B))
 
 
+def keep_where_skipped(opt_state: SkipState, updated: Average, average: Average) -> Average:
+    """The average as it was where the update was skipped, which so counts in no mean."""
+    return jax.tree.map(partial(jnp.where, opt_state.in_a_row == 0), updated, average)
+
+
 def make_train_step(config: Config) -> TrainStep:
     """Builds `train_step`: draw the masks, take the gradient, update, hand the carry on."""
     gradient = make_gradient(config.train.gradient, config.train.checkpoint_every)
     value_and_grad = over_lanes(gradient, mesh_of(config))
-    optimizer = optimizer_of(config)
+    optimizer, skips = optimizer_of(config), config.train.on_nonfinite == "skip"
     B, T = config.train.batch_size, config.train.sequence_length
     schedule = make_schedule(config.optimizer, config.train.steps)
     # A stream of its own, apart from the initial weights' (fold_in of the steps starts at 0).
@@ -122,14 +128,15 @@ def make_train_step(config: Config) -> TrainStep:
         updates, opt_state = optimizer.update(grads, opt_state, params, loss=loss)
         params = optax.apply_updates(params, updates)
         if average is not None:
-            average = update_average(average, params, config.train)
+            updated = update_average(average, params, config.train)
+            average = updated if not skips else keep_where_skipped(opt_state, updated, average)
         info = StepInfo(
             loss=loss,
             grad_norm=optax.tree.norm(grads),
             leaf_norms=jax.tree.map(optax.tree.norm, grads),
             learning_rate=jnp.asarray(schedule(step)),
         )
-        if config.train.on_nonfinite == "stop":
+        if not skips:
             return TrainState(step + 1, params, opt_state, aux.carry, average), info
         # The optimizer's own count, which its schedule follows, stands still while it skips.
         info = info._replace(

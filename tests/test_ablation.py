@@ -10,6 +10,7 @@ from lstm_jax.metrics import read_metrics
 from tests.cli import TEXT, TRAIN, call, line_of, process_in
 
 FEW = ("base", "exponential average")
+EVERY = ablation.VARIANTS
 VARIANTS = {name: ablation.VARIANTS[name] for name in FEW}
 LINE = line_of(TRAIN | {"experiment": "tiny_shakespeare_ablation", "config.train.steps": "2"})
 
@@ -49,9 +50,33 @@ def test_its_figures_are_those_of_its_runs(done):
     losses = [run["val_loss_stream"] for run in runs["base"]]
     assert len(set(losses)) == 2  # the seeds differ
     assert f"{statistics.mean(losses):.4f} ± {statistics.stdev(losses):.4f}" in first.stdout
+    others = [run["val_loss_stream"] for run in runs[FEW[1]]]
+    change = statistics.mean(others) - statistics.mean(losses)
+    assert f"{statistics.mean(others):.4f} ± {statistics.stdev(others):.4f}" in first.stdout
+    assert f"  {change:+.4f}  " in first.stdout.splitlines()[2]
     assert (folder / "figures" / "ablation.png").exists()
 
 
-@pytest.mark.parametrize("name", ["train.seed", "train.average", "model.dropout"])
-def test_what_it_varies_itself_cannot_be_given(name):
-    assert name not in ablation.READS
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("train.seed", 1),
+        ("train.average", "ema"),
+        ("model.dropout", 0.1),
+        ("model.skip", "weighted"),
+    ],
+)
+def test_what_it_varies_itself_cannot_be_given(name, value, tmp_path):
+    with process_in(tmp_path):
+        found = call("--experiment=tiny_shakespeare_ablation", f"--config.{name}={value}")
+    assert found.code == 2 and f"--config.{name} means nothing" in found.stderr
+
+
+def test_what_one_variant_cannot_do_is_refused_before_the_first_run(done):
+    """A weighted skip needs two layers, and is the fourteenth variant."""
+    folder = done[0].parent
+    with process_in(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablation, "VARIANTS", EVERY)
+        found = call(*LINE, "--config.model.num_layers=1", "--workdir=other")
+    assert found.code == 2 and "model.num_layers" in found.stderr and found.stdout == ""
+    assert not (folder / "other").exists()

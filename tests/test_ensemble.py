@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import scoring
 from lstm_jax.checkpoint import load_model
 from lstm_jax.config import EvaluateConfig, ModelConfig
 from lstm_jax.data.batches import split_ids
@@ -134,7 +135,7 @@ def test_the_command_line_scores_an_ensemble_on_lines_of_its_own(inside):
     loaded = [load_model(inside / name, "best") for name in "ab"]
     text = np.array([*TEXT])
     ids = split_ids(np.unique(text, return_inverse=True)[1], loaded[0][1].config.data).validation
-    members = [(state.best_params, None) for state, _ in loaded]
+    members = [(state.eval_params, None) for state, _ in loaded]
     wanted = evaluate_ensemble(members, ids, loaded[0][1].config.evaluate)
     assert added["val_loss_stream_ensemble"] == pytest.approx(wanted.stream, abs=1e-4)
     assert added["val_loss_windows_ensemble"] == pytest.approx(wanted.windows, abs=1e-4)
@@ -157,6 +158,24 @@ def test_a_folder_that_holds_no_run_is_refused(inside):
     found = ensemble("a", "nowhere")
     assert found.code == 2 and found.stdout == "" and is_one_line(found.stderr)
     assert "nowhere holds no checkpoints folder" in found.stderr
+
+
+@pytest.mark.parametrize("given", ["", ",", "b,", ",b"])
+def test_an_empty_name_is_refused(given, inside):
+    found = call("--mode=evaluate", "--workdir=a", f"--ensemble={given}")
+    assert found.code == 2 and "--ensemble has an empty name" in found.stderr
+
+
+def test_a_file_is_no_run(inside):
+    found = ensemble("a", "text")
+    assert found.code == 2 and "--ensemble=text is a file, not a folder" in found.stderr
+
+
+def test_what_can_be_refused_is_refused_before_anything_is_scored(inside, monkeypatch):
+    monkeypatch.setattr(scoring, "evaluate", None)
+    assert ensemble("a", "c").code == 2
+    found = call("--mode=evaluate", "--workdir=a", "--dynamic", "--dynamic_rate=-1")
+    assert found.code == 2 and is_one_line(found.stderr)
 
 
 @pytest.mark.parametrize("mode", ["train", "sample"])

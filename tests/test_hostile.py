@@ -200,6 +200,18 @@ def test_links_and_pipes_are_refused(make, mode, workdir, folder, tmp_path):
             kept.rename(path)
 
 
+@pytest.mark.parametrize("name", ["checkpoints", "checkpoints/1/SHA256SUMS"])
+def test_the_other_runs_of_an_ensemble_are_looked_at_as_hard(name, workdir, folder):
+    path = workdir / name
+    shutil.move(path, folder / "kept")
+    os.mkfifo(path)
+    found = call("--mode=evaluate", "--workdir=finished", "--ensemble=run")
+    assert found.code == 2 and found.stdout == "" and is_one_line(found.stderr)
+    assert f"run/{name} is neither a file nor a folder" in found.stderr
+    path.unlink()
+    shutil.move(folder / "kept", path)
+
+
 def test_a_run_in_a_folder_that_is_a_link_is_the_users_own_choice(folder, tmp_path):
     (folder / "run").symlink_to(tmp_path)
     assert call(*line_of(TRAIN)).code == 0

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from experiments import run
+from experiments.machine import usable_cpus
 from experiments.programs import delete_oldest
-from experiments.timing import usable_cpus
 from lstm_jax.checkpoint import load_model
 from lstm_jax.data.fetch import cache_folder
 from lstm_jax.metrics import read_metrics
