@@ -110,13 +110,13 @@ class ModelConfig(Section):
         0.0, "variational dropout of whole symbols before the embedding", low=0, high=0.99
     )
     weight_drop: float = option(
-        0.0, "DropConnect on the recurrent weights U, anew at every step", low=0, high=0.99
+        0.0, "DropConnect on the recurrent weights U, anew at every training step", low=0, high=0.99
     )
     zoneout_cell: float = option(
-        0.0, "how often a unit of c stays what it was for a step", low=0, high=0.99
+        0.0, "how often a unit of c stays what it was for a time step", low=0, high=0.99
     )
     zoneout_hidden: float = option(
-        0.0, "how often a unit of h stays what it was for a step", low=0, high=0.99
+        0.0, "how often a unit of h stays what it was for a time step", low=0, high=0.99
     )
     cell: str = option(
         "lstm", "the kind of cell", choices=("lstm", "coupled", "layer_norm", "mogrifier")
@@ -144,10 +144,11 @@ class ModelConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        mogrified = self.cell == "mogrifier" and self.mogrifier_rounds != 0
         plain = self.cell == "lstm" and self.readout == "full" and not self.readout_rank
         for name, means_something, instead in (
             ("mogrifier_rounds", self.cell == "mogrifier", "model.cell=mogrifier"),
-            ("mogrifier_rank", self.cell == "mogrifier", "model.cell=mogrifier"),
+            ("mogrifier_rank", mogrified, "model.cell=mogrifier and rounds of it"),
             ("embedding_dropout", self.embedding_size, "a model.embedding_size"),
             ("readout", self.embedding_size, "a model.embedding_size"),
             ("readout_rank", self.readout == "full", "model.readout=full"),
@@ -228,11 +229,13 @@ class TrainConfig(Section):
     sequence_length: int = option(
         128, "T, characters a step reads of each stream", low=1, high=2**24
     )
-    seed: int = option(0, "seeds the initial weights and the dropout", low=0, high=2**32 - 1)
+    seed: int = option(
+        0, "seeds the initial weights and all that is drawn in training", low=0, high=2**32 - 1
+    )
     reset_rate: float = option(
         0.0,
-        "the share of lanes that start afresh, from the zero state, at each step: what `windows` "
-        "asks of a model",
+        "the share of lanes that start afresh, from the zero state, at each training step: what "
+        "`windows` asks of a model",
         low=0,
         high=1,
     )
@@ -246,7 +249,10 @@ class TrainConfig(Section):
         None, "ema: what an update leaves of the average (0.999)", low=0, high=0.999999
     )
     average_patience: int | None = option(
-        None, "triggered: validations without a better loss (5)", low=0, high=2**31 - 1
+        None,
+        "triggered: how many of the latest losses are not looked at for a better one (5)",
+        low=0,
+        high=2**31 - 1,
     )
     gradient: str = option("bptt", "which backward", choices=("autodiff", "bptt", "truncated"))
     checkpoint_every: int = option(
@@ -340,13 +346,12 @@ class Config:
     evaluate: EvaluateConfig = EvaluateConfig()
 
     def __post_init__(self) -> None:
-        option, gradient = self.model.beyond_bptt(), self.train.gradient
-        if option and gradient != "autodiff":
+        unknown, gradient = self.model.beyond_bptt(), self.train.gradient
+        if unknown and gradient != "autodiff":
             raise UserError(
-                f"train.gradient={gradient} is derived by hand, and not for {option}: take "
+                f"train.gradient={gradient} is derived by hand, and not for {unknown}: take "
                 "--config.train.gradient=autodiff"
             )
-
         if self.train.average == "triggered" and not self.data.validation_fraction:
             raise UserError(
                 "train.average=triggered waits for a validation loss, and "

@@ -112,9 +112,10 @@ def make_rule(
     squares = mean_squares(params, training_ids, config.segment_length, masks)
     roots = jax.tree.map(jnp.sqrt, squares)
     mean = np.mean(np.concatenate([np.ravel(root) for root in jax.tree.leaves(roots)]))
+    scale = decay / mean if mean else 0.0  # no gradient at all: an alphabet of one symbol
     return Rule(
         step=jax.tree.map(lambda root: rate / (root + config.epsilon), roots),
-        pull=jax.tree.map(lambda root: jnp.minimum(decay / mean * root, 1), roots),
+        pull=jax.tree.map(lambda root: jnp.minimum(scale * root, 1), roots),
     )
 
 

@@ -19,7 +19,7 @@ from lstm_jax.layer import LayerParams, unroll
 from lstm_jax.layer_norm import init_layer_norm
 from lstm_jax.mogrifier import ROUNDS, init_mogrifier
 from lstm_jax.projection import multiply
-from lstm_jax.zoneout import expected_keep, sample_keep
+from lstm_jax.zoneout import expected_stay, sample_stay
 
 
 class Readout(NamedTuple):
@@ -171,7 +171,7 @@ def sample_masks(
         tuple(layers),
         readout,
         sample(key_embedding, config.embedding_dropout, V),
-        zoneout and tuple(sample_keep(key, zoneout, shape, dtype) for key in zoneout_keys),
+        zoneout and tuple(sample_stay(key, zoneout, shape, dtype) for key in zoneout_keys),
     )
 
 
@@ -189,7 +189,7 @@ def expected_masks(config: ModelConfig) -> Masks | None:
     if not (rates := zoneout_rates(config)):
         return None
     L = config.num_layers
-    return Masks((None,) * L, None, zoneout=(expected_keep(rates),) * L)
+    return Masks((None,) * L, None, zoneout=(expected_stay(rates),) * L)
 
 
 def embed(params: LMParams, ids_TxB: Array, mask_BxV: Array | None = None) -> Array:

@@ -1,9 +1,9 @@
 """DropConnect on the recurrent weights: some of U is left out for a whole sequence.
 
-Each weight is kept with probability 1 - rate and divided by it, one choice for all lanes and steps
-(Wan et al. 2013; on U of an LSTM: the weight-dropped LSTM of Merity, Keskar and Socher 2018). The
-masks are multiplied into the parameters before the model sees them, so that any gradient serves,
-and into the gradient afterwards, as the chain rule has it.
+Each weight is kept with probability 1 - rate and divided by it, one choice for all lanes and time
+steps (Wan et al. 2013; on U of an LSTM: the weight-dropped LSTM of Merity, Keskar and Socher 2018).
+The masks are multiplied into the parameters before the model sees them, so that any gradient
+serves, and into the gradient afterwards, as the chain rule has it.
 """
 
 import jax

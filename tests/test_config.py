@@ -25,6 +25,10 @@ from lstm_jax.optimizer import OPTIMIZERS
         ),
         ({"optimizer.momentum": 0.9}, "optimizer.momentum means nothing to adamw"),
         ({"train.steps": None}, "takes int"),
+        (
+            {"model.cell": "mogrifier", "model.mogrifier_rounds": 0, "model.mogrifier_rank": 2},
+            "model.mogrifier_rank=2 needs model.cell=mogrifier and rounds of it",
+        ),
         ({"train.checkpoint_every": -1}, "train.checkpoint_every lies between 0 and"),
         ({"train.checkpoint_every": 2.5}, "train.checkpoint_every takes int, not 2.5"),
         ({"model.hidden": 3}, "no key 'model.hidden'"),

@@ -135,6 +135,14 @@ def test_a_training_text_below_one_segment_is_refused(problem):
         evaluate_dynamic(params, training, ids, DynamicConfig("rms", 31))
 
 
+@pytest.mark.usefixtures("x64")
+def test_one_symbol_alone_teaches_nothing():
+    """No gradient is anything but 0, and so is the mean that the pull is a share of."""
+    params = init_model(jax.random.key(0), ModelConfig(hidden_size=2), 1)
+    ids = np.zeros(N, np.uint8)
+    assert evaluate_dynamic(params, ids, ids, DynamicConfig("rms", LENGTH)) == 0
+
+
 def test_a_loss_beyond_all_bounds_is_refused(problem):
     """A symbol that has no chance: learning makes a NaN of its bias, -inf pulled towards -inf."""
     params, training, ids = problem

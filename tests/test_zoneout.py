@@ -1,17 +1,23 @@
 """Zoneout: which units of the state stay, against loops; how often, and which are drawn."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lstm_jax.cell import LSTMParams, LSTMState
+from lstm_jax.checkpoint import load_model
 from lstm_jax.config import ModelConfig
+from lstm_jax.data.batches import split_ids
 from lstm_jax.layer import unroll
+from lstm_jax.metrics import read_metrics
 from lstm_jax.model import apply, expected_masks, init_carry, init_model, no_masks, sample_masks
-from lstm_jax.zoneout import expected_keep
+from lstm_jax.zoneout import expected_stay
 from tests import oracle
 from tests.cells import B, D, H, T, compare, coupled, make_coupled, make_inputs, random
+from tests.cli import TEXT, TRAIN, call, line_of, process_in
 
 
 def make_lstm(rng):
@@ -53,7 +59,7 @@ def test_a_rate_for_all_stands_for_itself_everywhere(x64, rng):
     params, rates = make_lstm(rng), LSTMState(h=0.3, c=0.6)
     everywhere = LSTMState(*(np.full((T, B, H), rate) for rate in rates))
     step = zoned_out(lstm(params), everywhere)
-    compare(unroll, params, step, make_inputs(rng, ids=False), keep=expected_keep(rates))
+    compare(unroll, params, step, make_inputs(rng, ids=False), keep=expected_stay(rates))
 
 
 MUTANTS = {
@@ -74,7 +80,7 @@ def test_the_comparison_notices_other_units(mutant, x64, rng):
 
 def test_where_all_stays_the_state_is_frozen_until_a_reset(x64, rng):
     params, (state, x, mask_BxD, resets_TxB) = make_lstm(rng), make_inputs(rng, ids=False)
-    frozen = expected_keep(LSTMState(1.0, 1.0))
+    frozen = expected_stay(LSTMState(1.0, 1.0))
     final, outputs = unroll(params, state, x, mask_BxD=mask_BxD, keep=frozen)
     jax.tree.map(np.testing.assert_array_equal, final, state)
     assert (outputs == state.h).all()
@@ -84,7 +90,7 @@ def test_where_all_stays_the_state_is_frozen_until_a_reset(x64, rng):
 
 def test_where_nothing_stays_it_is_no_zoneout(x64, rng):
     params, (state, x, _, resets_TxB) = make_lstm(rng), make_inputs(rng, ids=False)
-    none = expected_keep(LSTMState(0.0, 0.0))
+    none = expected_stay(LSTMState(0.0, 0.0))
     found = unroll(params, state, x, resets_TxB=resets_TxB, keep=none)
     wanted = unroll(params, state, x, resets_TxB=resets_TxB)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-14), found, wanted)
@@ -143,3 +149,77 @@ def test_one_rate_alone():
     (keep,) = draw(config, 3, 4).zoneout
     assert not keep.h.any() and keep.c.any()
     assert expected_masks(ModelConfig(dropout=0.5)) is None
+
+
+RATES = LSTMState(h=0.3, c=0.6)
+RUN = TRAIN | {
+    "config.model.zoneout_hidden": RATES.h,
+    "config.model.zoneout_cell": RATES.c,
+    "config.train.gradient": "autodiff",
+    "config.train.steps": 3,
+    "config.optimizer.learning_rate": 1.0,
+    "config.evaluate.lanes": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a run with zoneout, and its model as a step from ids to logits in NumPy."""
+    folder = tmp_path_factory.mktemp("zoneout")
+    (folder / "text").write_bytes(TEXT)
+    with process_in(folder):
+        assert call(*line_of(RUN)).code == 0
+        state, description = load_model(folder / "run", "best")
+        params = jax.tree.map(lambda leaf: np.array(leaf, np.float64), state.params)
+        units, symbols = params.readout.W.shape
+
+        def step(h, c, symbol):
+            new = map(np.array, oracle.cell(*params.layers[0], h, c, np.eye(symbols)[symbol]))
+            h, c = (k * a + (1 - k) * b for k, a, b in zip(RATES, (h, c), new, strict=True))
+            return h, c, h @ params.readout.W + params.readout.b
+
+        yield folder, description, step, np.zeros(units)
+
+
+def read(ids, step, zero, window=None):
+    """Mean nats over all characters but the first."""
+    losses, h, c = [], zero, zero
+    for t, (symbol, target) in enumerate(itertools.pairwise(ids)):
+        if window and t % window == 0:
+            h, c = zero, zero
+        h, c, logits = step(h, c, symbol)
+        losses.append(np.log(np.exp(logits).sum()) - logits[target])
+    return np.mean(losses)
+
+
+def test_validation_scoring_ensembles_and_learning_on_take_the_rates(trained):
+    folder, description, step, zero = trained
+    ids = description.vocabulary.encode(TEXT.decode())
+    ids = split_ids(ids, description.config.data).validation
+    stream, windows = read(ids, step, zero), read(ids, step, zero, window=8)
+    best = min(read_metrics(folder / "run"), key=lambda m: m.get("val_loss_stream", np.inf))
+    assert best["val_loss_stream"] == pytest.approx(stream, abs=1e-5)
+    assert best["val_loss_windows"] == pytest.approx(windows, abs=1e-5)
+    still = ("--dynamic", "--dynamic_rule=sgd", "--dynamic_rate=0", "--dynamic_decay=0")
+    found = call("--mode=evaluate", "--workdir=run", "--ensemble=run,run", *still)
+    printed = {line.split()[0]: float(line.split()[1]) for line in found.stdout.splitlines()[1:]}
+    wanted = {
+        **{"val_loss_stream": stream, "val_loss_windows": windows},
+        **{"val_loss_stream_ensemble": stream, "val_loss_windows_ensemble": windows},
+        "val_loss_dynamic": stream,
+    }
+    assert printed == pytest.approx(wanted, abs=6e-5)
+
+
+def test_sampling_takes_the_rates(trained):
+    _, description, step, zero = trained
+    prompt = "to be or not"
+    h, c, text = zero, zero, prompt
+    for symbol in description.vocabulary.encode(prompt):
+        h, c, logits = step(h, c, symbol)
+    for _ in range(12):
+        symbol = int(logits.argmax())
+        text += description.vocabulary.decode([symbol])
+        h, c, logits = step(h, c, symbol)
+    found = call("--mode=sample", "--workdir=run", f"--prompt={prompt}", "--length=12", "--top_k=1")
+    assert found.stdout.removesuffix("\n") == text
