@@ -142,6 +142,16 @@ MUTANTS = [
         "params.embedding, batch.inputs, masks.embedding, layout",
         "params.embedding, batch.targets, masks.embedding, layout",
     ),
+    (
+        "the symbols' mask forgotten forward",
+        "x = embed(params, batch.inputs, masks.embedding)",
+        "x = embed(params, batch.inputs)",
+    ),
+    (
+        "the symbols' mask forgotten backward",
+        "e_TxBxE = e_TxBxE * mask_of_ids(mask_BxV, ids_TxB)[..., None]",
+        "pass",
+    ),
     # resets and the initial state
     ("a reset forgotten backward", "dbefore = reset_state(dbefore, resets_B)", "pass"),
     (
@@ -230,16 +240,14 @@ COLUMN_MUTANTS = [
 # Two layers with everything on; ids read as rows of W, then an embedding.
 CASES = [
     Case(
-        ModelConfig(
-            hidden_size=4, num_layers=2, embedding_size=E, dropout=0.25, input_dropout=0.25
-        ),
+        ModelConfig(hidden_size=4, num_layers=2, dropout=0.25, input_dropout=0.25, **embedding),
         T=5,
         B=3,
         masked=True,
         resets=True,
         carry=True,
     )
-    for E in (0, 11)
+    for embedding in ({}, {"embedding_size": 11, "embedding_dropout": 0.25})
 ]
 
 
