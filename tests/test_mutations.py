@@ -283,7 +283,7 @@ def mutate_columns(old: str, new: str) -> GradFn:
 
 def fails(suspects: Suspects, truncated: bool = False) -> bool:
     """Whether the verification finds a difference on any of the cases."""
-    check = partial(verify_case, coordinates=0, float32=False, optimized=False)
+    check = partial(verify_case, directions=0, float32=False, optimized=False)
     return any(
         not row.passed for case in CASES for row in check(case, suspects, truncated=truncated)
     )
