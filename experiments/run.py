@@ -307,15 +307,17 @@ def evaluate_run() -> int:
     before, scored = split_to_score(text, config.data, SPLIT.value)
     masks = expected_masks(config.model)
     # What can be refused is refused before anything is scored.
-    others = load_members(description, ENSEMBLE.value, CHECKPOINT.value)
+    others = load_members(description, workdir(), ENSEMBLE.value, CHECKPOINT.value)
     rule = DynamicConfig(
         **{name.removeprefix("dynamic_"): flag.value for name, flag in DYNAMIC_OPTIONS.items()}
+    )
+    learning_on = (
+        [score_dynamically(state.eval_params, masks, before, scored, rule)] if DYNAMIC.value else []
     )
     losses = score_alone(state, config, scored)
     if others:
         losses += score_ensemble([(state.eval_params, masks), *others], config, scored)
-    if DYNAMIC.value:
-        losses.append(score_dynamically(state.eval_params, masks, before, scored, rule))
+    losses += learning_on
     of = "" if SPLIT.value == "validation" else ", the end of the training split"
     print(f"step {int(state.step)}, {len(scored):,} characters of {text.name}{of}")
     split = "val" if SPLIT.value == "validation" else "train"

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from lstm_jax.averaging import is_waiting
 from lstm_jax.checkpoint import Description, load_model
 from lstm_jax.config import Config, DataConfig, DynamicConfig, EvaluateConfig, UserError
 from lstm_jax.data.batches import split_ids
@@ -61,15 +62,14 @@ def split_to_score(text: Text, config: DataConfig, split: str) -> tuple[np.ndarr
 
 def score_alone(state: TrainState, config: Config, scored: np.ndarray) -> list[Loss]:
     """The losses of the parameters, and of their average where there is one."""
-    models = {"": state.params}
-    if state.average is not None:
-        models[AVERAGE] = state.average.params
     masks = expected_masks(config.model)
-    return [
-        loss
-        for suffix, params in models.items()
-        for loss in by_protocol(evaluate(params, scored, config.evaluate, masks), suffix, config)
-    ]
+    found = evaluate(state.params, scored, config.evaluate, masks)
+    losses = by_protocol(found, "", config)
+    if (average := state.average) is not None:
+        if not is_waiting(average):
+            found = evaluate(average.params, scored, config.evaluate, masks)
+        losses += by_protocol(found, AVERAGE, config)
+    return losses
 
 
 def score_ensemble(
@@ -81,9 +81,10 @@ def score_ensemble(
 
 
 def load_members(
-    like: Description, folders: list[str], which: str
+    like: Description, workdir: Path, folders: list[str], which: str
 ) -> list[tuple[LMParams, Masks | None]]:
-    """The other models of an ensemble; UserError where one is of another text or split."""
+    """The other models of an ensemble; UserError where one is of another text or split than that of
+    `workdir`."""
     members = []
     for folder in folders:
         state, description = load_model(Path(folder), which)
@@ -94,8 +95,8 @@ def load_members(
             description.config.data.validation_fraction,
         ):
             raise UserError(
-                f"--ensemble={folder} was trained on another text or split than the run in "
-                "--workdir: name runs on the same"
+                f"--ensemble={folder} was trained on another text or split than {workdir}: "
+                "name runs on the same"
             )
         members.append((state.eval_params, expected_masks(description.config.model)))
     return members

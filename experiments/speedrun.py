@@ -22,7 +22,7 @@ from lstm_jax.config import Config, UserError
 from lstm_jax.data.corpora import load_text
 from lstm_jax.files import write_atomically
 from lstm_jax.loop import check_validates
-from lstm_jax.metrics import read_metrics
+from lstm_jax.metrics import kept_losses, read_metrics
 
 READS = tuple(name for name in Config().flatten() if name != "train.seed")
 
@@ -86,7 +86,7 @@ def race(config: Config, workdir: Path, programs: Path) -> dict[str, Any]:
 
 def losses(workdir: Path) -> list[float]:
     """The validation losses of a run so far, by `windows`."""
-    return [m["val_loss_windows"] for m in read_metrics(workdir) if "val_loss_windows" in m]
+    return [kept_losses(m)[1] for m in read_metrics(workdir) if "val_loss_windows" in m]
 
 
 def reached(workdir: Path) -> bool:
@@ -111,7 +111,7 @@ def seconds_of(found: float | None) -> str:
 def main(config: Config, workdir: Path) -> int:
     """Prints a line for each seed and the medians; writes speedrun.json (after each seed)."""
     # What no run could do is refused before there is one; and the text is downloaded by no seed.
-    check_validates(config, load_text(config.data))
+    check_validates(config, load_text(config.data), "the speedrun")
     result: dict[str, Any] = {
         **{"machine": describe_machine(), "target": TARGET, "config": config.flatten()},
         "seeds": [],

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from experiments import tiny_shakespeare_hour
-from lstm_jax.config import Config
+from lstm_jax.config import Config, UserError
 from lstm_jax.data.corpora import load_text
 from lstm_jax.data.vocabulary import Text
 from lstm_jax.figures import STREAM, WINDOWS, new_figure, save, tidy
 from lstm_jax.files import write_atomically
-from lstm_jax.loop import Run, check_validates
+from lstm_jax.loop import Run, check_validates, split_and_streams
 from lstm_jax.metrics import kept_losses
 
 SEEDS = range(3)
@@ -36,11 +36,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "the same, symbols dropped 0.1": EMBEDDED | {"model.embedding_dropout": 0.1},
     "zoneout 0.1, 0.05": {"model.zoneout_cell": 0.1, "model.zoneout_hidden": 0.05} | BY_JAX,
     "exponential average": {"train.average": "ema", "train.average_decay": 0.99},
+    "constant rate": {"optimizer.schedule": "constant"},
     # What it averages must still move: beside a cosine to zero it would hardly ever begin.
-    "triggered average, constant rate": {
+    "the same, triggered average": {
+        "optimizer.schedule": "constant",
         "train.average": "triggered",
         "train.average_patience": 0,
-        "optimizer.schedule": "constant",
     },
     "coupled gates": {"model.cell": "coupled"} | BY_JAX,
     "layer norm": {"model.cell": "layer_norm"} | BY_JAX,
@@ -50,9 +51,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "readout of rank 32": {"model.readout_rank": 32} | BY_JAX,
 }
 
+WIDTH = max(map(len, VARIANTS))
 VARIED = {name for changes in VARIANTS.values() for name in changes}
 # Nor can what only a variant would read be given.
-OWN = VARIED | {"train.seed", "model.mogrifier_rounds"}
+OWN = VARIED | {"train.seed", "model.mogrifier_rounds", "optimizer.final_ratio"}
 READS = tuple(name for name in Config().flatten() if name not in OWN)
 
 
@@ -63,11 +65,22 @@ def get_config() -> Config:
             # So short a run of so small a model wants a higher rate: 4e-3 ends 0.07 behind.
             "optimizer.learning_rate": 1e-2,
             "train.steps": 860,
-            # A triggered average looks for its moment ten times.
+            # Often enough for a triggered average to find its moment.
             "train.validate_every": 86,
             "train.keep_checkpoints": 1,
         }
     )
+
+
+def seeded(config: Config, text: Text, name: str) -> list[Config]:
+    """A variant's config for each seed; UserError, before there is any run, for what none could
+    do."""
+    try:
+        configs = [config.replace(VARIANTS[name] | {"train.seed": seed}) for seed in SEEDS]
+        split_and_streams(configs[0], text)
+    except UserError as error:
+        raise UserError(f"the variant `{name}`: {error}") from error
+    return configs
 
 
 def train(config: Config, text: Text, workdir: Path, title: str) -> dict[str, Any]:
@@ -91,7 +104,7 @@ def row(name: str, runs: list[dict[str, Any]], base: list[dict[str, Any]]) -> st
     differs = statistics.mean(stream) - statistics.mean(run["val_loss_stream"] for run in base)
     seconds = statistics.mean(run["seconds"] for run in runs)
     return (
-        f"{name:31}  {spread(stream):16}  {differs:+.4f}  {spread(windows):16}  "
+        f"{name:{WIDTH}}  {spread(stream):16}  {differs:+.4f}  {spread(windows):16}  "
         f"{runs[0]['parameters']:>10,}  {seconds:5.0f} s"
     )
 
@@ -109,7 +122,7 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
                 axes.axvline(statistics.mean(losses), color=color, lw=0.8, alpha=0.5)
     axes.set_yticks(range(len(found)), list(found))
     axes.invert_yaxis()
-    axes.set(xlabel="loss (nats per character), a point a seed", title="one change at a time")
+    axes.set(xlabel="loss (nats per character), a point a seed", title="one part changed at a time")
     axes.legend(frameon=False)
     tidy(axes, "x")
     save(figure, path)
@@ -117,21 +130,17 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
 def main(config: Config, workdir: Path) -> int:
     """Prints a line for each variant as it is done; writes ablation.json and its picture."""
-    configs = {
-        name: [config.replace(changes | {"train.seed": seed}) for seed in SEEDS]
-        for name, changes in VARIANTS.items()
-    }
     text = load_text(config.data)
-    for seeds in configs.values():
-        check_validates(seeds[0], text)  # what no run could do is refused before there is one
-    print(f"{'variant':31}  {'stream':16}  change   {'windows':16}  parameters  seconds")
+    check_validates(config, text, "the ablation")
+    configs = {name: seeded(config, text, name) for name in VARIANTS}
+    print(f"{'variant':{WIDTH}}  {'stream':16}  change   {'windows':16}  parameters  seconds")
     found: dict[str, list[dict[str, Any]]] = {}
-    for number, (name, seeds) in enumerate(configs.items(), start=1):
+    for number, (name, of_seeds) in enumerate(configs.items(), start=1):
         found[name] = []
-        for seed, seeded in zip(SEEDS, seeds, strict=True):
+        for seed, of_seed in zip(SEEDS, of_seeds, strict=True):
             print(f"{name}, seed {seed} ({number}/{len(configs)})", file=sys.stderr)
             folder = workdir / name.replace(" ", "_").replace(",", "") / str(seed)
-            found[name].append(train(seeded, text, folder, name))
+            found[name].append(train(of_seed, text, folder, name))
         print(row(name, found[name], found[BASE]), flush=True)
         written = json.dumps({"config": config.flatten(), "runs": found}, indent=1) + "\n"
         write_atomically(workdir / "ablation.json", written.encode())

@@ -250,7 +250,7 @@ class TrainConfig(Section):
     )
     average_patience: int | None = option(
         None,
-        "triggered: how many of the latest losses are not looked at for a better one (5)",
+        "triggered: how many of the losses before the last are not looked at for a better one (5)",
         low=0,
         high=2**31 - 1,
     )

@@ -31,7 +31,7 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def tidy(axes: "Axes", grid: str = "both") -> None:
-    """A faint grid (`x`, `y` or `both`) and no frame."""
+    """A faint grid (`x`, `y` or `both`), and the two axes alone for a frame."""
     axes.grid(axis=grid, alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
 

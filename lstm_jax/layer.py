@@ -55,7 +55,7 @@ def unroll(
     *,
     mask_BxD: Array | None = None,
     resets_TxB: Array | None = None,
-    keep: LSTMState | None = None,
+    stay: LSTMState | None = None,
     truncated: bool = False,
 ) -> tuple[LSTMState, Array]:
     """Runs the layer over a sequence. The scan stands for this loop:
@@ -68,7 +68,7 @@ def unroll(
     Args:
       x, mask_BxD: as `projection.multiply` takes them.
       resets_TxB: True where a lane starts afresh before it reads x[t]. None: nowhere.
-      keep: zoneout, TxBxH (or 1x1x1: the same for all) in each field. None: none.
+      stay: zoneout, TxBxH (or 1x1x1: the same for all) in each field. None: none.
       truncated: error goes back in time through the cell state alone (`bptt`, B3).
 
     Returns:
@@ -79,15 +79,15 @@ def unroll(
     def step(
         before: LSTMState, inputs: tuple[Array, Array | None, LSTMState | None]
     ) -> tuple[LSTMState, Array]:
-        prepared, resets_B, keep = inputs
+        prepared, resets_B, stay = inputs
         if resets_B is not None:
             before = reset_state(before, resets_B)
         read = before._replace(h=lax.stop_gradient(before.h)) if truncated else before
         state = cell.step(params, read, prepared)
-        if keep is not None:
-            state = zone_out(before, state, keep)
+        if stay is not None:
+            state = zone_out(before, state, stay)
         return state, state.h
 
     T = x.shape[0]
-    keep = jax.tree.map(lambda k: jnp.broadcast_to(k, (T, *k.shape[1:])), keep)
-    return lax.scan(step, state, (cell.prepare(params, x, mask_BxD), resets_TxB, keep))
+    stay = jax.tree.map(lambda k: jnp.broadcast_to(k, (T, *k.shape[1:])), stay)
+    return lax.scan(step, state, (cell.prepare(params, x, mask_BxD), resets_TxB, stay))

@@ -147,14 +147,14 @@ def split_and_streams(config: Config, text: Text) -> tuple[Split, Streams]:
     return split, streams
 
 
-def check_validates(config: Config, text: Text) -> None:
+def check_validates(config: Config, text: Text, what: str) -> None:
     """Raises UserError for what `split_and_streams` refuses, and where nothing is kept to validate
-    on."""
+    on, which `what` needs."""
     split, _ = split_and_streams(config, text)
     if split.validation is None:
         raise UserError(
-            "this needs a validation split: data.validation_fraction is 0; leave it out, or give "
-            "another"
+            f"{what} needs a validation split: data.validation_fraction is 0; leave it out, or "
+            "give another"
         )
 
 
@@ -331,7 +331,8 @@ class Run:
                 self._stop(
                     step, f"the validation loss is {' and '.join(map(str, scores.values()))}"
                 )
-        append_sample(self.workdir, step, scores.get("val_loss_stream"), self.sample())
+        loss = kept_losses(scores)[0] if scores else None
+        append_sample(self.workdir, step, loss, self.sample())
         return scores
 
     def _score(self, params: LMParams) -> dict[str, float]:

@@ -36,6 +36,9 @@ def parse_line(line: str) -> dict[str, float]:
     found = parse_json(line)
     if not isinstance(found, dict) or not found.keys() >= WRITTEN:
         raise ValueError(f"a line is no metrics: {shown(line)}")
+    for of in ("", AVERAGE):
+        if (f"val_loss_stream{of}" in found) != (f"val_loss_windows{of}" in found):
+            raise ValueError(f"a line has one of two validation losses: {shown(line)}")
     for name, value in found.items():
         if type(value) not in (int, float) or not abs(value) < LARGEST:
             raise ValueError(f"{shown(name)} is {shown(value)}")
@@ -45,11 +48,8 @@ def parse_line(line: str) -> dict[str, float]:
 def kept_losses(metrics: Mapping[str, float]) -> tuple[float, float]:
     """The validation losses, `stream` and `windows`, of the parameters that are kept: of their
     average, where there is one."""
-    stream, windows = (
-        metrics.get(name + AVERAGE, metrics[name])
-        for name in ("val_loss_stream", "val_loss_windows")
-    )
-    return stream, windows
+    of = AVERAGE if f"val_loss_stream{AVERAGE}" in metrics else ""
+    return metrics[f"val_loss_stream{of}"], metrics[f"val_loss_windows{of}"]
 
 
 def append_metrics(workdir: Path, line: dict[str, Any]) -> None:

@@ -51,7 +51,7 @@ class Masks(NamedTuple):
     layers: tuple[Array | None, ...]
     readout: Array | None
     embedding: Array | None = None
-    zoneout: tuple[LSTMState, ...] | None = None  # each layer's `keep` (layer.unroll)
+    zoneout: tuple[LSTMState, ...] | None = None  # each layer's `stay` (layer.unroll)
 
 
 Carry = tuple[LSTMState, ...]  # one state a layer
@@ -240,7 +240,7 @@ def apply(
             x,
             mask_BxD=mask_BxD,
             resets_TxB=resets_TxB,
-            keep=masks.zoneout and masks.zoneout[n],
+            stay=masks.zoneout and masks.zoneout[n],
             truncated=truncated,
         )
         if n and params.skips is not None:

@@ -115,7 +115,7 @@ def make_train_step(config: Config) -> TrainStep:
     optimizer, skips = optimizer_of(config), config.train.on_nonfinite == "skip"
     B, T = config.train.batch_size, config.train.sequence_length
     schedule = make_schedule(config.optimizer, config.train.steps)
-    # A stream of its own, apart from the initial weights' (fold_in of the steps starts at 0).
+    # A stream of its own, apart from the initial weights'.
     dropout_key = jax.random.fold_in(jax.random.key(config.train.seed), 2**31)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepInfo]:

@@ -207,7 +207,7 @@ def compare(pair: str, kind: str, first: LMParams, second: LMParams) -> list[Row
 def compare_differences(problem: Problem, sources: dict[str, LMParams], count: int) -> list[Row]:
     """Each source against central differences along `count` random directions of every leaf.
 
-    A direction moves every coordinate, so that none can be wrong unseen.
+    A direction moves every coordinate, each by its own part.
     """
     rng, rows, compiled = np.random.default_rng(0), [], compile_loss(sequence_loss)
 
@@ -215,8 +215,7 @@ def compare_differences(problem: Problem, sources: dict[str, LMParams], count: i
         return compiled(params, *problem[1:])
 
     for index, (name, values) in enumerate(named_leaves(problem.params).items()):
-        signs = rng.choice([-1.0, 1.0], size=(count, *values.shape))
-        directions = signs / math.sqrt(values.size)
+        directions = rng.standard_normal((count, *values.shape)) / math.sqrt(values.size)
         slopes = np.array([difference(loss, problem.params, index, d) for d in directions])
         for source, gradient in sources.items():
             leaf = named_leaves(gradient)[name]

@@ -1,8 +1,8 @@
 """Zoneout: some units of the state stay what they were for a step (Krueger et al. 2017).
 
-    c_t <- keep_c c_{t-1} + (1 - keep_c) c_t          likewise h
+    c_t <- stay_c c_{t-1} + (1 - stay_c) c_t          likewise h
 
-keep is 1 with probability `rate` and 0 otherwise, for each unit anew at each step; where nothing is
+stay is 1 with probability `rate` and 0 otherwise, for each unit anew at each step; where nothing is
 random it is the rate itself, as in the paper.
 """
 
@@ -29,8 +29,8 @@ def expected_stay(rates: LSTMState) -> LSTMState:
     return LSTMState(*(jnp.full((1, 1, 1), rate) for rate in rates))
 
 
-def zone_out(before: LSTMState, after: LSTMState, keep: LSTMState) -> LSTMState:
+def zone_out(before: LSTMState, after: LSTMState, stay: LSTMState) -> LSTMState:
     """The state after a step whose cell went from one state to another."""
     return LSTMState(
-        *(k * old + (1 - k) * new for old, new, k in zip(before, after, keep, strict=True))
+        *(k * old + (1 - k) * new for old, new, k in zip(before, after, stay, strict=True))
     )

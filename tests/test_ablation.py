@@ -72,11 +72,21 @@ def test_what_it_varies_itself_cannot_be_given(name, value, tmp_path):
     assert found.code == 2 and f"--config.{name} means nothing" in found.stderr
 
 
-def test_what_one_variant_cannot_do_is_refused_before_the_first_run(done):
-    """A weighted skip needs two layers, and is the fourteenth variant."""
+@pytest.mark.parametrize(
+    "flag, message",
+    [
+        (
+            "model.num_layers=1",
+            "the variant `weighted skip`: model.skip=weighted needs a model.num",
+        ),
+        ("data.validation_fraction=0", "the ablation needs a validation split"),
+        ("optimizer.final_ratio=0.1", "means nothing to --experiment=tiny_shakespeare_ablation"),
+    ],
+)
+def test_what_a_variant_cannot_do_is_refused_before_the_first_run(flag, message, done):
     folder = done[0].parent
     with process_in(folder), pytest.MonkeyPatch.context() as patch:
         patch.setattr(ablation, "VARIANTS", EVERY)
-        found = call(*LINE, "--config.model.num_layers=1", "--workdir=other")
-    assert found.code == 2 and "model.num_layers" in found.stderr and found.stdout == ""
+        found = call(*LINE, f"--config.{flag}", "--workdir=other")
+    assert found.code == 2 and message in found.stderr and found.stdout == ""
     assert not (folder / "other").exists()

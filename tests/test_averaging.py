@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lstm_jax import loop
 from lstm_jax.averaging import WAITING, Average, begin, should_begin
 from lstm_jax.checkpoint import Checkpoints, load_model
 from lstm_jax.config import Config, TrainConfig, UserError
@@ -170,6 +171,16 @@ def test_a_run_scores_its_average_by_both_protocols(kind, runs):
     assert abs(lines[-1]["val_loss_stream"] - lines[-1]["val_loss_stream_average"]) > 1e-4
 
 
+def test_an_average_that_waits_is_scored_once(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(loop, "evaluate", lambda *args: calls.append(args) or evaluate(*args))
+    config = BASE.replace(KINDS["triggered"] | {"train.steps": 3})
+    with Run(config, TEXT, tmp_path, "title") as run:
+        run.train()
+    (line,) = validated(tmp_path)
+    assert len(calls) == 1 and line["val_loss_stream"] == line["val_loss_stream_average"]
+
+
 def test_a_run_begins_its_average_where_the_loss_first_stalls(runs):
     losses = [line["val_loss_stream"] for line in validated(runs["triggered"])]
     first = next(end for end in range(1, 7) if stalled(losses[:end], 0))
@@ -211,7 +222,8 @@ def test_the_best_is_the_averages_even_where_the_parameters_own_is_another(tmp_p
         path = tmp_path / "checkpoints" / str(step) / "metrics" / "metrics"
         path.parent.mkdir(parents=True)
         losses = {"val_loss_stream": raw, "val_loss_windows": raw}
-        path.write_text(json.dumps(losses | {"val_loss_stream_average": average}))
+        averages = {f"{name}_average": average for name in losses}
+        path.write_text(json.dumps(losses | averages))
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.best_step([1, 2, 3]) == 2
     checkpoints.close()

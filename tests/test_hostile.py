@@ -162,6 +162,15 @@ def test_a_description_that_is_none(change, message, workdir, folder):
     assert code == 2 and re.search(message, stderr), stderr
 
 
+@pytest.mark.parametrize("name", ["val_loss_stream_average", "val_loss_windows_average"])
+def test_one_of_two_losses_is_no_metrics(name, workdir, folder):
+    path = workdir / "metrics.jsonl"
+    line = json.loads(path.read_text().splitlines()[-1])
+    put(path, json.dumps(line | {name: 1.0}).encode())
+    code, stderr = look("train", folder)
+    assert code == 2 and "one of two validation losses" in stderr
+
+
 def test_a_state_of_another_shape(workdir, folder):
     """What the description says of the sizes is held against what the arrays are."""
     other = TRAIN | {"config.model.hidden_size": "5", "workdir": "other"}

@@ -16,7 +16,7 @@ from lstm_jax import bptt, columns, rows
 from lstm_jax.bptt import COLUMNS, ROWS, value_and_grad_in
 from lstm_jax.cases import Case
 from lstm_jax.config import ModelConfig
-from lstm_jax.gradient import GradFn
+from lstm_jax.gradient import GRADIENTS, GradFn
 from lstm_jax.verify import Suspects, verify_case
 
 SOURCES = [Path(module.__file__).read_text() for module in (bptt, rows)]
@@ -251,6 +251,9 @@ CASES = [
 ]
 
 
+VARIANT = Case(ModelConfig(hidden_size=4, num_layers=2, cell="coupled"), T=5, B=3)
+
+
 def load(source: str, old: str, new: str) -> ModuleType:
     """The module that the source makes once a piece of it is replaced."""
     with TemporaryDirectory() as folder:
@@ -341,3 +344,20 @@ def test_a_truncated_rule_that_is_not_truncated_is_caught():
     old, new = "jnp.zeros_like(params.U) if truncated else params.U", "params.U"
     whole = partial(mutate_columns(old, new), truncated=True)
     assert fails(Suspects(truncated_columns=whole), truncated=True)
+
+
+WRONG = {
+    "one coordinate": lambda d: d.at[0, 1].multiply(1.01),
+    "two swapped": lambda d: d.at[0].set(d[0, ::-1]),
+}
+
+
+@pytest.mark.parametrize("change", WRONG.values(), ids=WRONG)
+def test_the_differences_see_a_coordinate_that_is_wrong(change):
+    def wrong(*problem):
+        found, grads = GRADIENTS["autodiff"](*problem)
+        first, second = grads.layers
+        return found, grads._replace(layers=(first._replace(U=change(first.U)), second))
+
+    rows = verify_case(VARIANT, Suspects(autodiff=wrong))
+    assert [row.leaf for row in rows if not row.passed] == ["layers[0].U"]

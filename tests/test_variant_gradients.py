@@ -102,7 +102,7 @@ def test_the_differences_notice_the_truncated_rule(name, x64, rng):
 def test_in_blocks_zoneout_is_that_of_the_whole(x64, rng):
     """Blocks of 3, 3 and 1 steps, each with its own steps of the masks."""
     params, carry, batch, masks = problem = make_problem(rng, VARIANTS["zoneout"])
-    late = jax.tree.map(lambda keep: jnp.roll(keep, 3, axis=0), masks.zoneout)
+    late = jax.tree.map(lambda stay: jnp.roll(stay, 3, axis=0), masks.zoneout)
     mutant = (params, carry, batch, masks._replace(zoneout=late))
     found = run(blocks.make_gradient("autodiff", 3), problem)
     assert blocks.make_gradient("autodiff", 0) is GRADIENTS["autodiff"]
@@ -151,7 +151,7 @@ parallel.UNITS_A_LANE = 8
 mesh = parallel.lane_mesh(2, 4)
 model = DROPPED_SYMBOLS | {"zoneout_hidden": 0.3, "zoneout_cell": 0.5}
 params, carry, batch, masks = problem = make_problem(np.random.default_rng(0), model)
-swapped = masks._replace(zoneout=jax.tree.map(lambda keep: keep[:, ::-1], masks.zoneout))
+swapped = masks._replace(zoneout=jax.tree.map(lambda stay: stay[:, ::-1], masks.zoneout))
 divided = run(parallel.over_lanes(GRADIENTS["autodiff"], mesh), problem)
 divided = jax.tree.map(np.asarray, divided)
 found = {"devices": mesh.size}

@@ -29,18 +29,18 @@ def lstm(params):
     return lambda h, c, x, *_: oracle.cell(*leaves, h, c, x)
 
 
-def draw_keep(rng):
+def draw_stay(rng):
     return LSTMState(*(jnp.asarray(1.0 * (rng.random((T, B, H)) < 0.5)) for _ in "hc"))
 
 
-def zoned_out(cell_step, keep):
+def zoned_out(cell_step, stay):
     """The paper's step: h is that of the whole new c, whatever of c is kept."""
-    keep = LSTMState(*(np.array(k) for k in keep))
+    stay = LSTMState(*(np.array(k) for k in stay))
 
     def step(h, c, x, t, lane):
         new_h, new_c = cell_step(h, c, x, t, lane)
         for n in range(H):
-            for old, new, k in ((h, new_h, keep.h), (c, new_c, keep.c)):
+            for old, new, k in ((h, new_h, stay.h), (c, new_c, stay.c)):
                 share = k[t, lane, n]
                 new[n] = share * old[n] + (1 - share) * new[n]
         return new_h, new_c
@@ -51,47 +51,47 @@ def zoned_out(cell_step, keep):
 @pytest.mark.parametrize("ids", [False, True])
 @pytest.mark.parametrize(("make", "cell"), [(make_lstm, lstm), (make_coupled, coupled)])
 def test_unrolled_it_is_the_loop(make, cell, ids, x64, rng):
-    params, keep = make(rng), draw_keep(rng)
-    compare(unroll, params, zoned_out(cell(params), keep), make_inputs(rng, ids), keep=keep)
+    params, stay = make(rng), draw_stay(rng)
+    compare(unroll, params, zoned_out(cell(params), stay), make_inputs(rng, ids), stay=stay)
 
 
 def test_a_rate_for_all_stands_for_itself_everywhere(x64, rng):
     params, rates = make_lstm(rng), LSTMState(h=0.3, c=0.6)
     everywhere = LSTMState(*(np.full((T, B, H), rate) for rate in rates))
     step = zoned_out(lstm(params), everywhere)
-    compare(unroll, params, step, make_inputs(rng, ids=False), keep=expected_stay(rates))
+    compare(unroll, params, step, make_inputs(rng, ids=False), stay=expected_stay(rates))
 
 
 MUTANTS = {
-    "none": lambda keep: None,
-    "h and c swapped": lambda keep: LSTMState(h=keep.c, c=keep.h),
-    "a step late": lambda keep: LSTMState(*(jnp.roll(k, 1, axis=0) for k in keep)),
-    "the others stay": lambda keep: LSTMState(*(1 - k for k in keep)),
+    "none": lambda stay: None,
+    "h and c swapped": lambda stay: LSTMState(h=stay.c, c=stay.h),
+    "a step late": lambda stay: LSTMState(*(jnp.roll(k, 1, axis=0) for k in stay)),
+    "the others stay": lambda stay: LSTMState(*(1 - k for k in stay)),
 }
 
 
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
 def test_the_comparison_notices_other_units(mutant, x64, rng):
-    params, keep = make_lstm(rng), draw_keep(rng)
-    step, inputs = zoned_out(lstm(params), keep), make_inputs(rng, ids=False)
+    params, stay = make_lstm(rng), draw_stay(rng)
+    step, inputs = zoned_out(lstm(params), stay), make_inputs(rng, ids=False)
     with pytest.raises(AssertionError):
-        compare(unroll, params, step, inputs, keep=mutant(keep))
+        compare(unroll, params, step, inputs, stay=mutant(stay))
 
 
 def test_where_all_stays_the_state_is_frozen_until_a_reset(x64, rng):
     params, (state, x, mask_BxD, resets_TxB) = make_lstm(rng), make_inputs(rng, ids=False)
     frozen = expected_stay(LSTMState(1.0, 1.0))
-    final, outputs = unroll(params, state, x, mask_BxD=mask_BxD, keep=frozen)
+    final, outputs = unroll(params, state, x, mask_BxD=mask_BxD, stay=frozen)
     jax.tree.map(np.testing.assert_array_equal, final, state)
     assert (outputs == state.h).all()
-    final, _ = unroll(params, state, x, resets_TxB=resets_TxB, keep=frozen)
+    final, _ = unroll(params, state, x, resets_TxB=resets_TxB, stay=frozen)
     assert not final.h.any() and not final.c.any()
 
 
 def test_where_nothing_stays_it_is_no_zoneout(x64, rng):
     params, (state, x, _, resets_TxB) = make_lstm(rng), make_inputs(rng, ids=False)
     none = expected_stay(LSTMState(0.0, 0.0))
-    found = unroll(params, state, x, resets_TxB=resets_TxB, keep=none)
+    found = unroll(params, state, x, resets_TxB=resets_TxB, stay=none)
     wanted = unroll(params, state, x, resets_TxB=resets_TxB)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-14), found, wanted)
 
@@ -100,12 +100,12 @@ def test_every_layer_of_a_model_has_its_own(x64, rng):
     config = ModelConfig(hidden_size=H, num_layers=2, zoneout_hidden=0.5, zoneout_cell=0.5)
     params = init_model(jax.random.key(0), config, D)
     params = jax.tree.map(lambda leaf: random(rng, *leaf.shape), params)
-    masks = no_masks(params)._replace(zoneout=(draw_keep(rng), draw_keep(rng)))
+    masks = no_masks(params)._replace(zoneout=(draw_stay(rng), draw_stay(rng)))
     ids_TxB = jnp.asarray(rng.integers(D, size=(T, B)))
     carry = init_carry(params, B)
     logits, (first, second) = apply(params, carry, ids_TxB, masks)
-    wanted_first, h_TxBxH = unroll(params.layers[0], carry[0], ids_TxB, keep=masks.zoneout[0])
-    wanted_second, h_TxBxH = unroll(params.layers[1], carry[1], h_TxBxH, keep=masks.zoneout[1])
+    wanted_first, h_TxBxH = unroll(params.layers[0], carry[0], ids_TxB, stay=masks.zoneout[0])
+    wanted_second, h_TxBxH = unroll(params.layers[1], carry[1], h_TxBxH, stay=masks.zoneout[1])
     wanted = (h_TxBxH @ params.readout.W + params.readout.b, wanted_first, wanted_second)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), (logits, first, second), wanted
@@ -129,10 +129,10 @@ def test_on_average_as_many_stay_as_the_rates_say():
     for drawn, rates in zip(masks.zoneout, expected.zoneout, strict=True):
         assert float(rates.h.item()) == pytest.approx(0.1)
         assert float(rates.c.item()) == pytest.approx(0.4)
-        for keep, rate in zip(drawn, rates, strict=True):
-            assert keep.shape == (30, 20, 50) and set(np.unique(keep).tolist()) == {0.0, 1.0}
-            assert float(keep.mean()) == pytest.approx(rate.item(), abs=0.01)
-            assert float(keep.mean((1, 2)).min()) > 0 and float(keep.mean((0, 1)).min()) > 0
+        for stay, rate in zip(drawn, rates, strict=True):
+            assert stay.shape == (30, 20, 50) and set(np.unique(stay).tolist()) == {0.0, 1.0}
+            assert float(stay.mean()) == pytest.approx(rate.item(), abs=0.01)
+            assert float(stay.mean((1, 2)).min()) > 0 and float(stay.mean((0, 1)).min()) > 0
 
 
 def test_what_stays_is_drawn_apart_for_steps_lanes_layers_and_fields():
@@ -146,8 +146,8 @@ def test_what_stays_is_drawn_apart_for_steps_lanes_layers_and_fields():
 
 def test_one_rate_alone():
     config = ModelConfig(hidden_size=5, zoneout_cell=0.9)
-    (keep,) = draw(config, 3, 4).zoneout
-    assert not keep.h.any() and keep.c.any()
+    (stay,) = draw(config, 3, 4).zoneout
+    assert not stay.h.any() and stay.c.any()
     assert expected_masks(ModelConfig(dropout=0.5)) is None
 
 
@@ -164,7 +164,7 @@ RUN = TRAIN | {
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The folder of a run with zoneout, and its model as a step from ids to logits in NumPy."""
+    """The folder of a run with zoneout, and its model in NumPy: a step from ids to logits."""
     folder = tmp_path_factory.mktemp("zoneout")
     (folder / "text").write_bytes(TEXT)
     with process_in(folder):
@@ -173,12 +173,15 @@ def trained(tmp_path_factory):
         params = jax.tree.map(lambda leaf: np.array(leaf, np.float64), state.params)
         units, symbols = params.readout.W.shape
 
-        def step(h, c, symbol):
-            new = map(np.array, oracle.cell(*params.layers[0], h, c, np.eye(symbols)[symbol]))
-            h, c = (k * a + (1 - k) * b for k, a, b in zip(RATES, (h, c), new, strict=True))
-            return h, c, h @ params.readout.W + params.readout.b
+        def make_step(rates):
+            def step(h, c, symbol):
+                new = map(np.array, oracle.cell(*params.layers[0], h, c, np.eye(symbols)[symbol]))
+                h, c = (k * a + (1 - k) * b for k, a, b in zip(rates, (h, c), new, strict=True))
+                return h, c, h @ params.readout.W + params.readout.b
 
-        yield folder, description, step, np.zeros(units)
+            return step
+
+        yield folder, description, make_step, np.zeros(units)
 
 
 def read(ids, step, zero, window=None):
@@ -193,7 +196,8 @@ def read(ids, step, zero, window=None):
 
 
 def test_validation_scoring_ensembles_and_learning_on_take_the_rates(trained):
-    folder, description, step, zero = trained
+    folder, description, make_step, zero = trained
+    step = make_step(RATES)
     ids = description.vocabulary.encode(TEXT.decode())
     ids = split_ids(ids, description.config.data).validation
     stream, windows = read(ids, step, zero), read(ids, step, zero, window=8)
@@ -211,15 +215,21 @@ def test_validation_scoring_ensembles_and_learning_on_take_the_rates(trained):
     assert printed == pytest.approx(wanted, abs=6e-5)
 
 
+def go_on(prompt_ids, step, zero, length):
+    """The likeliest symbols after a prompt."""
+    h, c, ids = zero, zero, []
+    for symbol in prompt_ids:
+        h, c, logits = step(h, c, symbol)
+    for _ in range(length):
+        ids.append(int(logits.argmax()))
+        h, c, logits = step(h, c, ids[-1])
+    return ids
+
+
 def test_sampling_takes_the_rates(trained):
-    _, description, step, zero = trained
-    prompt = "to be or not"
-    h, c, text = zero, zero, prompt
-    for symbol in description.vocabulary.encode(prompt):
-        h, c, logits = step(h, c, symbol)
-    for _ in range(12):
-        symbol = int(logits.argmax())
-        text += description.vocabulary.decode([symbol])
-        h, c, logits = step(h, c, symbol)
+    _, description, make_step, zero = trained
+    prompt, vocabulary = "to be or not", description.vocabulary
+    ids = go_on(vocabulary.encode(prompt), make_step(RATES), zero, 12)
+    assert ids != go_on(vocabulary.encode(prompt), make_step(LSTMState(0.0, 0.0)), zero, 12)
     found = call("--mode=sample", "--workdir=run", f"--prompt={prompt}", "--length=12", "--top_k=1")
-    assert found.stdout.removesuffix("\n") == text
+    assert found.stdout.removesuffix("\n") == prompt + vocabulary.decode(ids)
