@@ -1,10 +1,9 @@
-"""What each part of a recipe is worth: `tiny_shakespeare_hour` at a tenth of its steps and a
-third of its width.
+"""What each part of `tiny_shakespeare_hour` is worth at a tenth of its steps, a third of its width.
 
-Each variant changes one part of it, and what goes with that, and is trained with three seeds; the
-table gives the mean and the spread of its best validation losses beside the base's. Runs that are
-done are not done again, so the command can be stopped and given again. On two CPU cores a run takes
-one to two minutes, more where JAX takes the gradient.
+Each variant changes one part, and what goes with it, and is trained with three seeds; the table
+gives the mean and the spread of its best validation losses beside the base's. Runs that are done
+are not done again, so the command can be stopped and given again. On two CPU cores a run takes one
+to two minutes, more where JAX takes the gradient.
 """
 
 import json
