@@ -318,9 +318,9 @@ def evaluate_run() -> int:
     if others:
         losses += score_ensemble([(state.eval_params, masks), *others], config, scored)
     losses += learning_on
-    of = "" if SPLIT.value == "validation" else ", the end of the training split"
+    validated = SPLIT.value == "validation"
+    split, of = ("val", "") if validated else ("train", ", the end of the training split")
     print(f"step {int(state.step)}, {len(scored):,} characters of {text.name}{of}")
-    split = "val" if SPLIT.value == "validation" else "train"
     named = {f"{split}_loss_{loss.name}": loss for loss in losses}
     width = max(17, *map(len, named))
     for name, loss in named.items():

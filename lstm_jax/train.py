@@ -116,11 +116,11 @@ def make_train_step(config: Config) -> TrainStep:
     B, T = config.train.batch_size, config.train.sequence_length
     schedule = make_schedule(config.optimizer, config.train.steps)
     # A stream of its own, apart from the initial weights'.
-    dropout_key = jax.random.fold_in(jax.random.key(config.train.seed), 2**31)
+    draws_key = jax.random.fold_in(jax.random.key(config.train.seed), 2**31)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepInfo]:
         step, params, opt_state, carry, average = state
-        keys = jax.random.split(jax.random.fold_in(dropout_key, step), 3)
+        keys = jax.random.split(jax.random.fold_in(draws_key, step), 3)
         masks = sample_masks(keys[0], params, config.model, B, T)
         weights = sample_weight_masks(keys[1], params, config.model.weight_drop)
         batch = start_afresh(keys[2], batch, config.train.reset_rate)
@@ -129,7 +129,7 @@ def make_train_step(config: Config) -> TrainStep:
         params = optax.apply_updates(params, updates)
         if average is not None:
             updated = update_average(average, params, config.train)
-            average = updated if not skips else keep_where_skipped(opt_state, updated, average)
+            average = keep_where_skipped(opt_state, updated, average) if skips else updated
         info = StepInfo(
             loss=loss,
             grad_norm=optax.tree.norm(grads),
