@@ -77,16 +77,15 @@ def test_dynamic_evaluation_has_a_line_of_its_own(workdir):
     )
     end = run(*args, "--split=training_end").stdout
     assert "the end of the training split" in end and "train_loss_stream" in end
-    assert "means nothing without --dynamic" in run(*args, "--dynamic_rate=1", code=2).stderr
 
 
 def test_sample_is_repeatable_and_goes_on_from_the_prompt(workdir):
     args = ["--mode=sample", f"--workdir={workdir}", "--prompt=The ", "--length=40"]
-    first, second = run(*args).stdout, run(*args).stdout
-    assert first == second and first.startswith("The ") and len(first) == 4 + 40 + 1
-    assert run(*args, "--sample_seed=1").stdout != first
+    first = run(*args).stdout
+    assert first.startswith("The ") and len(first) == 4 + 40 + 1
     several = run(*args, "--num_samples=3").stdout
     assert several.startswith(first) and several.count("=== sample") == 2
+    assert run(*args, "--sample_seed=1").stdout != first
 
 
 def test_an_interrupted_run_goes_on(tmp_path):
@@ -109,84 +108,11 @@ def test_an_interrupted_run_goes_on(tmp_path):
     process.communicate()
 
 
-@pytest.mark.parametrize(
-    "args, message",
-    [
-        (["--experiment=nothing"], "should be one of"),
-        (["--config.model.hiden_size=3"], "Unknown command line flag 'config.model.hiden_size'"),
-        (["--config.model.hidden_size=many"], "config.model.hidden_size=many"),
-        (["--config.model.hidden_size=0"], "model.hidden_size lies between 1 and 65536; not 0"),
-        (["--config.data.path=nowhere.txt"], "cannot read data.path='nowhere.txt': No such file"),
-        (["--config.data.path=."], "Is a directory"),
-        (["--mode=sample", "--prompt=a"], "holds no checkpoints folder"),
-        (["extra"], "unexpected argument 'extra'"),
-    ],
-)
-def test_a_mistake_is_one_line_and_leaves_nothing(args, message, tmp_path):
-    done = run(*args, f"--workdir={tmp_path / 'run'}", code=2)
-    assert done.stdout == ""
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert message in done.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        (b"", "is empty"),
-        (b"abc\xff" * 9000, "byte 3 is wrong"),
-        (b"ab", "leave a split empty"),
-        (b"abcd" * 100, "one batch of"),
-    ],
-)
-def test_a_text_that_cannot_be_used(content, message, tmp_path):
-    path = tmp_path / "text"
-    path.write_bytes(content)
-    done = run(f"--config.data.path={path}", f"--workdir={tmp_path / 'run'}", code=2)
-    assert message in done.stderr and done.stderr.count("\n") == 1
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize(
-    "args, message",
-    [
-        (["--prompt=Ж"], "the character 'Ж' is not in the model's alphabet"),
-        (["--prompt="], "the prompt is empty"),
-        (["--temperature=-1"], "temperature lies between"),
-        (["--top_p=1.5"], "top_p lies between"),
-        (["--length=0"], "length"),
-        (["--config.model.hidden_size=9"], "takes the run's own config"),
-        (["--config.evaluate.lanes=1"], "takes the run's own config"),
-    ],
-)
-def test_sampling_mistakes(args, message, workdir):
-    done = run("--mode=sample", f"--workdir={workdir}", *args, code=2)
-    assert message in done.stderr and done.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    "args, message",
-    [
-        (["--prompt=a"], "--prompt means nothing to --mode=train"),
-        (["--mode=evaluate", "--length=9"], "--length means nothing to --mode=evaluate"),
-        (
-            ["--experiment=verify_gradients", "--config.optimizer.learning_rate=1"],
-            "--config.optimizer.learning_rate means nothing to --experiment=verify_gradients",
-        ),
-        (
-            ["--experiment=benchmark", "--compile_cache=somewhere"],
-            "--compile_cache means nothing to --experiment=benchmark",
-        ),
-        (
-            ["--experiment=notebook_audit", "--config.model.hidden_size=3"],
-            "--config.model.hidden_size means nothing to --experiment=notebook_audit",
-        ),
-    ],
-)
-def test_what_would_be_ignored_is_refused(args, message, tmp_path):
-    done = run(*args, f"--workdir={tmp_path / 'run'}", code=2)
-    assert message in done.stderr and done.stderr.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
+def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path):
+    done = run("--config.model.hidden_size=0", f"--workdir={tmp_path / 'run'}", code=2)
+    message = "error: model.hidden_size lies between 1 and 65536; not 0"
+    assert done.stderr.startswith(message) and done.stderr.count("\n") == 1
+    assert done.stdout == "" and list(tmp_path.iterdir()) == []
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(workdir):

@@ -1,0 +1,104 @@
+"""What a user may get wrong: one line that says so, exit code 2, and nothing left behind."""
+
+import pytest
+
+from tests.cli import SAMPLE, TEXT, TRAIN, call, is_one_line, line_of, process_in
+
+
+def refused(*line):
+    """The one line with which it is refused."""
+    code, stdout, stderr = call(*line)
+    assert code == 2 and stdout == "" and is_one_line(stderr), stderr
+    return stderr
+
+
+@pytest.fixture
+def empty(tmp_path):
+    """The current folder, with nothing in it before or after."""
+    with process_in(tmp_path):
+        yield tmp_path
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["--experiment=nothing"], "should be one of"),
+        (["--config.model.hiden_size=3"], "Unknown command line flag 'config.model.hiden_size'"),
+        (["--config.model.hidden_size=many"], "config.model.hidden_size=many"),
+        (["--config.model.hidden_size=0"], "model.hidden_size lies between 1 and 65536; not 0"),
+        (["--config.data.path=nowhere.txt"], "cannot read data.path='nowhere.txt': No such file"),
+        (["--config.data.path=."], "Is a directory"),
+        (["--mode=sample", "--prompt=a"], "holds no checkpoints folder"),
+        (["extra"], "unexpected argument 'extra'"),
+    ],
+)
+def test_a_mistake(args, message, empty):
+    assert message in refused(*args, "--workdir=run")
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["--prompt=a"], "--prompt means nothing to --mode=train"),
+        (["--mode=evaluate", "--length=9"], "--length means nothing to --mode=evaluate"),
+        (["--mode=evaluate", "--dynamic_rate=1"], "means nothing without --dynamic"),
+        (
+            ["--experiment=verify_gradients", "--config.optimizer.learning_rate=1"],
+            "--config.optimizer.learning_rate means nothing to --experiment=verify_gradients",
+        ),
+        (
+            ["--experiment=benchmark", "--compile_cache=somewhere"],
+            "--compile_cache means nothing to --experiment=benchmark",
+        ),
+        (
+            ["--experiment=notebook_audit", "--config.model.hidden_size=3"],
+            "--config.model.hidden_size means nothing to --experiment=notebook_audit",
+        ),
+    ],
+)
+def test_what_would_be_ignored(args, message, empty):
+    assert message in refused(*args, "--workdir=run")
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "is empty"),
+        (b"abc\xff" * 9000, "byte 3 is wrong"),
+        (b"ab", "leave a split empty"),
+        (b"abcd" * 100, "one batch of"),
+    ],
+)
+def test_a_text_that_cannot_be_used(content, message, tmp_path):
+    (tmp_path / "text").write_bytes(content)
+    with process_in(tmp_path):
+        assert message in refused("--config.data.path=text", "--workdir=run")
+    assert [path.name for path in tmp_path.iterdir()] == ["text"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a finished run."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "text").write_bytes(TEXT)
+    with process_in(folder):
+        assert call(*line_of(TRAIN)).code == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["--prompt=Ж"], "the character 'Ж' is not in the model's alphabet"),
+        (["--prompt="], "the prompt is empty"),
+        (["--temperature=-1"], "temperature lies between"),
+        (["--top_p=1.5"], "top_p lies between"),
+        (["--length=0"], "length"),
+        (["--config.model.hidden_size=9"], "takes the run's own config"),
+        (["--config.evaluate.lanes=1"], "takes the run's own config"),
+    ],
+)
+def test_in_sampling(args, message, trained):
+    with process_in(trained):
+        assert message in refused(*line_of(SAMPLE), *args)
