@@ -29,6 +29,7 @@ from experiments import (
     notebook_audit,
     shakespeare,
     speedrun,
+    tiny_shakespeare,
     tiny_shakespeare_ablation,
     tiny_shakespeare_hour,
     tiny_shakespeare_small,
@@ -65,6 +66,7 @@ from lstm_jax.sample import generate_pieces
 
 EXPERIMENTS: dict[str, Callable[[], Config]] = {
     "shakespeare": shakespeare.get_config,
+    "tiny_shakespeare": tiny_shakespeare.get_config,
     "tiny_shakespeare_small": tiny_shakespeare_small.get_config,
     "tiny_shakespeare_hour": tiny_shakespeare_hour.get_config,
     "tiny_shakespeare_ablation": tiny_shakespeare_ablation.get_config,
@@ -77,8 +79,8 @@ EXPERIMENTS: dict[str, Callable[[], Config]] = {
     "speedrun": speedrun.get_config,
 }
 
-# Experiments that train nothing: what they do in place of `train` (a module's main, and the config
-# values that it READS).
+# Experiments that are no run, or several: what they do in place of `train` (a module's main, and
+# the config values that it READS).
 ANALYSES: dict[str, ModuleType] = {
     "notebook_audit": notebook_audit,
     "verify_gradients": verify_gradients,
@@ -86,6 +88,7 @@ ANALYSES: dict[str, ModuleType] = {
     "benchmark_sampling": benchmark_sampling,
     "memory": memory,
     "speedrun": speedrun,
+    "tiny_shakespeare": tiny_shakespeare,
     "tiny_shakespeare_ablation": tiny_shakespeare_ablation,
 }
 

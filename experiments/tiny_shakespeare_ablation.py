@@ -12,16 +12,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from experiments import tiny_shakespeare_hour
+from experiments import seeds, tiny_shakespeare_hour
+from experiments.seeds import losses_of, spread, train
 from lstm_jax.config import Config, UserError
 from lstm_jax.data.corpora import load_text
 from lstm_jax.data.vocabulary import Text
 from lstm_jax.figures import STREAM, WINDOWS, new_figure, save, tidy
 from lstm_jax.files import write_atomically
-from lstm_jax.loop import Run, check_validates, split_and_streams
-from lstm_jax.metrics import kept_losses
+from lstm_jax.loop import check_validates, split_and_streams
 
-SEEDS = range(3)
 BASE = "base"
 BY_JAX = {"train.gradient": "autodiff"}  # where the backward by hand does not know the model
 EMBEDDED = {"model.embedding_size": 128}
@@ -30,6 +29,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no dropout": {"model.dropout": 0.0},
     "no weight drop": {"model.weight_drop": 0.0},
     "no lanes begun afresh": {"train.reset_rate": 0.0},
+    "weight decay 0.1": {"optimizer.weight_decay": 0.1},
     "input dropout 0.1": {"model.input_dropout": 0.1},
     "an embedding of 128": EMBEDDED,
     "the same, symbols dropped 0.1": EMBEDDED | {"model.embedding_dropout": 0.1},
@@ -76,32 +76,17 @@ def seeded(config: Config, text: Text, name: str) -> list[Config]:
     """A variant's config for each seed; UserError, before there is any run, for what none could
     do."""
     try:
-        configs = [config.replace(VARIANTS[name] | {"train.seed": seed}) for seed in SEEDS]
+        configs = [config.replace(VARIANTS[name] | {"train.seed": seed}) for seed in seeds.SEEDS]
         split_and_streams(configs[0], text)
     except UserError as error:
         raise UserError(f"the variant `{name}`: {error}") from error
     return configs
 
 
-def train(config: Config, text: Text, workdir: Path, title: str) -> dict[str, Any]:
-    """Trains, or goes on, and returns the run's summary; of the average's losses, if it has one."""
-    with Run(config, text, workdir, title) as run:
-        run.train()
-        found = run.summary()
-    found["val_loss_stream"], found["val_loss_windows"] = kept_losses(found)
-    return found
-
-
-def spread(values: list[float]) -> str:
-    """The mean, and the deviation where there are several."""
-    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4f}{deviation}"
-
-
 def row(name: str, runs: list[dict[str, Any]], base: list[dict[str, Any]]) -> str:
     """A variant's line of the table."""
-    stream, windows = ([run[f"val_loss_{p}"] for run in runs] for p in ("stream", "windows"))
-    differs = statistics.mean(stream) - statistics.mean(run["val_loss_stream"] for run in base)
+    stream, windows = (losses_of(runs, protocol) for protocol in ("stream", "windows"))
+    differs = statistics.mean(stream) - statistics.mean(losses_of(base, "stream"))
     seconds = statistics.mean(run["seconds"] for run in runs)
     return (
         f"{name:{WIDTH}}  {spread(stream):16}  {differs:+.4f}  {spread(windows):16}  "
@@ -115,7 +100,7 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
     axes = figure.subplots()
     for y, runs in enumerate(found.values()):
         for protocol, color in (("stream", STREAM), ("windows", WINDOWS)):
-            losses = [run[f"val_loss_{protocol}"] for run in runs]
+            losses = losses_of(runs, protocol)
             label = f"validation, {protocol}" if y == 0 else None
             axes.plot(losses, [y] * len(losses), "o", ms=4, color=color, alpha=0.8, label=label)
             if y == 0:
@@ -137,7 +122,7 @@ def main(config: Config, workdir: Path) -> int:
     found: dict[str, list[dict[str, Any]]] = {}
     for number, (name, of_seeds) in enumerate(configs.items(), start=1):
         found[name] = []
-        for seed, of_seed in zip(SEEDS, of_seeds, strict=True):
+        for seed, of_seed in zip(seeds.SEEDS, of_seeds, strict=True):
             print(f"{name}, seed {seed} ({number}/{len(configs)})", file=sys.stderr)
             folder = workdir / name.replace(" ", "_").replace(",", "") / str(seed)
             found[name].append(train(of_seed, text, folder, name))

@@ -6,6 +6,8 @@ run draws nothing before its end.
 
 import io
 import math
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,30 +45,41 @@ def save(figure: "Figure", path: Path) -> None:
     write_atomically(path, picture.getvalue())
 
 
-def draw_curves(metrics: list[dict[str, Any]], title: str, path: Path) -> None:
-    """Training and validation loss against characters seen, the learning rate below."""
+def draw_curves(runs: Sequence[list[dict[str, Any]]], title: str, path: Path) -> None:
+    """Training and validation loss of one recipe's runs, the metrics of each, against characters
+    seen, the learning rate below."""
     figure = new_figure(8, 5.5)
     loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    characters = [m["characters"] / 1e6 for m in metrics]
-    # A dispatch whose updates were all skipped has no loss: a gap.
-    losses = [m.get("train_loss", math.nan) for m in metrics]
-    loss.plot(characters, losses, color=TRAIN, lw=1, label="training")
+    loss.plot(*series(runs, "train_loss"), color=TRAIN, lw=1, label="training")
+    validated = [[m for m in metrics if "val_loss_stream" in m] for metrics in runs]
     for name, color, label in (
         ("val_loss_stream", STREAM, "validation, stream"),
         ("val_loss_windows", WINDOWS, "validation, windows"),
         (f"val_loss_stream{AVERAGE}", STREAM_AVERAGE, "the average's, stream"),
         (f"val_loss_windows{AVERAGE}", WINDOWS_AVERAGE, "the average's, windows"),
     ):
-        points = [(m["characters"] / 1e6, m[name]) for m in metrics if name in m]
-        if points:
-            label = f"{label}: {min(y for _, y in points):.4f} at best"
-            loss.plot(*zip(*points, strict=True), color=color, marker="o", ms=3.5, label=label)
+        if not all(metrics and name in metrics[-1] for metrics in validated):
+            continue
+        best = statistics.mean(min(m[name] for m in metrics) for metrics in validated)
+        label = f"{label}: {best:.4f} at best" + (", on average" if len(runs) > 1 else "")
+        loss.plot(*series(validated, name), color=color, lw=1, marker="o", ms=3, label=label)
     # The first fiftieth of a run falls from log V so far that the rest would look flat.
-    top = max((y for y in losses[len(losses) // 50 :] if not math.isnan(y)), default=1.0)
+    _, late = series([metrics[len(metrics) // 50 :] for metrics in runs], "train_loss")
+    top = max((y for y in late if not math.isnan(y)), default=1.0)
     loss.set(ylabel="loss (nats per character)", title=title, ylim=(None, 1.05 * top))
     loss.legend(frameon=False)
-    rate.plot(characters, [m["learning_rate"] for m in metrics], color=RATE, lw=1)
+    rate.plot(*series(runs, "learning_rate"), color=RATE, lw=1)
     rate.set(xlabel="characters seen (millions)", ylabel="learning rate", ylim=(0, None))
     for axes in (loss, rate):
         tidy(axes)
     save(figure, path)
+
+
+def series(runs: Sequence[list[dict[str, Any]]], name: str) -> tuple[list[float], list[float]]:
+    """Millions of characters seen, and a value: with a gap (NaN) between two runs, and where a
+    line has no such value, as that of a dispatch whose updates were all skipped has no loss."""
+    x, y = [], []
+    for metrics in runs:
+        x += [m["characters"] / 1e6 for m in metrics] + [math.nan]
+        y += [m.get(name, math.nan) for m in metrics] + [math.nan]
+    return x, y

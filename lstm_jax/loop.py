@@ -227,7 +227,7 @@ class Run:
         finally:
             progress.close()
         if metrics := read_metrics(self.workdir):
-            draw_curves(metrics, self.title, self.workdir / FIGURES / "curves.png")
+            draw_curves([metrics], self.title, self.workdir / FIGURES / "curves.png")
         if received:
             raise Interrupted(received[0], self.step)
 

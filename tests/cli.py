@@ -12,7 +12,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments import run, speedrun, tiny_shakespeare_ablation
+from experiments import run, seeds, speedrun, tiny_shakespeare_ablation
 from lstm_jax import memory
 
 # One step of a small model on the file `text`; then a look at what came of it.
@@ -61,7 +61,7 @@ def process_in(folder):
         patch.setattr(memory, "memory_bytes", lambda: 10**9)
         raced = {"reached_s": 1.0, "end_s": 1.0, "val_loss_windows": 1.0}
         patch.setattr(speedrun, "race", lambda *args: raced)
-        patch.setattr(tiny_shakespeare_ablation, "SEEDS", range(1))
+        patch.setattr(seeds, "SEEDS", range(1))
         few = dict(itertools.islice(tiny_shakespeare_ablation.VARIANTS.items(), 2))
         patch.setattr(tiny_shakespeare_ablation, "VARIANTS", few)
         for name in ("keep_memory", "use_devices", "keep_programs", "keep_no_programs"):

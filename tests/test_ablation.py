@@ -5,6 +5,7 @@ import statistics
 
 import pytest
 
+from experiments import seeds
 from experiments import tiny_shakespeare_ablation as ablation
 from lstm_jax.metrics import read_metrics
 from tests.cli import TEXT, TRAIN, call, line_of, process_in
@@ -22,7 +23,7 @@ def done(tmp_path_factory):
     (folder / "text").write_bytes(TEXT)
     with process_in(folder), pytest.MonkeyPatch.context() as patch:
         patch.setattr(ablation, "VARIANTS", VARIANTS)
-        patch.setattr(ablation, "SEEDS", range(2))
+        patch.setattr(seeds, "SEEDS", range(2))
         first = call(*LINE)
         times = {path: path.stat().st_mtime_ns for path in folder.rglob("metrics/metrics")}
         again = call(*LINE)
