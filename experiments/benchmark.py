@@ -7,7 +7,6 @@ optional: one that is not there is named. What every contender does is written i
 """
 
 import itertools
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ from experiments.timing import (
 from lstm_jax.config import Config, ModelConfig, OptimizerConfig, TrainConfig
 from lstm_jax.data.batches import Batch, Streams, stack_batches
 from lstm_jax.figures import new_figure, save, tidy
-from lstm_jax.files import write_atomically
+from lstm_jax.files import write_json
 from lstm_jax.memory import check_run_fits
 from lstm_jax.model import LMParams
 from lstm_jax.train import init_train_state, make_dispatch
@@ -41,6 +40,7 @@ READS = (
     "train.batch_size",
     "train.sequence_length",
 )
+IGNORES = ("compile_cache",)  # it says how long compiling takes, so it compiles
 
 
 class Shape(NamedTuple):
@@ -333,7 +333,7 @@ def main(config: Config, workdir: Path) -> int:
     for shape in shapes_of(config):
         result["shapes"].append(measure(shape, missing))
         print(f"\n{table(result['shapes'][-1])}", flush=True)
-        write_atomically(workdir / "benchmark.json", (json.dumps(result, indent=1) + "\n").encode())
+        write_json(workdir / "benchmark.json", result)
     print(f"\n{ratios(result['shapes'])}")
     draw(result["shapes"], workdir / "figures" / "benchmark.png")
     return 0

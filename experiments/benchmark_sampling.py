@@ -5,7 +5,6 @@ with --config.model.hidden_size or --config.model.num_layers that model, one tex
 character is drawn at temperature 1 from what the model says after the one before.
 """
 
-import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from experiments.benchmark import OURS, TORCH, TORCH_ALONE, VOCABULARY_SIZE
 from experiments.machine import usable_cpus
 from experiments.timing import Contender, describe_machine, in_turn, warm_up
 from lstm_jax.config import Config, ModelConfig, SamplingConfig
-from lstm_jax.files import write_atomically
+from lstm_jax.files import write_json
 from lstm_jax.model import init_model
 from lstm_jax.sample import PIECE, generate
 
@@ -122,5 +121,5 @@ def main(config: Config, workdir: Path) -> int:
     print(table(entries))
     result = {"machine": describe_machine(), "missing": missing, "length": LENGTH, "cases": entries}
     path = workdir / "benchmark_sampling.json"
-    write_atomically(path, (json.dumps(result, indent=1) + "\n").encode())
+    write_json(path, result)
     return 0

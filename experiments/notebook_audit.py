@@ -5,19 +5,19 @@ gradient against the true one, by parameter; and the loss over 200 passes of pla
 as printed and with the defects mended one after another.
 """
 
-import json
 from pathlib import Path
 
 from lstm_jax import audit
 from lstm_jax.config import Config, DataConfig
 from lstm_jax.data.corpora import load_text
 from lstm_jax.figures import new_figure, save, tidy
-from lstm_jax.files import write_atomically
+from lstm_jax.files import write_json
 from lstm_jax.reference import DEFECTS
 
 RATE, PASSES = 0.003, 200
 
 READS = ("data.corpus", "data.path")
+IGNORES = ("compile_cache", "cpu_devices")  # it is all NumPy
 
 
 def get_config() -> Config:
@@ -73,6 +73,6 @@ def main(config: Config, workdir: Path) -> int:
             f"{losses[-1]:8.3f} at pass {PASSES}"
         )
     result = {"effects": [e._asdict() for e in effects], "rate": RATE, "losses": curves}
-    write_atomically(workdir / "audit.json", (json.dumps(result, indent=1) + "\n").encode())
+    write_json(workdir / "audit.json", result)
     draw(curves, workdir / "figures" / "audit.png")
     return 0

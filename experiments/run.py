@@ -79,8 +79,8 @@ EXPERIMENTS: dict[str, Callable[[], Config]] = {
     "speedrun": speedrun.get_config,
 }
 
-# Experiments that are no run, or several: what they do in place of `train` (a module's main, and
-# the config values that it READS).
+# Experiments that are no run, or several: what they do in place of `train` (a module's main), the
+# config values that it READS, and the flags that it IGNORES.
 ANALYSES: dict[str, ModuleType] = {
     "notebook_audit": notebook_audit,
     "verify_gradients": verify_gradients,
@@ -93,9 +93,6 @@ ANALYSES: dict[str, ModuleType] = {
 }
 
 LINE_LIMIT = 800  # characters of an error message
-
-# They say how long compiling takes, so they compile.
-TIMES_COMPILING = ("benchmark",)
 
 EXPERIMENT = flags.DEFINE_enum(
     "experiment", "shakespeare", list(EXPERIMENTS), "which experiment; each is a file of its name"
@@ -183,23 +180,42 @@ READ_BY_MODE = {
 }
 
 
+def ignored_by(experiment: str) -> tuple[str, ...]:
+    """The flags that mean nothing to an experiment."""
+    return getattr(ANALYSES.get(experiment), "IGNORES", ())
+
+
 def check_flags(mode: str, changes: dict[str, Any]) -> None:
-    """Refuses what this mode, or this experiment, would ignore."""
+    """Refuses flags that this mode, this experiment, or another flag, would make meaningless."""
     for name in ("workdir", "compile_cache"):
         if flags.FLAGS[name].value == "":
             raise UserError(f"--{name} is empty: name a folder, or leave the flag out")
-    if changes.get("data.path") and "data.corpus" in changes:
-        raise UserError("--config.data.corpus means nothing beside --config.data.path: give one")
-    given = {name for name in set().union(*READ_BY_MODE.values()) if flags.FLAGS[name].present}
-    if ignored := sorted(given - READ_BY_MODE[mode]):
-        raise UserError(f"--{ignored[0]} means nothing to --mode={mode}: leave it out")
-    if not DYNAMIC.value and (ignored := sorted(given & DYNAMIC_OPTIONS.keys())):
-        raise UserError(f"--{ignored[0]} means nothing without --dynamic: give both, or neither")
     if flags.FLAGS["ensemble"].present and not all(ENSEMBLE.value or [""]):
         raise UserError("--ensemble has an empty name: give folders, with commas between them")
+    train, named = mode == "train", flags.FLAGS["workdir"].present
+    for names, meaningless, reader in (
+        (set().union(*READ_BY_MODE.values()) - READ_BY_MODE[mode], True, f"to --mode={mode}"),
+        (ignored_by(EXPERIMENT.value), train, f"to --experiment={EXPERIMENT.value}"),
+        (("experiment",), named and not train, f"to --mode={mode} beside --workdir"),
+        (DYNAMIC_OPTIONS, not DYNAMIC.value, "without --dynamic"),
+        (("sample_seed",), SAMPLING["temperature"].value == 0, "at --temperature=0"),
+    ):
+        given = [name for name in sorted(names) if flags.FLAGS[name].present]
+        if meaningless and given:
+            raise UserError(f"--{given[0]} means nothing {reader}: leave it out")
+    check_changes(mode, changes)
+
+
+def check_changes(mode: str, changes: dict[str, Any]) -> None:
+    """Refuses config values that this mode, this experiment, or another one, would make
+    meaningless."""
+    if changes.get("data.path") and "data.corpus" in changes:
+        raise UserError("--config.data.corpus means nothing beside --config.data.path: give one")
+    if changes.get("evaluate.lanes") == 1 and "evaluate.warmup" in changes:
+        raise UserError("--config.evaluate.warmup means nothing with one lane: leave it out")
     if mode == "train":
-        reads = ANALYSES[EXPERIMENT.value].READS if EXPERIMENT.value in ANALYSES else None
-        wrong = [name for name in changes if reads is not None and name not in reads]
+        reads = ANALYSES[EXPERIMENT.value].READS if EXPERIMENT.value in ANALYSES else changes
+        wrong = [name for name in changes if name not in reads]
         reader = f"--experiment={EXPERIMENT.value}"
     else:
         kept = ("evaluate.", "data.path") if mode == "evaluate" else ()
@@ -240,12 +256,7 @@ def check_folder(folder: Path, flag: str) -> None:
 def set_compile_cache() -> None:
     """Compiled programs are kept, unless the user, or a cache set up for JAX, says otherwise."""
     chosen = COMPILE_CACHE.value
-    if EXPERIMENT.value in TIMES_COMPILING and MODE.value == "train":
-        if chosen not in (None, "off"):
-            raise UserError(
-                f"--compile_cache means nothing to --experiment={EXPERIMENT.value}, which times "
-                "compiling: leave it out"
-            )
+    if MODE.value == "train" and "compile_cache" in ignored_by(EXPERIMENT.value):
         chosen = "off"
     if chosen == "off":
         keep_no_programs()

@@ -114,7 +114,7 @@ def score_dynamically(
         loss = evaluate_dynamic(
             params, before, scored, config, lambda part: bar.update(100 * part - bar.n), masks
         )
-    epsilon = f", epsilon {config.epsilon:g}" if config.rule == "rms" else ""
+    epsilon = f", epsilon {config.epsilon:g}" if config.epsilon else ""
     return Loss(
         "dynamic",
         loss,

@@ -2,30 +2,41 @@
 again."""
 
 import statistics
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lstm_jax.checkpoint import Description
 from lstm_jax.config import Config
 from lstm_jax.data.vocabulary import Text
-from lstm_jax.loop import Run
+from lstm_jax.loop import Run, check_folder, split_and_streams
 from lstm_jax.metrics import kept_losses
 
 SEEDS = range(3)
+READS = tuple(name for name in Config().flatten() if name != "train.seed")
 
 
-def train(config: Config, text: Text, workdir: Path, title: str) -> dict[str, Any]:
-    """Trains, or goes on, and returns the run's summary; of the average's losses, if it has one."""
-    with Run(config, text, workdir, title) as run:
-        run.train()
-        found = run.summary()
-    found["val_loss_stream"], found["val_loss_windows"] = kept_losses(found)
-    return found
+def seeded(config: Config, text: Text, workdir: Path) -> dict[Path, Config]:
+    """Each seed's folder and config; UserError, before any of them has begun, for what one of them
+    could not do, or where its folder holds another run."""
+    configs = {workdir / f"seed_{seed}": config.replace({"train.seed": seed}) for seed in SEEDS}
+    for folder, of_seed in configs.items():
+        split_and_streams(of_seed, text)
+        check_folder(folder, Description.of(of_seed, text))
+    return configs
 
 
-def losses_of(runs: Sequence[dict[str, Any]], protocol: str) -> list[float]:
-    """Each run's best validation loss by a protocol."""
-    return [run[f"val_loss_{protocol}"] for run in runs]
+def train(configs: dict[Path, Config], text: Text, title: str) -> Iterator[dict[str, Any]]:
+    """Trains each, or goes on, and yields its summary, with the losses by `stream` and `windows` of
+    what it kept: the step that is best by `stream`, the average's where there is one."""
+    for folder, config in configs.items():
+        print(f"{title}: seed {config.train.seed}", file=sys.stderr)
+        with Run(config, text, folder, title) as run:
+            run.train()
+            found = run.summary()
+        stream, windows = kept_losses(found)
+        yield found | {"seed": config.train.seed, "stream": stream, "windows": windows}
 
 
 def spread(values: list[float]) -> str:

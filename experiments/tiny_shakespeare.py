@@ -1,17 +1,17 @@
-"""Tiny Shakespeare, the record: `tiny_shakespeare_hour` with three seeds, and the three averaged.
+"""Tiny Shakespeare, the record: `tiny_shakespeare_hour` with three seeds, and an ensemble of them.
 
-A line for each seed and for their mean, and one for the mean of their predictions: an ensemble, of
+A line for each seed and for their mean, and one for the mean of their predictions, an ensemble of
 5.7 million parameters. Runs that are done are not done again, so the command can be stopped and
 given again. Three times as long as the hour.
 """
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
-from experiments import seeds, tiny_shakespeare_hour
-from experiments.seeds import losses_of, spread, train
+from experiments import tiny_shakespeare_hour
+from experiments.seeds import READS as READS
+from experiments.seeds import seeded, spread, train
+from experiments.timing import describe_machine
 from lstm_jax.checkpoint import load_model
 from lstm_jax.config import Config
 from lstm_jax.data.batches import split_ids
@@ -19,31 +19,30 @@ from lstm_jax.data.corpora import load_text
 from lstm_jax.data.vocabulary import Text
 from lstm_jax.evaluate import Evaluation, evaluate_ensemble
 from lstm_jax.figures import draw_curves
-from lstm_jax.files import write_atomically
+from lstm_jax.files import write_json
 from lstm_jax.loop import check_validates
 from lstm_jax.metrics import read_metrics
 from lstm_jax.model import expected_masks
 
-READS = tuple(name for name in Config().flatten() if name != "train.seed")
+PROTOCOLS = ("windows", "stream")
+HEADER = f"{'':8}  {'windows':15}  {'stream':15}  parameters    seconds"
 
 
 def get_config() -> Config:
     return tiny_shakespeare_hour.get_config()
 
 
-def row(name: str, windows: str, stream: str, parameters: int, seconds: float | None = None) -> str:
-    """A line of the table."""
-    took = "" if seconds is None else f"  {seconds:7,.0f} s"
-    return f"{name:8}  {windows:15}  {stream:15}  {parameters:>10,}{took}"
+def row(name: str, losses: list[str], parameters: int) -> str:
+    """A line of the table, by `windows` and by `stream`."""
+    return f"{name:8}  " + "  ".join(f"{loss:15}" for loss in losses) + f"  {parameters:>10,}"
 
 
-def row_of(name: str, run: dict[str, Any]) -> str:
-    """A seed's line."""
-    windows, stream = (f"{run[f'val_loss_{protocol}']:.4f}" for protocol in ("windows", "stream"))
-    return row(name, windows, stream, run["parameters"], run["seconds"])
+def exactly(losses: dict[str, Any]) -> list[str]:
+    """The losses of one model."""
+    return [f"{losses[protocol]:.4f}" for protocol in PROTOCOLS]
 
 
-def average(config: Config, text: Text, folders: list[Path]) -> Evaluation:
+def score_ensemble(config: Config, text: Text, folders: list[Path]) -> Evaluation:
     """The loss of the mean of the predictions of each folder's best model."""
     masks = expected_masks(config.model)
     models = [(load_model(folder, "best")[0].eval_params, masks) for folder in folders]
@@ -54,20 +53,22 @@ def main(config: Config, workdir: Path) -> int:
     """Prints a line for each seed as it is done; writes record.json and the curves."""
     text = load_text(config.data)
     check_validates(config, text, "the record")
-    print(f"{'':8}  {'windows':15}  {'stream':15}  parameters    seconds")
-    folders, runs = [workdir / f"seed_{seed}" for seed in seeds.SEEDS], []
-    for seed, folder in zip(seeds.SEEDS, folders, strict=True):
-        name = f"seed {seed}"
-        print(f"{name} ({len(runs) + 1}/{len(folders)})", file=sys.stderr)
-        runs.append(train(config.replace({"train.seed": seed}), text, folder, name))
-        print(row_of(name, runs[-1]), flush=True)
-    means = [spread(losses_of(runs, protocol)) for protocol in ("windows", "stream")]
-    print(row("mean", *means, runs[0]["parameters"]))
-    found = average(config, text, folders)
-    size = sum(run["parameters"] for run in runs)
-    print(row("averaged", f"{found.windows:.4f}", f"{found.stream:.4f}", size))
-    written = {"config": config.flatten(), "runs": runs, "averaged": found._asdict()}
-    write_atomically(workdir / "record.json", (json.dumps(written, indent=1) + "\n").encode())
-    curves = [read_metrics(folder) for folder in folders]
-    draw_curves(curves, f"{len(curves)} seeds", workdir / "figures" / "record.png")
+    configs = seeded(config, text, workdir)
+    runs: list[dict[str, Any]] = []
+    for run in train(configs, text, "tiny_shakespeare"):
+        if not runs:
+            print(HEADER)
+        runs.append(run)
+        seconds = f"  {run['seconds']:7,.0f} s"
+        print(row(f"seed {run['seed']}", exactly(run), run["parameters"]) + seconds, flush=True)
+    means = [spread([run[protocol] for run in runs]) for protocol in PROTOCOLS]
+    print(row("mean", means, runs[0]["parameters"]))
+    ensemble = score_ensemble(config, text, [*configs])._asdict()
+    print(row("ensemble", exactly(ensemble), sum(run["parameters"] for run in runs)))
+    found = {"machine": describe_machine(), "config": config.flatten()}
+    write_json(workdir / "record.json", found | {"seeds": runs, "ensemble": ensemble})
+    title = f"tiny_shakespeare, {len(runs)} seeds"
+    draw_curves(
+        [read_metrics(folder) for folder in configs], title, workdir / "figures" / "record.png"
+    )
     return 0

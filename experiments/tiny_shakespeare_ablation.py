@@ -1,25 +1,26 @@
 """What each part of `tiny_shakespeare_hour` is worth at a tenth of its steps, a third of its width.
 
 Each variant changes one part, and what goes with it, and is trained with three seeds; the table
-gives the mean and the spread of its best validation losses beside the base's. Runs that are done
+gives the mean and the spread of its validation losses, at the step that is best by `stream`, beside
+the base's. Runs that are done
 are not done again, so the command can be stopped and given again. On two CPU cores a run takes one
 to two minutes, more where JAX takes the gradient.
 """
 
-import json
 import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
 from experiments import seeds, tiny_shakespeare_hour
-from experiments.seeds import losses_of, spread, train
+from experiments.seeds import spread
+from experiments.timing import describe_machine
 from lstm_jax.config import Config, UserError
 from lstm_jax.data.corpora import load_text
 from lstm_jax.data.vocabulary import Text
 from lstm_jax.figures import STREAM, WINDOWS, new_figure, save, tidy
-from lstm_jax.files import write_atomically
-from lstm_jax.loop import check_validates, split_and_streams
+from lstm_jax.files import write_json
+from lstm_jax.loop import check_validates
 
 BASE = "base"
 BY_JAX = {"train.gradient": "autodiff"}  # where the backward by hand does not know the model
@@ -51,6 +52,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 WIDTH = max(map(len, VARIANTS))
+HEADER = f"{'variant':{WIDTH}}  {'stream':16}  change   {'windows':16}  parameters  seconds"
 VARIED = {name for changes in VARIANTS.values() for name in changes}
 # Nor can what only a variant would read be given.
 OWN = VARIED | {"train.seed", "model.mogrifier_rounds", "optimizer.final_ratio"}
@@ -72,21 +74,19 @@ def get_config() -> Config:
     )
 
 
-def seeded(config: Config, text: Text, name: str) -> list[Config]:
-    """A variant's config for each seed; UserError, before there is any run, for what none could
-    do."""
+def seeded(config: Config, text: Text, workdir: Path, name: str) -> dict[Path, Config]:
+    """A variant's `seeds.seeded`."""
+    folder = workdir / name.replace(" ", "_").replace(",", "")
     try:
-        configs = [config.replace(VARIANTS[name] | {"train.seed": seed}) for seed in seeds.SEEDS]
-        split_and_streams(configs[0], text)
+        return seeds.seeded(config.replace(VARIANTS[name]), text, folder)
     except UserError as error:
         raise UserError(f"the variant `{name}`: {error}") from error
-    return configs
 
 
 def row(name: str, runs: list[dict[str, Any]], base: list[dict[str, Any]]) -> str:
     """A variant's line of the table."""
-    stream, windows = (losses_of(runs, protocol) for protocol in ("stream", "windows"))
-    differs = statistics.mean(stream) - statistics.mean(losses_of(base, "stream"))
+    stream, windows = ([run[protocol] for run in runs] for protocol in ("stream", "windows"))
+    differs = statistics.mean(stream) - statistics.mean(run["stream"] for run in base)
     seconds = statistics.mean(run["seconds"] for run in runs)
     return (
         f"{name:{WIDTH}}  {spread(stream):16}  {differs:+.4f}  {spread(windows):16}  "
@@ -100,7 +100,7 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
     axes = figure.subplots()
     for y, runs in enumerate(found.values()):
         for protocol, color in (("stream", STREAM), ("windows", WINDOWS)):
-            losses = losses_of(runs, protocol)
+            losses = [run[protocol] for run in runs]
             label = f"validation, {protocol}" if y == 0 else None
             axes.plot(losses, [y] * len(losses), "o", ms=4, color=color, alpha=0.8, label=label)
             if y == 0:
@@ -117,17 +117,15 @@ def main(config: Config, workdir: Path) -> int:
     """Prints a line for each variant as it is done; writes ablation.json and its picture."""
     text = load_text(config.data)
     check_validates(config, text, "the ablation")
-    configs = {name: seeded(config, text, name) for name in VARIANTS}
-    print(f"{'variant':{WIDTH}}  {'stream':16}  change   {'windows':16}  parameters  seconds")
-    found: dict[str, list[dict[str, Any]]] = {}
+    configs = {name: seeded(config, text, workdir, name) for name in VARIANTS}
+    machine, found = describe_machine(), {}
     for number, (name, of_seeds) in enumerate(configs.items(), start=1):
-        found[name] = []
-        for seed, of_seed in zip(seeds.SEEDS, of_seeds, strict=True):
-            print(f"{name}, seed {seed} ({number}/{len(configs)})", file=sys.stderr)
-            folder = workdir / name.replace(" ", "_").replace(",", "") / str(seed)
-            found[name].append(train(of_seed, text, folder, name))
+        print(f"variant {number} of {len(configs)}", file=sys.stderr)
+        found[name] = [*seeds.train(of_seeds, text, name)]
+        if number == 1:
+            print(HEADER)
         print(row(name, found[name], found[BASE]), flush=True)
-        written = json.dumps({"config": config.flatten(), "runs": found}, indent=1) + "\n"
-        write_atomically(workdir / "ablation.json", written.encode())
+        written = {"machine": machine, "config": config.flatten(), "variants": found}
+        write_json(workdir / "ablation.json", written)
         draw(found, workdir / "figures" / "ablation.png")
     return 0

@@ -1,11 +1,11 @@
 """Every gradient from every source: autodiff, bptt, NumPy loops and central differences agree.
 
-Without further flags it runs a grid of shapes; with --config.model.…, --config.train.batch_size or
---config.train.sequence_length it verifies that very configuration. Exit code 1 if anything fails.
+Without further flags it runs a grid of shapes; with --config.model.…, --config.train.batch_size,
+sequence_length or seed it verifies that very configuration, plainly and with everything dropped,
+masked and reset. Exit code 1 if anything fails.
 """
 
 import dataclasses
-import json
 import math
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 from lstm_jax.cases import Case, grid, variants
 from lstm_jax.config import Config, ModelConfig, TrainConfig
 from lstm_jax.figures import new_figure, save
-from lstm_jax.files import write_atomically
+from lstm_jax.files import write_json
 from lstm_jax.memory import check_run_fits
 from lstm_jax.verify import Row, verify, worst
 
@@ -53,7 +53,12 @@ def cases_of(config: Config) -> list[Case]:
     if config == get_config():
         return [*variants(), *grid()]
     model, T, B = config.model, config.train.sequence_length, config.train.batch_size
-    dropped = dataclasses.replace(model, dropout=model.dropout or 0.2)
+    dropped = dataclasses.replace(
+        model,
+        dropout=model.dropout or 0.2,
+        input_dropout=model.input_dropout or 0.2,
+        embedding_dropout=model.embedding_dropout or (0.2 if model.embedding_size else 0.0),
+    )
     return [
         Case(model, T, B, seed=config.train.seed),
         Case(dropped, T, B, masked=True, resets=True, carry=True, seed=config.train.seed),
@@ -124,6 +129,6 @@ def main(config: Config, workdir: Path) -> int:
         "of them failed; rel error is relative to the leaf's largest gradient"
     )
     found = [{**row._asdict(), "passed": row.passed} for row in rows]
-    write_atomically(workdir / "verification.json", (json.dumps(found, indent=1) + "\n").encode())
+    write_json(workdir / "verification.json", found)
     draw(rows, workdir / "figures" / "verification.png")
     return 1 if failed else 0

@@ -63,7 +63,8 @@ def effects(params: Parameters, sequence: Sequence) -> list[Effect]:
         for leaf, wrong in leaves(reference.backward(params, done, defects=defects)).items():
             right, norms = true[leaf], np.linalg.norm(true[leaf]) * np.linalg.norm(wrong)
             cosine = float(np.vdot(right, wrong) / norms) if norms else 0.0
-            ratio = float(np.linalg.norm(wrong) / np.linalg.norm(right))
+            size = np.linalg.norm(right)  # 0: an alphabet of one symbol
+            ratio = float(np.linalg.norm(wrong) / size) if size else 0.0
             found.append(Effect(name, leaf, cosine, ratio))
     return found
 

@@ -131,8 +131,8 @@ def unroll_backward(
     """The reverse scan (B3) to (B5): the gradient of the initial state, dz and dx, all TxNxB.
 
     Args:
-      weights: what takes each gate's dz to the input and to h before: (D+H)xH. Only to the input
-        (DxH) in the truncated rule.
+      weights: what takes each gate's dz to the input and to h before: (D+H)xH; HxH where the input
+        is ids, which have no gradient. The rows to h are 0 in the truncated rule.
     """
     H = e_TxHxB.shape[1]
     D = weights.i.shape[0] - H

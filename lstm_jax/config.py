@@ -330,9 +330,19 @@ class DynamicConfig(Section):
     decay: float = option(
         1e-3, "dynamic evaluation: how strongly the trained weights pull", low=0, high=1
     )
-    epsilon: float = option(
-        1e-4, "dynamic evaluation, rms: added to the root of the mean square", low=1e-12, high=1e6
+    epsilon: float | None = option(
+        None,
+        "dynamic evaluation, rms: added to the root of the mean square (1e-4)",
+        low=1e-12,
+        high=1e6,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rule == "sgd" and self.epsilon is not None:
+            raise UserError("dynamic_epsilon means nothing to the rule sgd: leave it out")
+        if self.rule == "rms" and self.epsilon is None:
+            object.__setattr__(self, "epsilon", 1e-4)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lstm_jax.files import write_atomically
-from lstm_jax.metrics import AVERAGE
+from lstm_jax.metrics import AVERAGE, kept_losses, kept_suffix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,8 +60,13 @@ def draw_curves(runs: Sequence[list[dict[str, Any]]], title: str, path: Path) ->
     ):
         if not all(metrics and name in metrics[-1] for metrics in validated):
             continue
-        best = statistics.mean(min(m[name] for m in metrics) for metrics in validated)
-        label = f"{label}: {best:.4f} at best" + (", on average" if len(runs) > 1 else "")
+        # What is kept of a run is one step: each curve's own best would be another model's.
+        kept = [min(metrics, key=lambda m: kept_losses(m)[0]) for metrics in validated]
+        chosen = name == f"val_loss_stream{kept_suffix(kept[0])}"
+        label += (
+            f": {statistics.mean(m[name] for m in kept):.4f} {'at best' if chosen else 'there'}"
+        )
+        label += ", on average" if len(runs) > 1 else ""
         loss.plot(*series(validated, name), color=color, lw=1, marker="o", ms=3, label=label)
     # The first fiftieth of a run falls from log V so far that the rest would look flat.
     _, late = series([metrics[len(metrics) // 50 :] for metrics in runs], "train_loss")

@@ -50,6 +50,11 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise cannot_write(path, error) from error
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Writes a value as JSON that people can read, atomically."""
+    write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
 def append(path: Path, data: bytes) -> None:
     """Writes at the end of a file; a full disk or a crash may leave only a piece of it there."""
     try:

@@ -6,7 +6,6 @@ while step < steps:
     every N steps: validate, sample, save
 """
 
-import json
 import os
 import signal
 import sys
@@ -36,7 +35,7 @@ from lstm_jax.data.batches import Split, Streams, split_ids, stack_batches
 from lstm_jax.data.vocabulary import Text
 from lstm_jax.evaluate import evaluate
 from lstm_jax.figures import draw_curves
-from lstm_jax.files import delete_parts, write_atomically
+from lstm_jax.files import check_plain, delete_parts, write_json
 from lstm_jax.lock import LOCK, only_process
 from lstm_jax.memory import check_run_fits
 from lstm_jax.metrics import (
@@ -116,7 +115,9 @@ def catch_signals() -> Iterator[list[int]]:
 
 
 def check_folder(workdir: Path, description: Description) -> None:
-    """Refuses a folder whose config.json is of another run, or cannot be read."""
+    """Refuses a folder whose config.json is of another run, or cannot be read, and one with a link
+    or a pipe where a run would write."""
+    check_plain(workdir, RUN_FILES)
     path = workdir / CONFIG
     if not path.exists():
         return
@@ -172,8 +173,7 @@ class Run:
             held.callback(self.checkpoints.close)
             self.state = jax.device_put(self._start(), state_placement(config))
             # Last: a folder whose checkpoints turned out to be another run's must stay as it was.
-            described = json.dumps(self.description.to_json(), indent=2) + "\n"
-            write_atomically(workdir / CONFIG, described.encode())
+            write_json(workdir / CONFIG, self.description.to_json())
             self.seconds = ([{"seconds": 0.0}, *read_metrics(workdir)])[-1]["seconds"]
             self._held = held.pop_all()
 
@@ -331,8 +331,7 @@ class Run:
                 self._stop(
                     step, f"the validation loss is {' and '.join(map(str, scores.values()))}"
                 )
-        loss = kept_losses(scores)[0] if scores else None
-        append_sample(self.workdir, step, loss, self.sample())
+        append_sample(self.workdir, step, scores, self.sample())
         return scores
 
     def _score(self, params: LMParams) -> dict[str, float]:
@@ -360,9 +359,12 @@ class Run:
         return self.text.vocabulary.decode(np.concatenate([prompt, ids[0]]))
 
     def summary(self) -> dict[str, Any]:
-        """What the run came to, best validation included; also written to `summary.json`."""
-        metrics = read_metrics(self.workdir)
-        validated = [m for m in metrics if "val_loss_stream" in m]
+        """What the run came to, best validation included; also written to `summary.json`.
+
+        The best of the checkpoints that are there: one that was damaged is nobody's model.
+        """
+        metrics, saved = read_metrics(self.workdir), self.checkpoints.steps()
+        validated = [m for m in metrics if "val_loss_stream" in m and m["step"] in saved]
         best = min(validated, key=lambda m: kept_losses(m)[0], default=None)
         last = metrics[-1] if metrics else {}
         summary = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lstm_jax.config import UserError, shown
-from lstm_jax.files import append, parse_json, write_atomically
+from lstm_jax.files import append, parse_json, write_atomically, write_json
 
 METRICS, SAMPLES, SUMMARY = "metrics.jsonl", "samples.txt", "summary.json"
 AVERAGE = "_average"  # ends the names of the average's losses
@@ -45,10 +45,15 @@ def parse_line(line: str) -> dict[str, float]:
     return found
 
 
+def kept_suffix(metrics: Mapping[str, float]) -> str:
+    """How the names of the losses of the parameters that are kept end: as those of their average,
+    where there is one."""
+    return AVERAGE if f"val_loss_stream{AVERAGE}" in metrics else ""
+
+
 def kept_losses(metrics: Mapping[str, float]) -> tuple[float, float]:
-    """The validation losses, `stream` and `windows`, of the parameters that are kept: of their
-    average, where there is one."""
-    of = AVERAGE if f"val_loss_stream{AVERAGE}" in metrics else ""
+    """The validation losses, `stream` and `windows`, of the parameters that are kept."""
+    of = kept_suffix(metrics)
     return metrics[f"val_loss_stream{of}"], metrics[f"val_loss_windows{of}"]
 
 
@@ -56,8 +61,10 @@ def append_metrics(workdir: Path, line: dict[str, Any]) -> None:
     append(workdir / METRICS, (json.dumps(line, allow_nan=False) + "\n").encode())
 
 
-def append_sample(workdir: Path, step: int, val_loss: float | None, text: str) -> None:
-    loss = "" if val_loss is None else f"val_loss_stream {val_loss:.4f} nats/char "
+def append_sample(workdir: Path, step: int, losses: Mapping[str, float], text: str) -> None:
+    """Adds a sample below a line with the step and, where one was scored, the loss by `stream`."""
+    name = f"val_loss_stream{kept_suffix(losses)}"
+    loss = f"{name} {losses[name]:.4f} nats/char " if name in losses else ""
     head = f"{'=' * 12} step {step} {loss}{'=' * 12}"
     append(workdir / SAMPLES, f"{head}\n{text}\n\n".encode())
 
@@ -77,4 +84,4 @@ def rewind(workdir: Path, step: int) -> None:
 
 
 def write_summary(workdir: Path, summary: dict[str, Any]) -> None:
-    write_atomically(workdir / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
+    write_json(workdir / SUMMARY, summary)

@@ -40,18 +40,18 @@ def test_what_is_done_is_not_done_again(done):
 
 def test_its_figures_are_those_of_its_runs(done):
     folder, first, _ = done
-    runs = json.loads((folder / "ablation.json").read_text())["runs"]
+    runs = json.loads((folder / "ablation.json").read_text())["variants"]
     assert tuple(runs) == FEW
     for name, suffix in zip(FEW, ("", "_average"), strict=True):
         for seed, found in enumerate(runs[name]):
-            lines = read_metrics(folder / name.replace(" ", "_") / str(seed))
+            lines = read_metrics(folder / name.replace(" ", "_") / f"seed_{seed}")
             validated = [line for line in lines if "val_loss_stream" in line]
             best = min(validated, key=lambda line: line[f"val_loss_stream{suffix}"])
-            assert found["val_loss_windows"] == best[f"val_loss_windows{suffix}"]
-    losses = [run["val_loss_stream"] for run in runs["base"]]
+            assert found["windows"] == best[f"val_loss_windows{suffix}"]
+    losses = [run["stream"] for run in runs["base"]]
     assert len(set(losses)) == 2  # the seeds differ
     assert f"{statistics.mean(losses):.4f} ± {statistics.stdev(losses):.4f}" in first.stdout
-    others = [run["val_loss_stream"] for run in runs[FEW[1]]]
+    others = [run["stream"] for run in runs[FEW[1]]]
     change = statistics.mean(others) - statistics.mean(losses)
     assert f"{statistics.mean(others):.4f} ± {statistics.stdev(others):.4f}" in first.stdout
     assert f"  {change:+.4f}  " in first.stdout.splitlines()[2]

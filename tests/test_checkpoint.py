@@ -108,6 +108,21 @@ def test_a_model_is_loaded_from_a_good_one_and_nothing_is_touched(workdir, capfd
     assert content(workdir) == before
 
 
+def test_a_summary_speaks_of_checkpoints_that_are_there(workdir):
+    first = min((workdir / "checkpoints").iterdir(), key=lambda folder: int(folder.name))
+    lines = read_metrics(workdir)
+    for line in lines:
+        if line["step"] == int(first.name):
+            line["val_loss_stream"] = 0.5
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with resume(workdir) as run:
+        assert run.summary()["best_step"] == int(first.name)
+    flip(first / "metrics" / "metrics")
+    with resume(workdir) as run:
+        found = run.summary()
+    assert found["best_step"] != int(first.name) and found["val_loss_stream"] > 0.5
+
+
 def test_none_left_is_an_error_and_nothing_is_touched(workdir):
     for folder in (workdir / "checkpoints").iterdir():
         flip(folder / "state" / "manifest.ocdbt")

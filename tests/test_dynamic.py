@@ -72,7 +72,8 @@ class Plain:
 @pytest.mark.parametrize("rule", ["sgd", "rms"])
 def test_it_is_its_definition(rule, problem):
     params, training, ids = problem
-    config = DynamicConfig(rule, LENGTH, rate=0.3, decay=0.7, epsilon=0.1)
+    epsilon = 0.1 if rule == "rms" else None
+    config = DynamicConfig(rule, LENGTH, rate=0.3, decay=0.7, epsilon=epsilon)
     plain = Plain(params)
     step, pull = 0.3, 0.7
     if rule == "rms":

@@ -140,9 +140,9 @@ def test_a_foreign_checkpoint_is_not_resumed(tmp_path, finished):
 
 
 def test_a_resumed_run_keeps_the_samples_letter_for_letter(tmp_path):
-    append_sample(tmp_path, 1, None, "a\r\nb\rc\n=== step 9 no head ===")
+    append_sample(tmp_path, 1, {}, "a\r\nb\rc\n=== step 9 no head ===")
     before = (tmp_path / "samples.txt").read_bytes()
-    append_sample(tmp_path, 2, 1.5, "later")
+    append_sample(tmp_path, 2, {"val_loss_stream": 1.5}, "later")
     rewind(tmp_path, 1)
     assert (tmp_path / "samples.txt").read_bytes() == before
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.cli import SAMPLE, TEXT, TRAIN, call, is_one_line, line_of, process_in
+from tests.cli import EVALUATE, SAMPLE, TEXT, TRAIN, call, is_one_line, line_of, process_in
 
 
 def refused(*line):
@@ -43,6 +43,17 @@ def test_a_mistake(args, message, empty):
         (["--prompt=a"], "--prompt means nothing to --mode=train"),
         (["--mode=evaluate", "--length=9"], "--length means nothing to --mode=evaluate"),
         (["--mode=evaluate", "--dynamic_rate=1"], "means nothing without --dynamic"),
+        (
+            ["--mode=evaluate", "--experiment=speedrun"],
+            "--experiment means nothing to --mode=evaluate beside --workdir",
+        ),
+        (["--mode=sample", "--temperature=0", "--sample_seed=1"], "nothing at --temperature=0"),
+        (
+            ["--config.evaluate.lanes=1", "--config.evaluate.warmup=9"],
+            "--config.evaluate.warmup means nothing with one lane",
+        ),
+        (["--experiment=speedrun", "--compile_cache=off"], "nothing to --experiment=speedrun"),
+        (["--experiment=memory", "--cpu_devices=2"], "nothing to --experiment=memory"),
         (
             ["--experiment=verify_gradients", "--config.optimizer.learning_rate=1"],
             "--config.optimizer.learning_rate means nothing to --experiment=verify_gradients",
@@ -85,6 +96,12 @@ def trained(tmp_path_factory):
     with process_in(folder):
         assert call(*line_of(TRAIN)).code == 0
     return folder
+
+
+def test_a_rule_without_an_epsilon(trained):
+    args = ["--dynamic", "--dynamic_rule=sgd", "--dynamic_epsilon=0.1"]
+    with process_in(trained):
+        assert "dynamic_epsilon means nothing to the rule sgd" in refused(*line_of(EVALUATE), *args)
 
 
 @pytest.mark.parametrize(

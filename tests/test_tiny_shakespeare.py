@@ -1,4 +1,5 @@
-"""The record: its lines are those of its runs, and of what `--ensemble` makes of them."""
+"""The record: its lines are those of its runs, and of what `--ensemble` makes of them; what it
+could not do is found before the first run."""
 
 import json
 import re
@@ -46,20 +47,22 @@ def test_a_seed_s_line_is_its_best_by_stream(done):
         assert float(stream) == pytest.approx(best["val_loss_stream"], abs=5e-5)
 
 
-def test_the_mean_is_over_the_seeds(done):
+@pytest.mark.parametrize("protocol", ["windows", "stream"])
+def test_the_mean_is_over_the_seeds(protocol, done):
     folder, stdout, _ = done
-    runs = json.loads((folder / "record.json").read_text())["runs"]
-    losses = [run["val_loss_windows"] for run in runs]
+    runs = json.loads((folder / "record.json").read_text())["seeds"]
+    losses = [run[f"val_loss_{protocol}"] for run in runs]
     assert len(set(losses)) == 2  # the seeds differ
-    mean, sign, deviation, *_ = lines_of(stdout)["mean"]
+    found = lines_of(stdout)["mean"]
+    mean, sign, deviation = found[:3] if protocol == "windows" else found[3:6]
     assert sign == "±" and float(mean) == pytest.approx(statistics.mean(losses), abs=5e-5)
     assert float(deviation) == pytest.approx(statistics.stdev(losses), abs=5e-5)
 
 
-def test_the_average_is_the_ensemble_of_the_folders(done):
+def test_the_ensemble_is_that_of_the_folders(done):
     folder, stdout, scored = done
     found = dict(re.findall(r"val_loss_(\w+)_ensemble +(\S+)", scored))
-    windows, stream, parameters = lines_of(stdout)["averaged"]
+    windows, stream, parameters = lines_of(stdout)["ensemble"]
     assert (windows, stream) == (found["windows"], found["stream"])
     of_seed = lines_of(stdout)["seed 0"][2]
     one, both = (int(number.replace(",", "")) for number in (of_seed, parameters))
@@ -79,3 +82,28 @@ def test_without_a_validation_split_there_is_no_record(tmp_path):
         found = call(*LINE, "--config.data.validation_fraction=0")
     assert found.code == 2 and "the record needs a validation split" in found.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_holds_another_run_is_found_before_the_first_begins(done):
+    folder = done[0].parent
+    (folder / "other" / "seed_1").mkdir(parents=True)
+    described = (done[0] / "seed_1" / "config.json").read_text()
+    described = described.replace('hidden_size": 4', 'hidden_size": 5')
+    (folder / "other" / "seed_1" / "config.json").write_text(described)
+    with process_in(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(seeds, "SEEDS", range(2))
+        found = call(*LINE, "--workdir=other")
+    assert found.code == 2 and found.stdout == ""
+    assert "other/seed_1 holds another run: " in found.stderr
+    assert [path.name for path in (folder / "other").iterdir()] == ["seed_1"]
+
+
+def test_a_link_below_is_not_followed(tmp_path):
+    (tmp_path / "text").write_bytes(TEXT)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run" / "seed_0").mkdir(parents=True)
+    (tmp_path / "run" / "seed_0" / "figures").symlink_to(tmp_path / "elsewhere")
+    with process_in(tmp_path):
+        found = call(*LINE)
+    assert found.code == 2 and "seed_0/figures is a link" in found.stderr
+    assert [*(tmp_path / "elsewhere").iterdir()] == []
