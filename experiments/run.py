@@ -211,8 +211,6 @@ def check_changes(mode: str, changes: dict[str, Any]) -> None:
     meaningless."""
     if changes.get("data.path") and "data.corpus" in changes:
         raise UserError("--config.data.corpus means nothing beside --config.data.path: give one")
-    if changes.get("evaluate.lanes") == 1 and "evaluate.warmup" in changes:
-        raise UserError("--config.evaluate.warmup means nothing with one lane: leave it out")
     if mode == "train":
         reads = ANALYSES[EXPERIMENT.value].READS if EXPERIMENT.value in ANALYSES else changes
         wrong = [name for name in changes if name not in reads]

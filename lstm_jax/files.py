@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,13 @@ def delete_parts(folder: Path) -> None:
         part.unlink(missing_ok=True)
 
 
+def everything(path: Path) -> Iterator[Path]:
+    """A path and all that is below it, through no link; no error for what vanishes meanwhile."""
+    yield path
+    for folder, folders, files in os.walk(path):
+        yield from (Path(folder, name) for name in chain(folders, files))
+
+
 def check_plain(folder: Path, names: Iterable[str]) -> None:
     """Refuses a link, a device or a pipe among a folder's named entries and all that is below them.
 
@@ -77,10 +84,11 @@ def check_plain(folder: Path, names: Iterable[str]) -> None:
     its end. The folder itself may be a link: that one is the user's.
     """
     for name in names:
-        for path in chain([folder / name], (folder / name).rglob("*")):
-            if not os.path.lexists(path):
+        for path in everything(folder / name):
+            try:
+                mode = path.lstat().st_mode
+            except (OSError, ValueError):  # never there, or deleted by a run that is going on
                 continue
-            mode = path.lstat().st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 what = "a link" if stat.S_ISLNK(mode) else "neither a file nor a folder"
                 raise UserError(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lstm_jax.checksums import write_sums
+from lstm_jax.files import check_plain
 from lstm_jax.loop import RUN_FILES
 from tests.cli import EVALUATE, SAMPLE, TEXT, TRAIN, call, is_one_line, line_of, process_in
 
@@ -207,6 +208,21 @@ def test_links_and_pipes_are_refused(make, mode, workdir, folder, tmp_path):
         path.unlink()
         if kept is not None:
             kept.rename(path)
+
+
+def test_what_a_run_deletes_while_its_folder_is_looked_at_is_no_error(tmp_path, monkeypatch):
+    (tmp_path / "checkpoints" / "1.part").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "1.part" / "file").write_text("")
+    walk = os.walk
+
+    def meanwhile(path):
+        for found in walk(path):
+            shutil.rmtree(path, ignore_errors=True)
+            yield found
+
+    monkeypatch.setattr(os, "walk", meanwhile)
+    check_plain(tmp_path, ["checkpoints"])
+    assert not (tmp_path / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "checkpoints/1/SHA256SUMS"])

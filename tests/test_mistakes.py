@@ -48,10 +48,6 @@ def test_a_mistake(args, message, empty):
             "--experiment means nothing to --mode=evaluate beside --workdir",
         ),
         (["--mode=sample", "--temperature=0", "--sample_seed=1"], "nothing at --temperature=0"),
-        (
-            ["--config.evaluate.lanes=1", "--config.evaluate.warmup=9"],
-            "--config.evaluate.warmup means nothing with one lane",
-        ),
         (["--experiment=speedrun", "--compile_cache=off"], "nothing to --experiment=speedrun"),
         (["--experiment=memory", "--cpu_devices=2"], "nothing to --experiment=memory"),
         (
