@@ -32,13 +32,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no lanes begun afresh": {"train.reset_rate": 0.0},
     "weight decay 0.1": {"optimizer.weight_decay": 0.1},
     "input dropout 0.1": {"model.input_dropout": 0.1},
-    "an embedding of 128": EMBEDDED,
-    "the same, symbols dropped 0.1": EMBEDDED | {"model.embedding_dropout": 0.1},
+    "embedding of 128": EMBEDDED,
+    "embedding of 128, symbols dropped 0.1": EMBEDDED | {"model.embedding_dropout": 0.1},
     "zoneout 0.1, 0.05": {"model.zoneout_cell": 0.1, "model.zoneout_hidden": 0.05} | BY_JAX,
     "exponential average": {"train.average": "ema", "train.average_decay": 0.99},
-    "constant rate": {"optimizer.schedule": "constant"},
     # What it averages must still move: beside a cosine to zero it would hardly ever begin.
-    "the same, triggered average": {
+    "constant rate, triggered average": {
         "optimizer.schedule": "constant",
         "train.average": "triggered",
         "train.average_patience": 0,
@@ -47,7 +46,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "layer norm": {"model.cell": "layer_norm"} | BY_JAX,
     "Mogrifier, rank 64": {"model.cell": "mogrifier", "model.mogrifier_rank": 64} | BY_JAX,
     "weighted skip": {"model.skip": "weighted"} | BY_JAX,
-    "tied readout, embedding of 128": EMBEDDED | {"model.readout": "tied"} | BY_JAX,
+    "embedding of 128, tied readout": EMBEDDED | {"model.readout": "tied"} | BY_JAX,
     "readout of rank 32": {"model.readout_rank": 32} | BY_JAX,
 }
 
