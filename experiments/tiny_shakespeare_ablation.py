@@ -2,9 +2,8 @@
 
 Each variant changes one part, and what goes with it, and is trained with three seeds; the table
 gives the mean and the spread of its validation losses, at the step that is best by `stream`, beside
-the base's. Runs that are done
-are not done again, so the command can be stopped and given again. On two CPU cores a run takes one
-to two minutes, more where JAX takes the gradient.
+the base's. Runs that are done are not done again, so the command can be stopped and given again. On
+two CPU cores a run takes minutes, more where JAX takes the gradient.
 """
 
 import statistics
