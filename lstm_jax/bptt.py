@@ -9,17 +9,18 @@ reset before step t and 1 elsewhere, m is a dropout mask (1 where there is none)
 the target counts, n is how many do.
 
     (F1)  h~_t = k_t h_{t-1},  c~_t = k_t c_{t-1}               what step t reads
-    (F2)  z_t  = (m x_t) W + h~_t U + b                         x_t: input, or the layer below's h_t
+    (F2)  z_t  = (m x_t) W + h~_t U + b                         x_t: input, or the layer below's u_t
     (F3)  i = sigmoid(z^i), f = sigmoid(z^f), g = tanh(z^g), o = sigmoid(z^o)
     (F4)  c_t  = f_t c~_t + i_t g_t
     (F5)  h_t  = o_t tanh(c_t)
-    (F6)  y_t  = (m_r h_t) W_r + b_r                            the top layer's h_t
+          u_t  = h_t + s x_t                                    with a skip; else u_t is h_t
+    (F6)  y_t  = (m_r u_t) W_r + b_r                            the top layer's u_t
     (F7)  loss = 1/n sum_t w_t (logsumexp(y_t) - y_t[target_t])
 
 Backward. dv stands for the derivative of the loss by v.
 
     (B1)  dy_t = w_t / n (softmax(y_t) - onehot(target_t))
-    (B2)  dW_r = sum_t (m_r h_t)' dy_t,  db_r = sum_t dy_t
+    (B2)  dW_r = sum_t (m_r u_t)' dy_t,  db_r = sum_t dy_t
           what arrives from above:  e_t = m_r (dy_t W_r')
     (B3)  dh_t = e_t + k_{t+1} (dz_{t+1} U')
     (B4)  dc_t = dh_t o_t (1 - tanh(c_t)^2) + k_{t+1} f_{t+1} dc_{t+1}
@@ -31,6 +32,7 @@ Backward. dv stands for the derivative of the loss by v.
     (B7)  dW = sum_t (m x_t)' dz_t; for an id: dz_t, times m, is added to the id's row
           what the layer below receives:  e_t = m (dz_t W')
     (B8)  dE: e_t of the first layer, times the id's mask m_e, is added to its row of the embedding
+    (B9)  ds = sum_t e_t x_t, and the layer below receives s e_t as well
 
 At the end of the sequence the terms with t+1 in (B3) and (B4) are the gradient that arrives at the
 final state (zero in training: the carry is where backpropagation is truncated), and at its start
@@ -137,7 +139,7 @@ def knows(params: LMParams) -> bool:
     """Whether the backward of this module is that of such a model."""
     plain_readout = params.readout.W is not None and params.readout.P is None
     lstm = all(type(layer) is LSTMParams for layer in params.layers)
-    return lstm and plain_readout and params.skips is None
+    return lstm and plain_readout
 
 
 def check_known(params: LMParams, masks: Masks) -> None:
@@ -178,20 +180,80 @@ def final_carry(params: LMParams, carry: Carry, batch: Batch, masks: Masks | Non
     return in_layout(function, params, carry, batch, masks or no_masks(params))
 
 
+def skip_forward(layout: Layout, skip_H: Array, below: Array, h: Array) -> Array:
+    """(F5): what a layer puts out where what it read goes past it, too."""
+    return h + layout.enter(skip_H[None]) * below
+
+
+def skip_backward(layout: Layout, skip_H: Array, below: Array, e: Array) -> tuple[Array, Array]:
+    """(B9): the gradient of the skip, and what it hands to the layer below."""
+    return jnp.sum(layout.leave(e * below), (0, 1)), layout.enter(skip_H[None]) * e
+
+
+class Kept(NamedTuple):
+    """What a layer's place in the stack needs of the forward pass."""
+
+    read: Array  # what the layer read, nothing dropped
+    residuals: Any  # the layout's own
+
+
 def stack_forward(
     layout: Layout, params: LMParams, carry: Carry, batch: Batch, masks: Masks
-) -> tuple[Carry, Array, list[Any]]:
-    """All layers forward: the final carry, the top layer's outputs, each layer's residuals."""
+) -> tuple[Carry, Array, list[Kept]]:
+    """All layers forward: the final carry, the top layer's outputs, what the backward needs."""
     check_known(params, masks)
     x = embed(params, batch.inputs, masks.embedding)
     if params.embedding is not None:
         x = layout.enter(x)
-    residuals, states = [], []
-    for layer, state, mask_BxD in zip(params.layers, carry, masks.layers, strict=True):
-        state, x, kept = layout.forward(layer, state, x, mask_BxD, batch.resets)
+    states, kept = [], []
+    for n, (layer, state, mask_BxD) in enumerate(
+        zip(params.layers, carry, masks.layers, strict=True)
+    ):
+        read = x
+        state, x, residuals = layout.forward(layer, state, read, mask_BxD, batch.resets)
+        if n and params.skips is not None:
+            x = skip_forward(layout, params.skips[n - 1], read, x)
         states.append(state)
-        residuals.append(kept)
-    return tuple(states), layout.leave(x), residuals
+        kept.append(Kept(read, residuals))
+    return tuple(states), layout.leave(x), kept
+
+
+def stack_backward(
+    layout: Layout,
+    params: LMParams,
+    kept: list[Kept],
+    masks: Masks,
+    resets_TxB: Array | None,
+    e: Array,
+    dcarry: Carry,
+    *,
+    truncated: bool,
+) -> tuple[tuple[LSTMParams, ...], tuple[Array, ...] | None, Carry, Array | None]:
+    """All layers backward: the gradients of the layers, the skips, the initial carry, and what the
+    first layer read.
+
+    Args:
+      e: what arrives at the top layer's outputs, in the layout.
+    """
+    dlayers, dskips, dstarts = [], [], []
+    for n in reversed(range(len(params.layers))):
+        dlayer, dstart, dread = layout.backward(
+            params.layers[n],
+            kept[n].residuals,
+            masks.layers[n],
+            resets_TxB,
+            e,
+            dcarry[n],
+            truncated=truncated,
+        )
+        dlayers.insert(0, dlayer)
+        dstarts.insert(0, dstart)
+        if n and params.skips is not None:
+            dskip, past = skip_backward(layout, params.skips[n - 1], kept[n].read, e)
+            dskips.insert(0, dskip)
+            dread = dread + past
+        e = dread
+    return tuple(dlayers), None if params.skips is None else tuple(dskips), tuple(dstarts), e
 
 
 def block_value_and_grad_in(
@@ -207,28 +269,23 @@ def block_value_and_grad_in(
 ) -> tuple[tuple[Array, Aux], LMParams, Carry]:
     """`block_value_and_grad` in a given layout, whatever the platform."""
     masks = masks or no_masks(params)
-    states, h_TxBxH, residuals = stack_forward(layout, params, carry, batch, masks)
+    states, h_TxBxH, kept = stack_forward(layout, params, carry, batch, masks)
     (loss, count), dreadout, e_TxBxH = readout_backward(
         params.readout, h_TxBxH, masks.readout, batch, count
     )
     if dcarry is None:
         dcarry = jax.tree.map(jnp.zeros_like, states)
-    e, dlayers, dstarts = layout.enter(e_TxBxH), [], []
-    for layer, kept, mask_BxD, dfinal in reversed(
-        list(zip(params.layers, residuals, masks.layers, dcarry, strict=True))
-    ):
-        dlayer, dstart, e = layout.backward(
-            layer, kept, mask_BxD, batch.resets, e, dfinal, truncated=truncated
-        )
-        dlayers.insert(0, dlayer)
-        dstarts.insert(0, dstart)
+    e = layout.enter(e_TxBxH)
+    dlayers, dskips, dstarts, e = stack_backward(
+        layout, params, kept, masks, batch.resets, e, dcarry, truncated=truncated
+    )
     dembedding = None
     if params.embedding is not None:
         dembedding = embed_backward(
             params.embedding, batch.inputs, masks.embedding, layout.leave(e)
         )
-    dparams = LMParams(dembedding, tuple(dlayers), dreadout)
-    return (loss, Aux(states, count)), dparams, tuple(dstarts)
+    dparams = LMParams(dembedding, dlayers, dreadout, dskips)
+    return (loss, Aux(states, count)), dparams, dstarts
 
 
 def embed_backward(

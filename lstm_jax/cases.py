@@ -75,7 +75,8 @@ def grid() -> Iterator[Case]:
     """Every L, T, B of L 1 to 3, T 1, 2, 7, 64, B 1 and 5, and T 128 once.
 
     Each shape has a case of its own choice of mask, resets, dropout, carry and embedding, so that
-    every two of them meet, switched on and off, in some shape.
+    every two of them meet, switched on and off, in some shape; every other of several layers has
+    skips.
     """
     number = 0
     for L in (1, 2, 3):
@@ -92,10 +93,13 @@ def grid() -> Iterator[Case]:
                     input_dropout=0.3 * dropout,
                     embedding_size=4 * embedded,
                     embedding_dropout=0.3 * (dropout and embedded),
+                    skip="weighted" if L > 1 and number % 2 else "none",
                 )
                 yield Case(model, T, B, masked, resets, carry, seed=number)
                 number += 1
-    model = ModelConfig(hidden_size=8, num_layers=2, dropout=0.2, input_dropout=0.2)
+    model = ModelConfig(
+        hidden_size=8, num_layers=2, dropout=0.2, input_dropout=0.2, skip="weighted"
+    )
     yield Case(model, 128, 5, True, True, True, seed=number)
 
 

@@ -167,7 +167,7 @@ class ModelConfig(Section):
     def beyond_bptt(self) -> str | None:
         """The first option that the hand-derived backward does not know, such as
         `model.cell=coupled`; None: it knows the model."""
-        for name in ("cell", "skip", "readout", "readout_rank", "zoneout_cell", "zoneout_hidden"):
+        for name in ("cell", "readout", "readout_rank", "zoneout_cell", "zoneout_hidden"):
             if self.differs(name):
                 return f"model.{name}={getattr(self, name)}"
         return None

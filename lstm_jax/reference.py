@@ -13,6 +13,8 @@ a column for each of B sequences; where it had one layer, there is a tuple of th
     h = o * tanh(C)
     y = softmax(W_v h + b_v)                    W_v: VxH, b_v: Vx1
 
+With skips, a layer above the first hands up h + s * x instead of h; x, as it came, from below.
+
 The loss is the mean of -log y[target] over the counted targets. `backward` is its gradient;
 `backward` with DEFECTS is what the notebook computed instead.
 """
@@ -54,6 +56,7 @@ class Parameters(NamedTuple):
     W_v: ndarray
     b_v: ndarray
     W_e: ndarray | None = None  # ExV, an embedding: x is its column; None: x is one-hot
+    skips: tuple[ndarray, ...] = ()  # s, Hx1, of each layer but the first
 
 
 class State(NamedTuple):
@@ -93,6 +96,7 @@ class Step:
     C_prev: ndarray
     C: ndarray
     h: ndarray
+    x: ndarray  # what came from below, before anything of it was dropped
 
 
 @dataclass
@@ -102,6 +106,7 @@ class Forward:
     loss: float
     states: list[State]
     steps: list[list[Step]]  # [t][layer]
+    tops: list[ndarray]  # [t], what the top layer hands up, HxB
     y: list[ndarray]  # [t], VxB
     sequence: Sequence
     drops: Drops | None
@@ -121,15 +126,15 @@ def one_hot(ids: ndarray, size: int) -> ndarray:
     return (np.arange(size)[:, None] == ids).astype(float)
 
 
-def layer_step(p: Layer, x: ndarray, state: State) -> Step:
+def layer_step(p: Layer, x: ndarray, drop: ndarray | float, state: State) -> Step:
     """One step of one layer."""
-    z = np.concatenate([state.h, x])
+    z = np.concatenate([state.h, drop * x])
     f = sigmoid(p.W_f @ z + p.b_f)
     i = sigmoid(p.W_i @ z + p.b_i)
     C_bar = np.tanh(p.W_C @ z + p.b_C)
     C = f * state.C + i * C_bar
     o = sigmoid(p.W_o @ z + p.b_o)
-    return Step(z, f, i, C_bar, o, state.C, C, o * np.tanh(C))
+    return Step(z, f, i, C_bar, o, state.C, C, o * np.tanh(C), x)
 
 
 def forward(
@@ -137,7 +142,7 @@ def forward(
 ) -> Forward:
     """Reads a sequence from the given states; the loss is the mean over its counted targets."""
     V, states = len(params.W_v), list(states)
-    steps, ys, total = [], [], 0.0
+    steps, tops, ys, total = [], [], [], 0.0
     for t in range(len(sequence.inputs)):
         keep = np.where(sequence.resets[t], 0.0, 1.0)
         x = one_hot(sequence.inputs[t], V)
@@ -145,13 +150,12 @@ def forward(
             x = params.W_e @ (x if drops is None else drops.embedding * x)
         steps.append([])
         for number, p in enumerate(params.layers):
-            if drops is not None:
-                x = drops.layers[number] * x
             state = State(states[number].h * keep, states[number].C * keep)
-            step = layer_step(p, x, state)
+            step = layer_step(p, x, 1.0 if drops is None else drops.layers[number], state)
             states[number] = State(step.h, step.C)
             steps[t].append(step)
-            x = step.h
+            x = step.h + params.skips[number - 1] * x if number and params.skips else step.h
+        tops.append(x)
         if drops is not None:
             x = drops.readout * x
         y = softmax(params.W_v @ x + params.b_v)
@@ -159,7 +163,7 @@ def forward(
         picked = y[sequence.targets[t], np.arange(y.shape[1])]
         total -= np.log(picked[sequence.counts[t]]).sum()
     n = max(int(sequence.counts.sum()), 1)
-    return Forward(total / n, states, steps, ys, sequence, drops)
+    return Forward(total / n, states, steps, tops, ys, sequence, drops)
 
 
 def layer_backward(
@@ -201,6 +205,7 @@ def backward(
         np.zeros_like(params.W_v),
         np.zeros_like(params.b_v),
         None if params.W_e is None else np.zeros_like(params.W_e),
+        tuple(map(np.zeros_like, params.skips)),
     )
     from_next = [(np.zeros_like(s.h), np.zeros_like(s.C)) for s in done.states]  # dh, dC
     for t in reversed(range(len(sequence.inputs))):
@@ -208,11 +213,11 @@ def backward(
         keep = np.where(sequence.resets[t], 0.0, 1.0)
         e = done.y[t] - one_hot(sequence.targets[t], V)
         e = e * sequence.counts[t] / n * (-1 if "sign" in defects else 1)
-        h = done.steps[t][-1].h
-        add(total.W_v, e @ (h if drops is None else drops.readout * h).T, adds)
+        top = done.tops[t]
+        add(total.W_v, e @ (top if drops is None else drops.readout * top).T, adds)
         add(total.b_v, e.sum(axis=1, keepdims=True), adds and "no_biases" not in defects)
 
-        d = params.W_v.T @ e  # what arrives at the top layer's h
+        d = params.W_v.T @ e  # what arrives at what the top layer handed up
         if drops is not None:
             d = drops.readout * d
         for number in reversed(range(len(params.layers))):
@@ -225,7 +230,12 @@ def backward(
             H = len(step.h)
             dh = np.zeros_like(dC) if "no_recurrence" in defects else dz[:H]
             from_next[number] = (dh * keep, dC * keep)
-            d = dz[H:] if drops is None else drops.layers[number] * dz[H:]
+            dx = dz[H:] if drops is None else drops.layers[number] * dz[H:]
+            if number and params.skips:
+                ds = (d * step.x).sum(axis=1, keepdims=True)
+                add(total.skips[number - 1], ds, adds)
+                dx = dx + params.skips[number - 1] * d
+            d = dx
         if total.W_e is not None:
             x = one_hot(sequence.inputs[t], V)
             add(total.W_e, d @ (x if drops is None else drops.embedding * x).T, adds)

@@ -121,6 +121,7 @@ def to_reference(params: LMParams) -> reference.Parameters:
         params.readout.W.T,
         params.readout.b[:, None],
         None if params.embedding is None else params.embedding.T,
+        tuple(s[:, None] for s in params.skips or ()),
     )
 
 
@@ -136,7 +137,8 @@ def from_reference(found: reference.Parameters, like: LMParams) -> LMParams:
     leaves = [] if found.W_e is None else [found.W_e.T]
     for layer in found.layers:
         leaves += join(layer)
-    return jax.tree.unflatten(jax.tree.structure(like), [*leaves, found.W_v.T, found.b_v[:, 0]])
+    leaves += [found.W_v.T, found.b_v[:, 0], *(s[:, 0] for s in found.skips)]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def reference_gradient(problem: Problem, defects: frozenset[str] = frozenset()) -> LMParams:

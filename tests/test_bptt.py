@@ -55,16 +55,18 @@ def test_nothing_in_the_file_is_differentiated_by_jax(module):
     embedding=st.integers(0, 4),
     vocabulary=st.integers(1, 9),
     dropped=st.booleans(),
+    skip=st.booleans(),
     switches=st.tuples(st.booleans(), st.booleans(), st.booleans()),
     seed=st.integers(0, 2**16),
 )
-def test_any_shape(shape, layers, hidden, embedding, vocabulary, dropped, switches, seed):
+def test_any_shape(shape, layers, hidden, embedding, vocabulary, dropped, skip, switches, seed):
     model = ModelConfig(
         hidden_size=hidden,
         num_layers=layers,
         embedding_size=embedding,
         dropout=0.25 * dropped,
         input_dropout=0.25 * dropped,
+        skip="weighted" if skip and layers > 1 else "none",
     )
     case = Case(model, *shape, *switches, vocabulary_size=vocabulary, seed=seed)
     for row in verify_case(case, float32=False, optimized=False):

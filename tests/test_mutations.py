@@ -152,6 +152,35 @@ MUTANTS = [
         "e_TxBxE = e_TxBxE * mask_of_ids(mask_BxV, ids_TxB)[..., None]",
         "pass",
     ),
+    # (F5), (B9) skips
+    (
+        "the skip forgotten forward",
+        "h + layout.enter(skip_H[None]) * below",
+        "h",
+    ),
+    (
+        "the skip of what the layer puts out",
+        "h + layout.enter(skip_H[None]) * below",
+        "h + layout.enter(skip_H[None]) * h",
+    ),
+    (
+        "the skip's gradient of one lane",
+        "jnp.sum(layout.leave(e * below), (0, 1))",
+        "jnp.sum(layout.leave(e * below)[:, 0], 0)",
+    ),
+    (
+        "the skip's gradient of dropped inputs",
+        "kept[n].read, e)",
+        "kept[n].read * masks.layers[n], e)",
+    ),
+    ("nothing goes past the layer", "dread = dread + past", "pass"),
+    ("all goes past the layer", "layout.enter(skip_H[None]) * e", "e"),
+    ("past the layer its own error", "dread = dread + past", "dread = dread * 2"),
+    (
+        "the skips' gradients in another order",
+        "dskips.insert(0, dskip)",
+        "dskips.append(dskip)",
+    ),
     # resets and the initial state
     ("a reset forgotten backward", "dbefore = reset_state(dbefore, resets_B)", "pass"),
     (
@@ -237,17 +266,25 @@ COLUMN_MUTANTS = [
     ("the scan not reversed", "reverse=True", "reverse=False"),
 ]
 
-# Two layers with everything on; ids read as rows of W, then an embedding.
+# Everything on; ids read as rows of W by two layers, then an embedding, three layers and skips.
 CASES = [
     Case(
-        ModelConfig(hidden_size=4, num_layers=2, dropout=0.25, input_dropout=0.25, **embedding),
+        ModelConfig(hidden_size=4, dropout=0.25, input_dropout=0.25, **model),
         T=5,
         B=3,
         masked=True,
         resets=True,
         carry=True,
     )
-    for embedding in ({}, {"embedding_size": 11, "embedding_dropout": 0.25})
+    for model in (
+        {"num_layers": 2},
+        {
+            "num_layers": 3,
+            "skip": "weighted",
+            "embedding_size": 11,
+            "embedding_dropout": 0.25,
+        },
+    )
 ]
 
 

@@ -23,7 +23,7 @@ def test_it_imports_nothing_but_numpy():
 
 @pytest.fixture
 def problem(rng):
-    """Two layers, an embedding, dropout, masked targets, resets, a nonzero start."""
+    """Two layers, a skip, an embedding, dropout, masked targets, resets, a nonzero start."""
 
     def layer(D):
         shapes = [(H, H + D), (H, 1)] * 4
@@ -34,6 +34,7 @@ def problem(rng):
         rng.normal(size=(V, H)),
         rng.normal(size=(V, 1)),
         rng.normal(size=(E, V)),
+        (rng.normal(size=(H, 1)),),
     )
     states = [State(rng.normal(size=(H, B)), rng.normal(size=(H, B))) for _ in range(2)]
     sequence = Sequence(
@@ -55,6 +56,7 @@ def arrays(params):
     named = {
         f"layer {n} {k}": v for n, p in enumerate(params.layers) for k, v in p._asdict().items()
     }
+    named |= {f"skip {n}": s for n, s in enumerate(params.skips)}
     return {**named, "W_v": params.W_v, "b_v": params.b_v, "W_e": params.W_e}
 
 

@@ -124,8 +124,9 @@ def test_by_hand_dropped_symbols_have_the_gradient_of_autodiff(x64, rng):
         assert_is_the_slope(undropped, problem, rng, coordinates=6)
 
 
-@pytest.mark.parametrize("model", VARIANTS.values(), ids=VARIANTS)
-def test_by_hand_there_is_no_gradient_of_a_variant(model, x64, rng):
+@pytest.mark.parametrize("name", sorted(VARIANTS.keys() - {"skips"}))
+def test_by_hand_there_is_no_gradient_of_a_variant(name, x64, rng):
+    model = VARIANTS[name]
     problem = make_problem(rng, model)
     assert ModelConfig(**{"hidden_size": H} | model).beyond_bptt() is not None
     for function in (
