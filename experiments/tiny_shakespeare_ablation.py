@@ -44,7 +44,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "coupled gates": {"model.cell": "coupled"} | BY_JAX,
     "layer norm": {"model.cell": "layer_norm"} | BY_JAX,
     "Mogrifier, rank 64": {"model.cell": "mogrifier", "model.mogrifier_rank": 64} | BY_JAX,
-    "weighted skip": {"model.skip": "weighted"} | BY_JAX,
+    "weighted skip": {"model.skip": "weighted"},
     "embedding of 128, tied readout": EMBEDDED | {"model.readout": "tied"} | BY_JAX,
     "readout of rank 32": {"model.readout_rank": 32} | BY_JAX,
 }

@@ -29,7 +29,7 @@ LENGTHS = (1, 4)  # the last block has 1 and 2 steps
 TOLERANCE = 1e-12
 
 EVERYTHING = Case(
-    ModelConfig(5, 2, embedding_size=4, dropout=0.25, input_dropout=0.25),
+    ModelConfig(5, 2, embedding_size=4, dropout=0.25, input_dropout=0.25, skip="weighted"),
     T,
     B,
     masked=True,

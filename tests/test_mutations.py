@@ -153,11 +153,7 @@ MUTANTS = [
         "pass",
     ),
     # (F5), (B9) skips
-    (
-        "the skip forgotten forward",
-        "h + layout.enter(skip_H[None]) * below",
-        "h",
-    ),
+    ("the skip forgotten forward", "h + layout.enter(skip_H[None]) * below", "h"),
     (
         "the skip of what the layer puts out",
         "h + layout.enter(skip_H[None]) * below",
@@ -176,11 +172,7 @@ MUTANTS = [
     ("nothing goes past the layer", "dread = dread + past", "pass"),
     ("all goes past the layer", "layout.enter(skip_H[None]) * e", "e"),
     ("past the layer its own error", "dread = dread + past", "dread = dread * 2"),
-    (
-        "the skips' gradients in another order",
-        "dskips.insert(0, dskip)",
-        "dskips.append(dskip)",
-    ),
+    ("the skips' gradients in another order", "dskips.insert(0, dskip)", "dskips.append(dskip)"),
     # resets and the initial state
     ("a reset forgotten backward", "dbefore = reset_state(dbefore, resets_B)", "pass"),
     (
@@ -278,12 +270,7 @@ CASES = [
     )
     for model in (
         {"num_layers": 2},
-        {
-            "num_layers": 3,
-            "skip": "weighted",
-            "embedding_size": 11,
-            "embedding_dropout": 0.25,
-        },
+        {"num_layers": 3, "skip": "weighted", "embedding_size": 11, "embedding_dropout": 0.25},
     )
 ]
 
