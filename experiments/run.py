@@ -41,6 +41,7 @@ from experiments.scoring import (
     in_both_units,
     load_members,
     score_alone,
+    score_draws,
     score_dynamically,
     score_ensemble,
     split_to_score,
@@ -62,6 +63,7 @@ from lstm_jax.files import check_plain
 from lstm_jax.loop import RUN_FILES, Interrupted, Run
 from lstm_jax.memory import check_samples_fit, check_state_fits
 from lstm_jax.model import count_parameters, expected_masks
+from lstm_jax.monte_carlo import check_drops
 from lstm_jax.sample import generate_pieces
 
 EXPERIMENTS: dict[str, Callable[[], Config]] = {
@@ -125,6 +127,14 @@ ENSEMBLE = flags.DEFINE_list(
 DYNAMIC = flags.DEFINE_bool(
     "dynamic", False, "evaluate: dynamic evaluation as well, on a line of its own"
 )
+DRAWS = flags.DEFINE_integer(
+    "draws",
+    0,
+    "evaluate: Monte Carlo dropout as well, the mean prediction of so many draws of what training "
+    "drops, on lines of its own; 0: not",
+    0,
+    4096,
+)
 SPLIT = flags.DEFINE_enum(
     "split",
     "validation",
@@ -175,7 +185,7 @@ CONFIG = {
 # What each mode reads besides the config, the experiment and the folder.
 READ_BY_MODE = {
     "train": set(),
-    "evaluate": {"checkpoint", "split", "ensemble", "dynamic", *DYNAMIC_OPTIONS},
+    "evaluate": {"checkpoint", "split", "ensemble", "draws", "dynamic", *DYNAMIC_OPTIONS},
     "sample": {"checkpoint", "prompt", "length", "num_samples", "sample_seed", *SAMPLING},
 }
 
@@ -320,6 +330,8 @@ def evaluate_run() -> int:
     masks = expected_masks(config.model)
     # What can be refused is refused before anything is scored.
     others = load_members(description, workdir(), ENSEMBLE.value, CHECKPOINT.value)
+    if DRAWS.value:
+        check_drops(config.model)
     rule = DynamicConfig(
         **{name.removeprefix("dynamic_"): flag.value for name, flag in DYNAMIC_OPTIONS.items()}
     )
@@ -329,6 +341,8 @@ def evaluate_run() -> int:
     losses = score_alone(state, config, scored)
     if others:
         losses += score_ensemble([(state.eval_params, masks), *others], config, scored)
+    if DRAWS.value:
+        losses += score_draws(state.eval_params, config, scored, DRAWS.value)
     losses += learning_on
     validated = SPLIT.value == "validation"
     split, of = ("val", "") if validated else ("train", ", the end of the training split")

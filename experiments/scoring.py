@@ -18,6 +18,7 @@ from lstm_jax.evaluate import Evaluation, evaluate, evaluate_ensemble
 from lstm_jax.loss import bits
 from lstm_jax.metrics import AVERAGE
 from lstm_jax.model import LMParams, Masks, expected_masks
+from lstm_jax.monte_carlo import evaluate_monte_carlo
 from lstm_jax.train import TrainState
 
 
@@ -78,6 +79,15 @@ def score_ensemble(
     """The losses of the models' predictions, averaged."""
     found = evaluate_ensemble(members, scored, config.evaluate)
     return by_protocol(found, "_ensemble", config, f"{len(members)} models, averaged; ")
+
+
+def score_draws(params: LMParams, config: Config, scored: np.ndarray, draws: int) -> list[Loss]:
+    """The losses of Monte Carlo dropout, with a bar while it lasts."""
+    with tqdm(total=100, unit="%", desc="Monte Carlo dropout", disable=None) as bar:
+        found = evaluate_monte_carlo(
+            params, scored, config, draws, lambda part: bar.update(100 * part - bar.n)
+        )
+    return by_protocol(found, "_draws", config, f"{draws} draws of what training drops, averaged; ")
 
 
 def load_members(

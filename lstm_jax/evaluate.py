@@ -116,15 +116,23 @@ def evaluate_ensemble(
     T = segment_length(models[0][0])
 
     def mean(segments: Callable[..., Iterable[Batch]]) -> float:
-        each = [
+        each = (
             np.concatenate([*score(params, segments(ids, config, T), masks)])
             for params, masks in models
-        ]
-        return float(mix(np.stack(each)).mean())
+        )
+        return float(mix(each).mean())
 
     return Evaluation(stream=mean(stream_segments), windows=mean(window_segments))
 
 
-def mix(losses_MxN: np.ndarray) -> np.ndarray:
-    """The loss of each character where M models' probabilities of it are averaged: N."""
-    return math.log(len(losses_MxN)) - np.logaddexp.reduce(-losses_MxN.astype(np.float64), axis=0)
+def mix(each: Iterable[np.ndarray]) -> np.ndarray:
+    """The loss of each character where the models' probabilities of it are averaged.
+
+    Args:
+      each: every model's losses of the N characters, taken one after another.
+    """
+    log_total_N, models = np.float64(-np.inf), 0
+    for losses_N in each:
+        log_total_N = np.logaddexp(log_total_N, -losses_N.astype(np.float64))
+        models += 1
+    return math.log(models) - log_total_N

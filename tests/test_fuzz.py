@@ -102,6 +102,7 @@ EVALUATE = {
     "config.data.path": paths,
     "split": one_of("validation", "training_end") | no_values,
     "dynamic": one_of("true") | no_values,
+    "draws": one_of(0, 1, 3, -1, 4097) | no_values,
     "ensemble": one_of("finished", "finished,finished", "", ",", "finished,") | workdirs | texts,
     **{f"dynamic_{field.name}": values(field.name, field) for field in fields(DynamicConfig)},
     **{name: value for name, value in CONFIG.items() if name.startswith("config.evaluate.")},

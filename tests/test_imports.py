@@ -38,6 +38,7 @@ ORDER = [
     "train",
     "memory",
     "evaluate",
+    "monte_carlo",
     "dynamic",
     "sample",
     "metrics",
