@@ -64,6 +64,8 @@ def get_config() -> Config:
             # So short a run of so small a model wants a higher rate (with 192 units the hour's
             # ended 0.07 behind).
             "optimizer.learning_rate": 1e-2,
+            # And knows nothing by heart yet.
+            "optimizer.weight_decay": None,
             "train.steps": 860,
             # Often enough for a triggered average to find its moment.
             "train.validate_every": 86,
