@@ -22,7 +22,7 @@ def get_config() -> Config:
         optimizer=OptimizerConfig(
             learning_rate=4e-3,
             warmup_steps=200,
-            # A hundred times as much as a language model usually has; 0.026 lower than without.
+            # optax's own is 1e-4; with that, seed 0 ends 0.026 higher by `stream`.
             weight_decay=0.2,
         ),
         train=TrainConfig(
