@@ -1,4 +1,7 @@
-"""Tiny Shakespeare, the record: wider than `tiny_shakespeare_hour`, with three seeds.
+"""Tiny Shakespeare, the record: wider than `tiny_shakespeare_hour`, with three seeds. For a GPU.
+
+On an H100 the three take five minutes; on two CPU cores a seed alone is a day's work, and
+`tiny_shakespeare_hour` is made for those.
 
 A line for each seed and for their mean, and one for the mean of their predictions, an ensemble.
 Runs that are done are not done again, so the command can be stopped and given again.
@@ -28,8 +31,9 @@ HEADER = f"{'':8}  {'windows':15}  {'stream':15}  parameters    seconds"
 
 
 def get_config() -> Config:
+    # 9.9 million parameters: fewer than the transformer that it is compared with.
     return tiny_shakespeare_hour.get_config().replace(
-        {"model.hidden_size": 512, "train.steps": 6400, "train.validate_every": 320}
+        {"model.hidden_size": 896, "train.steps": 9600, "train.validate_every": 960}
     )
 
 
