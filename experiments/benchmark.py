@@ -188,7 +188,8 @@ def enter(shape: Shape, missing: dict[str, str]) -> dict[str, Warm]:
     for name, make in peers.PEERS.items():
         if name not in missing:
             add(name, on(make(weights, shape.batch_size), batches))
-    if short and TORCH in entered and usable_cpus() > 1:
+    on_cores = jax.default_backend() == "cpu" and usable_cpus() > 1
+    if short and TORCH in entered and on_cores:
         add(TORCH_ALONE, on(peers.make_torch(weights, shape.batch_size, threads=1), batches))
     add(PRODUCT, Contender(make_product()))
     return entered

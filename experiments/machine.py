@@ -6,6 +6,8 @@ import sys
 
 import jax
 
+from lstm_jax.config import UserError
+
 # Parameters of glibc's mallopt, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 
@@ -37,6 +39,8 @@ def use_devices(count: int) -> None:
     """Makes each core of the CPU a device, so that the lanes of a batch can share them.
 
     `count` of them; 0: as many as this process may run on. Whether a run uses them,
-    `parallel.lane_mesh` decides. Without effect on other backends.
+    `parallel.lane_mesh` decides. UserError for a count where the backend is another.
     """
     jax.config.update("jax_num_cpu_devices", count or usable_cpus())
+    if count and (backend := jax.default_backend()) != "cpu":
+        raise UserError(f"--cpu_devices means nothing on a {backend}: leave it out")

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from experiments.timing import describe_machine, seconds
-from lstm_jax.config import Config, ModelConfig, TrainConfig
+from lstm_jax.config import Config, ModelConfig, TrainConfig, UserError
 from lstm_jax.data.batches import Batch, Streams, stack_batches
 from lstm_jax.figures import new_figure, save, tidy
 from lstm_jax.files import write_json
@@ -212,6 +212,8 @@ def draw(entries: list[dict[str, Any]], title: str, path: Path) -> None:
 
 def main(config: Config, workdir: Path) -> int:
     """Prints the table, writes memory.json (after each line) and its picture."""
+    if (backend := jax.default_backend()) != "cpu":
+        raise UserError(f"memory measures the CPU's and this is a {backend}: set JAX_PLATFORMS=cpu")
     result: dict[str, Any] = {
         "machine": describe_machine(),
         "config": {name: config.flatten()[name] for name in READS},

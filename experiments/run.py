@@ -116,7 +116,11 @@ PROMPT = flags.DEFINE_string("prompt", None, "sample: what the model reads first
 LENGTH = flags.DEFINE_integer("length", 500, "sample: characters to write", 1, 2**31 - 1)
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "sample: how many", 1, 65536)
 CPU_DEVICES = flags.DEFINE_integer(
-    "cpu_devices", 0, "cores that share a batch's lanes, on a CPU; 0: all of them", 0, 1024
+    "cpu_devices",
+    0,
+    "cores that share a batch's lanes, on a CPU, where that pays; 0: all of them",
+    0,
+    1024,
 )
 ENSEMBLE = flags.DEFINE_list(
     "ensemble",

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from lstm_jax.checkpoint import Description
 from lstm_jax.config import Config
 from lstm_jax.data.vocabulary import Text
@@ -31,7 +33,8 @@ def train(configs: dict[Path, Config], text: Text, title: str) -> Iterator[dict[
     """Trains each, or goes on, and yields its summary, with the losses by `stream` and `windows` of
     what it kept: the step that is best by `stream`, the average's where there is one."""
     for folder, config in configs.items():
-        print(f"{title}: seed {config.train.seed}", file=sys.stderr)
+        platform = jax.devices()[0].platform
+        print(f"{title}: seed {config.train.seed}, on {platform}", file=sys.stderr)
         with Run(config, text, folder, title) as run:
             run.train()
             found = run.summary()

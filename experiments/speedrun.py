@@ -18,6 +18,7 @@ from typing import Any
 import jax
 
 from experiments import tiny_shakespeare_small
+from experiments.machine import usable_cpus
 from experiments.seeds import READS as READS
 from experiments.timing import describe_machine
 from lstm_jax.config import Config, UserError
@@ -57,11 +58,14 @@ def command_of(config: Config, workdir: Path, programs: Path) -> list[str]:
     """The command line that trains this config."""
     base = tiny_shakespeare_small.get_config().flatten()
     changes = {k: v for k, v in config.flatten().items() if v != base[k]}
+    devices = max(jax.config.jax_num_cpu_devices, 0)
+    if devices == usable_cpus():  # all, and so nothing that a machine with a GPU would refuse
+        devices = 0
     return [
         *(sys.executable, "-m", "experiments.run", "--experiment=tiny_shakespeare_small"),
         *(f"--config.{name}={value}" for name, value in changes.items()),
         *(f"--workdir={workdir}", f"--compile_cache={programs}"),
-        f"--cpu_devices={max(jax.config.jax_num_cpu_devices, 0)}",
+        f"--cpu_devices={devices}",
     ]
 
 

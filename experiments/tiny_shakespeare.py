@@ -1,7 +1,7 @@
 """Tiny Shakespeare, the record: wider than `tiny_shakespeare_hour`, with three seeds. For a GPU.
 
-On an H100 the three take five minutes; on two CPU cores a seed alone is a day's work, and
-`tiny_shakespeare_hour` is made for those.
+On an H100 the three take five minutes; on two CPU cores a seed alone takes some eight
+hours, and `tiny_shakespeare_hour` is made for those.
 
 A line for each seed and for their mean, and one for the mean of their predictions, an ensemble.
 Runs that are done are not done again, so the command can be stopped and given again.
@@ -27,7 +27,7 @@ from lstm_jax.metrics import read_metrics
 from lstm_jax.model import expected_masks
 
 PROTOCOLS = ("windows", "stream")
-HEADER = f"{'':8}  {'windows':15}  {'stream':15}  parameters    seconds"
+HEADER = f"{'':8}  {'windows':15}  {'stream':15}  parameters   training"
 
 
 def get_config() -> Config:

@@ -10,8 +10,8 @@ from lstm_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, Tr
 def get_config() -> Config:
     return Config(
         data=DataConfig(corpus="tiny_shakespeare"),
-        # The hour goes into reading the text 35 times, not into width: layers of 512 units would
-        # read it some twenty times.
+        # Where it was first measured, an hour reads the text 35 times at this width, and some
+        # twenty times at 512 units. A faster machine has time for those (README.md).
         model=ModelConfig(
             hidden_size=384,
             num_layers=2,

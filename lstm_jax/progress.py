@@ -18,6 +18,7 @@ class Progress:
     def __init__(self, steps: int, done: int) -> None:
         self._steps, self._start_step, self._start = steps, done, time.monotonic()
         self._val, self._last_line = "", -LINE_EVERY_S
+        self._paced: dict[str, Any] | None = None  # the line that the speed is counted from
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True)
@@ -32,8 +33,10 @@ class Progress:
         skipped = f"  {line['skipped']} updates skipped" if line.get("skipped") else ""
         text = (
             f"loss {line.get('train_loss', math.nan):.4f}{self._val}{skipped}  "
-            f"{line['chars_per_second'] / 1e3:.1f}k chars/s"
+            f"{self._chars_per_second(line) / 1e3:.1f}k chars/s"
         )
+        if validated or self._paced is None:
+            self._paced = line
         if self._bar is not None:
             self._bar.set_postfix_str(text)
             self._bar.update(line["step"] - self._bar.n)
@@ -48,6 +51,14 @@ class Progress:
                 file=sys.stderr,
                 flush=True,
             )
+
+    def _chars_per_second(self, line: dict[str, Any]) -> float:
+        """The speed since the last validation: one dispatch is too short to tell it by, for a GPU's
+        are queued, and when one is read the next may be half done."""
+        if self._paced is None:
+            return line["chars_per_second"]
+        seconds = line["seconds"] - self._paced["seconds"]
+        return (line["characters"] - self._paced["characters"]) / max(seconds, 1e-9)
 
     def close(self) -> None:
         if self._bar is not None:

@@ -17,8 +17,8 @@ from lstm_jax.cell import Gates, LSTMParams, LSTMState, activate, advance
 from lstm_jax.layer import reset_state
 from lstm_jax.projection import mask_of_ids, project, reads_ids
 
-# Steps that one round of the scan's loop takes on a CUDA device, where starting a round costs more
-# than a step's work. BUILD_NOTES.md has the times.
+# Steps that one round of the scan's loop takes on a CUDA device, where starting a round takes a
+# good part of a step's time. BUILD_NOTES.md has the times.
 CUDA_UNROLL = 8
 
 

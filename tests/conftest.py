@@ -13,6 +13,10 @@ from lstm_jax.loop import Run
 from tests.small import CONFIG, TEXT
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+# On a machine with a GPU, too: its products have fewer bits, and each worker would take most of it.
+if "JAX_PLATFORMS" not in os.environ:
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    jax.config.update("jax_platforms", "cpu")
 
 
 @pytest.fixture(scope="session", autouse=True)
