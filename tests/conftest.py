@@ -10,9 +10,18 @@ from lstm_jax.config import DataConfig, UserError
 from lstm_jax.data.corpora import load_text
 from lstm_jax.data.vocabulary import Text
 from lstm_jax.loop import Run
+from lstm_jax.verify import UNOPTIMIZED
 from tests.small import CONFIG, TEXT
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+# Compiling is what the tests take their time for, and this halves it. Inherited by the processes
+# that they start.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        *(f"--{name}={str(value).lower()}" for name, value in UNOPTIMIZED.items()),
+    ]
+)
 # On a machine with a GPU, too: its products have fewer bits, and each worker would take most of it.
 if "JAX_PLATFORMS" not in os.environ:
     os.environ["JAX_PLATFORMS"] = "cpu"

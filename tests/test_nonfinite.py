@@ -1,6 +1,7 @@
 """Losses and gradients that are not finite: the run stops and says where, or skips and counts."""
 
 import shutil
+from functools import partial
 
 import jax
 import numpy as np
@@ -108,16 +109,19 @@ def test_what_the_last_update_spoilt_is_not_saved(tmp_path, finished):
         run._check_state()
 
 
-def test_skipping_changes_no_bit_where_there_is_nothing_to_skip(tmp_path, finished):
+def test_skipping_changes_nothing_where_there_is_nothing_to_skip(tmp_path, finished):
+    """But for the last bits: it is another program, and the compiler may order its sums anew."""
     with Run(CONFIG.replace(SKIP), TEXT, tmp_path, "title") as run:
         run.train()
         assert run.summary()["skipped"] == 0
         params = run.state.params
     lines = without_times(tmp_path)
     assert all(line.pop("skipped") == 0 for line in lines)
-    assert lines == without_times(finished)
+    for line, wanted in zip(lines, without_times(finished), strict=True):
+        assert line == pytest.approx(wanted, rel=1e-5)
     wanted, _ = Checkpoints(finished).restore(20)
-    jax.tree.map(np.testing.assert_array_equal, params, wanted.params)
+    close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    jax.tree.map(close, params, wanted.params)
 
 
 @pytest.fixture
