@@ -5,9 +5,7 @@ this package; the forward pass is the model's own (`cell.activate`, `cell.advanc
 `projection.project`). `columns` is its twin for CPUs.
 """
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,23 +14,6 @@ from jax import Array, lax
 from lstm_jax.cell import Gates, LSTMParams, LSTMState, activate, advance
 from lstm_jax.layer import reset_state
 from lstm_jax.projection import mask_of_ids, project, reads_ids
-
-# Steps that one round of the scan's loop takes on a CUDA device, where starting a round takes a
-# good part of a step's time. BUILD_NOTES.md has the times.
-CUDA_UNROLL = 8
-
-
-def scan(
-    step: Callable[[Any, Any], tuple[Any, Any]], start: Any, inputs: Any, *, reverse: bool = False
-) -> tuple[Any, Any]:
-    """`lax.scan`, several steps a round where that pays; chosen at lowering."""
-    return lax.platform_dependent(
-        start,
-        inputs,
-        cuda=partial(lax.scan, step, reverse=reverse, unroll=CUDA_UNROLL),
-        default=partial(lax.scan, step, reverse=reverse),
-    )
-
 
 class Residuals(NamedTuple):
     """What a layer's backward needs of its forward."""
@@ -66,7 +47,7 @@ def forward(
         state = advance(state, gates)
         return state, (state, gates)
 
-    final, (states, gates) = scan(step, state, (project(params, x, mask_BxD), resets_TxB))
+    final, (states, gates) = lax.scan(step, state, (project(params, x, mask_BxD), resets_TxB))
     before = jax.tree.map(lambda s0, s: jnp.concatenate([s0[None], s[:-1]]), state, states)
     if resets_TxB is not None:
         before = jax.vmap(reset_state)(before, resets_TxB)
@@ -124,7 +105,7 @@ def unroll_backward(
         return dbefore, dz_BxG
 
     inputs = (residuals.gates, residuals.before.c, residuals.c, resets_TxB, e_TxBxH)
-    return scan(step, dfinal, inputs, reverse=True)
+    return lax.scan(step, dfinal, inputs, reverse=True)
 
 
 def outer_sum(a_TxBxN: Array, b_TxBxM: Array) -> Array:
