@@ -15,6 +15,7 @@ from lstm_jax.cell import Gates, LSTMParams, LSTMState, activate, advance
 from lstm_jax.layer import reset_state
 from lstm_jax.projection import mask_of_ids, project, reads_ids
 
+
 class Residuals(NamedTuple):
     """What a layer's backward needs of its forward."""
 
