@@ -34,6 +34,7 @@ from experiments import (
     tiny_shakespeare_hour,
     tiny_shakespeare_small,
     verify_gradients,
+    verify_recipes,
 )
 from experiments.machine import keep_memory, use_devices
 from experiments.programs import keep_no_programs, keep_programs
@@ -75,6 +76,7 @@ EXPERIMENTS: dict[str, Callable[[], Config]] = {
     "notebook": notebook.get_config,
     "notebook_audit": notebook_audit.get_config,
     "verify_gradients": verify_gradients.get_config,
+    "verify_recipes": verify_recipes.get_config,
     "benchmark": benchmark.get_config,
     "benchmark_sampling": benchmark_sampling.get_config,
     "memory": memory.get_config,
@@ -86,6 +88,7 @@ EXPERIMENTS: dict[str, Callable[[], Config]] = {
 ANALYSES: dict[str, ModuleType] = {
     "notebook_audit": notebook_audit,
     "verify_gradients": verify_gradients,
+    "verify_recipes": verify_recipes,
     "benchmark": benchmark,
     "benchmark_sampling": benchmark_sampling,
     "memory": memory,

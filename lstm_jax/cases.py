@@ -10,6 +10,7 @@ import numpy as np
 from lstm_jax.config import ModelConfig
 from lstm_jax.data.batches import Batch
 from lstm_jax.model import Carry, LMParams, Masks, init_carry, init_model, sample_masks
+from lstm_jax.weight_drop import WeightMasks, sample_weight_masks
 
 VOCABULARY_SIZE = 11
 
@@ -69,6 +70,15 @@ def make_problem(case: Case) -> Problem:
         ),
         masks=jax.tree.map(lambda a: (rng.random(a.shape) < 0.75) / 0.75, masks),
     )
+
+
+def make_weight_masks(case: Case) -> WeightMasks | None:
+    """The masks of a case's weight drop, float64 NumPy; None where its rate is 0."""
+    rng, rate = np.random.default_rng(case.seed), case.model.weight_drop
+    key = jax.random.key(0)
+    params = jax.eval_shape(lambda: init_model(key, case.model, case.vocabulary_size))
+    masks = jax.eval_shape(lambda: sample_weight_masks(key, params, rate))
+    return jax.tree.map(lambda a: (rng.random(a.shape) >= rate) / (1 - rate), masks)
 
 
 def grid() -> Iterator[Case]:

@@ -4,6 +4,9 @@ Sources that share no derivation: `autodiff` (JAX's reverse mode through the sca
 in JAX, in either layout), `reference` (by hand, in NumPy loops) and `differences` (central
 differences of the loss). The truncated rule has its own: by hand in JAX in either layout, by
 stop_gradient, by NumPy loops.
+
+The shapes that are trained (`verify_as_trained`) are too large for loops and differences: there the
+sources in float64 answer for one another, and for the gradients in float32.
 """
 
 import math
@@ -19,14 +22,18 @@ import numpy as np
 
 from lstm_jax import reference
 from lstm_jax.bptt import COLUMNS, ROWS, value_and_grad_in
-from lstm_jax.cases import Case, Problem, make_problem
+from lstm_jax.cases import Case, Problem, make_problem, make_weight_masks
 from lstm_jax.gradient import GRADIENTS, GradFn, truncated_autodiff
 from lstm_jax.loss import sequence_loss
 from lstm_jax.model import LMParams, named_leaves
+from lstm_jax.weight_drop import WeightMasks, drop, with_weight_drop
 
 # Largest error allowed, as a share of the leaf's largest gradient.
-TOLERANCES = {"float64": 1e-12, "differences": 1e-7, "float32": 1e-5}
+# `default` is float32 at the platform's own precision of products, which may have ten bits (TF32).
+TOLERANCES = {"float64": 1e-12, "differences": 1e-7, "float32": 1e-5, "default": 5e-2}
 DIFFERENCE_STEP = 1e-3
+# The widest layer that the NumPy loops are run on: seconds there, a minute at 512.
+LOOPS_UP_TO = 256
 
 # Compiles in half the time, to slower code for the same formulas. Later releases have no other
 # emitters to choose.
@@ -57,13 +64,17 @@ class Row(NamedTuple):
 
 @cache
 def compile_gradients(
-    gradients: tuple[GradFn, ...], dtypes: tuple[str, ...], optimized: bool = True
+    gradients: tuple[GradFn, ...],
+    dtypes: tuple[str, ...],
+    optimized: bool = True,
+    precision: str | None = "highest",
 ) -> Callable[..., list[list[LMParams]]]:
     """(params, carry, batch, masks) -> for each dtype each gradient, by one compiled program.
 
     One program, because compiling is what takes the time and gradients that share their forward
     compile faster together. Without `optimized` it compiles faster still, to slower code for the
-    same formulas.
+    same formulas. `precision` is that of float32 products: GPUs and TPUs may by themselves
+    (None) run them in fewer bits.
     """
 
     def all_of(*problem: object) -> list[list[LMParams]]:
@@ -72,8 +83,7 @@ def compile_gradients(
     compiled = jax.jit(all_of, compiler_options=None if optimized else UNOPTIMIZED)
 
     def run(*problem: object) -> list[list[LMParams]]:
-        # On GPUs and TPUs float32 products may otherwise run in fewer bits.
-        with jax.enable_x64("float64" in dtypes), jax.default_matmul_precision("highest"):
+        with jax.enable_x64("float64" in dtypes), jax.default_matmul_precision(precision):
             found = compiled(*problem)
         for dtype, grads in zip(dtypes, found, strict=True):
             strays = {str(leaf.dtype) for leaf in jax.tree.leaves(grads)} - {dtype}
@@ -141,9 +151,12 @@ def from_reference(found: reference.Parameters, like: LMParams) -> LMParams:
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def reference_gradient(problem: Problem, defects: frozenset[str] = frozenset()) -> LMParams:
-    """The gradient by `lstm_jax.reference`."""
+def reference_gradient(
+    problem: Problem, defects: frozenset[str] = frozenset(), weights: WeightMasks | None = None
+) -> LMParams:
+    """The gradient by `lstm_jax.reference`; `weights` are the masks of the weight drop."""
     params, carry, batch, masks = problem
+    params = params if weights is None else drop(params, weights)
     everywhere = np.ones(batch.inputs.shape, bool)
     sequence = reference.Sequence(
         batch.inputs,
@@ -159,7 +172,9 @@ def reference_gradient(problem: Problem, defects: frozenset[str] = frozenset()) 
         drops = reference.Drops(tuple(layers), readout, embedding)
     states = [reference.State(s.h.T, s.c.T) for s in carry]
     done = reference.forward(to_reference(params), states, sequence, drops)
-    return from_reference(reference.backward(to_reference(params), done, defects=defects), params)
+    found = reference.backward(to_reference(params), done, defects=defects)
+    gradient = from_reference(found, params)
+    return gradient if weights is None else drop(gradient, weights)
 
 
 def difference(
@@ -299,6 +314,41 @@ def verify_by_differences(problem: Problem, autodiff: GradFn, directions: int) -
     """The one gradient of a model that the others do not know, against central differences."""
     found = compile_gradients((autodiff,), ("float64",), optimized=False)(*problem)
     return compare_differences(problem, {"autodiff": found[0][0]}, directions)
+
+
+def with_weights(gradient: GradFn) -> Callable[..., Any]:
+    """The gradient with the weight drop's masks as one argument more."""
+
+    def dropped(params: Any, carry: Any, batch: Any, masks: Any, weights: Any) -> Any:
+        return with_weight_drop(gradient, weights)(params, carry, batch, masks)
+
+    return dropped
+
+
+def verify_as_trained(case: Case, suspects: Suspects = Suspects()) -> list[Row]:
+    """A shape that is trained: in float64 all sources against each other, in float32 each against
+    autodiff in float64; and the default gradient as training runs it, in the layout and the
+    precision that the platform chooses."""
+    problem, weights = make_problem(case), make_weight_masks(case)
+    sources = {
+        "autodiff": suspects.autodiff,
+        "bptt rows": suspects.rows,
+        "bptt columns": suspects.columns,
+    }
+
+    def take(gradient: GradFn, dtype: str, precision: str | None = "highest") -> LMParams:
+        function = with_weights(gradient)
+        compiled = compile_gradients((function,), (dtype,), precision=precision)
+        return compiled(*problem, weights)[0][0]
+
+    exact = {name: take(gradient, "float64") for name, gradient in sources.items()}
+    if case.model.hidden_size <= LOOPS_UP_TO:
+        exact["reference"] = reference_gradient(problem, weights=weights)
+    rows, oracle = compare_all("float64", exact), exact["autodiff"]
+    for name, gradient in sources.items():
+        rows += compare(f"{name} ~ float64", "float32", take(gradient, "float32"), oracle)
+    default = take(GRADIENTS["bptt"], "float32", precision=None)
+    return rows + compare("bptt as trained ~ float64", "default", default, oracle)
 
 
 def compare_all(kind: str, sources: dict[str, LMParams]) -> list[Row]:

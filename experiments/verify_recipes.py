@@ -1,0 +1,64 @@
+"""The gradients of the shapes that are trained: by JAX and by hand, in float32, against float64.
+
+`verify_gradients` compares every source on small shapes. Here are the recipes' own: their widths,
+batches and lengths, with their dropout and weight drop, the carry not zero and some lanes reset.
+Minutes on two cores. Exit code 1 if anything fails.
+"""
+
+import sys
+from pathlib import Path
+
+from experiments import shakespeare, tiny_shakespeare, tiny_shakespeare_hour
+from experiments.verify_gradients import table
+from lstm_jax.cases import Case
+from lstm_jax.config import Config
+from lstm_jax.files import write_json
+from lstm_jax.verify import Row, verify_as_trained
+
+READS = ()  # the recipes say all
+SYMBOLS = 65  # the alphabet of tiny Shakespeare
+
+
+def get_config() -> Config:
+    return Config()
+
+
+def recipes() -> dict[str, Config]:
+    """What is verified, by name."""
+    hour = tiny_shakespeare_hour.get_config()
+    return {
+        "shakespeare": shakespeare.get_config(),
+        "tiny_shakespeare_hour": hour,
+        "tiny_shakespeare_hour, 512 units": hour.replace({"model.hidden_size": 512}),
+        "tiny_shakespeare": tiny_shakespeare.get_config(),
+    }
+
+
+def case_of(config: Config) -> Case:
+    """The recipe's training step as a case of the verification."""
+    model, train = config.model, config.train
+    T, B = train.sequence_length, train.batch_size
+    return Case(model, T, B, resets=True, carry=True, vocabulary_size=SYMBOLS)
+
+
+def verify_recipes() -> dict[str, list[Row]]:
+    """Every recipe's rows; prints its table as soon as it is done."""
+    found = {}
+    for number, (name, config) in enumerate(recipes().items(), start=1):
+        case = case_of(config)
+        print(f"recipe {number}/{len(recipes())}", file=sys.stderr, flush=True)
+        found[name] = verify_as_trained(case)
+        H, L = case.model.hidden_size, case.model.num_layers
+        print(f"{name}: H {H}, L {L}, B {case.B}, T {case.T}")
+        print(table("pair", found[name]), end="\n\n", flush=True)
+    return found
+
+
+def main(config: Config, workdir: Path) -> int:
+    """Prints a table for each recipe, writes recipes.json; 1 if anything failed."""
+    found = verify_recipes()
+    rows = [{"recipe": name, **row._asdict()} for name in found for row in found[name]]
+    write_json(workdir / "recipes.json", rows)
+    failed = sum(not row.passed for rows in found.values() for row in rows)
+    print(f"{len(rows)} comparisons, {failed} failed")
+    return 1 if failed else 0
