@@ -24,6 +24,7 @@ from absl import app, flags, logging
 from experiments import (
     benchmark,
     benchmark_sampling,
+    device_check,
     memory,
     notebook,
     notebook_audit,
@@ -77,6 +78,7 @@ EXPERIMENTS: dict[str, Callable[[], Config]] = {
     "notebook_audit": notebook_audit.get_config,
     "verify_gradients": verify_gradients.get_config,
     "verify_recipes": verify_recipes.get_config,
+    "device_check": device_check.get_config,
     "benchmark": benchmark.get_config,
     "benchmark_sampling": benchmark_sampling.get_config,
     "memory": memory.get_config,
@@ -84,11 +86,13 @@ EXPERIMENTS: dict[str, Callable[[], Config]] = {
 }
 
 # Experiments that are no run, or several: what they do in place of `train` (a module's main), the
-# config values that it READS, and the flags that it IGNORES.
+# config values that it READS, and the flags that it IGNORES. One that does something else where no
+# value is given has a `main_unchanged`.
 ANALYSES: dict[str, ModuleType] = {
     "notebook_audit": notebook_audit,
     "verify_gradients": verify_gradients,
     "verify_recipes": verify_recipes,
+    "device_check": device_check,
     "benchmark": benchmark,
     "benchmark_sampling": benchmark_sampling,
     "memory": memory,
@@ -282,9 +286,11 @@ def set_compile_cache() -> None:
 def run_experiment() -> int:
     """Runs the experiment with its config as the flags change it; returns the exit code."""
     config = EXPERIMENTS[EXPERIMENT.value]().replace(overrides())
-    if EXPERIMENT.value in ANALYSES:
+    if analysis := ANALYSES.get(EXPERIMENT.value):
         check_state_fits(config, vocabulary_size=1)
-        return ANALYSES[EXPERIMENT.value].main(config, workdir())
+        if not overrides() and hasattr(analysis, "main_unchanged"):
+            return analysis.main_unchanged(workdir())
+        return analysis.main(config, workdir())
     return train(config, workdir())
 
 

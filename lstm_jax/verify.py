@@ -10,6 +10,7 @@ sources in float64 answer for one another, and for the gradients in float32.
 """
 
 import math
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
@@ -40,6 +41,9 @@ LOOPS_UP_TO = 256
 UNOPTIMIZED: dict[str, Any] = {"xla_backend_optimization_level": 0}
 if jax.__version_info__ < (0, 11):
     UNOPTIMIZED["xla_cpu_use_fusion_emitters"] = False
+
+# Cases side by side. A case compiles one program after the other, and a compiler uses one core.
+WORKERS = min(max(os.cpu_count() or 1, 2), 8)
 
 
 class Row(NamedTuple):
@@ -379,13 +383,15 @@ def worst(rows: list[Row], *fields: str) -> list[Row]:
 def verify(
     cases: list[Case], report: Callable[[int, int], None] = lambda done, total: None
 ) -> list[Row]:
-    """All cases, two at a time; one row for each pair, kind and leaf: the worst of the cases.
+    """All cases, side by side; one row for each pair, kind and leaf: the worst of the cases.
 
     Compiling is what takes the time. So only every sixth case has the truncated rule, and those and
-    the last have the columns in float32; the last is compiled as training is. A model that the
-    backward by hand does not know has autodiff and the differences.
+    the last have the columns in float32; the last is compiled as training is, and all of them where
+    the device is no CPU. A model that the backward by hand does not know has autodiff and the
+    differences.
     """
     rows: list[Row] = []
+    on_cpu = jax.default_backend() == "cpu"
 
     def run(number: int) -> list[Row]:
         last, sixth = number == len(cases) - 1, number % 6 == 0
@@ -393,10 +399,10 @@ def verify(
             cases[number],
             truncated=sixth and not last,
             columns32=sixth or last,
-            optimized=last,
+            optimized=last or not on_cpu,
         )
 
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(WORKERS) as pool:
         longest_first = reversed(range(len(cases)))
         for done, found in enumerate(pool.map(run, longest_first), start=1):
             rows += found

@@ -16,6 +16,7 @@ from experiments.run import EXPERIMENTS
 from lstm_jax.config import Config
 from lstm_jax.metrics import read_metrics
 from lstm_jax.verify import Row
+from tests.cli import call, process_in
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -150,6 +151,19 @@ def test_verify_gradients_fails_where_a_comparison_fails(tmp_path, monkeypatch, 
     assert re.search(r"readout.b.* FAILED", capsys.readouterr().out)
     monkeypatch.setattr(verify_gradients, "verify", lambda cases, report: rows[:1])
     assert verify_gradients.main(verify_gradients.get_config(), tmp_path) == 0
+
+
+def test_verify_gradients_takes_a_config_that_is_given(tmp_path, monkeypatch, capsys):
+    """Also one whose every value is the default."""
+    row = Row("a ~ b", "float64", "readout.W", 1.0, 1e-13, 0.5, 1)
+    lengths = []
+    monkeypatch.setattr(
+        verify_gradients, "verify", lambda cases, report: lengths.append(len(cases)) or [row]
+    )
+    for flags in ((), ("--config.model.hidden_size=6",)):
+        with process_in(tmp_path):
+            assert call("--experiment=verify_gradients", *flags).code == 0
+    assert lengths == [len(verify_gradients.all_cases()), 2]
 
 
 def test_the_audit_writes_its_table_and_its_picture(tmp_path, tiny_shakespeare):
