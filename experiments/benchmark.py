@@ -7,7 +7,6 @@ optional: one that is not there is named. What every contender does is written i
 """
 
 import itertools
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +31,7 @@ from lstm_jax.figures import new_figure, save, tidy
 from lstm_jax.files import write_json
 from lstm_jax.memory import check_run_fits
 from lstm_jax.model import LMParams
+from lstm_jax.terminal import overwrite, show
 from lstm_jax.train import init_train_state, make_dispatch
 
 READS = (
@@ -196,7 +196,7 @@ def enter(shape: Shape, missing: dict[str, str]) -> dict[str, Warm]:
 
 
 def report(shape: Shape, text: str, end: str = "") -> None:
-    print(f"\r{f'{shape}: {text}':79}", end=end, file=sys.stderr, flush=True)
+    overwrite(f"{shape}: {text}", end)
 
 
 def summarize(shape: Shape, timings: dict[str, Timing]) -> dict[str, Any]:
@@ -329,12 +329,12 @@ def main(config: Config, workdir: Path) -> int:
     reasons = {name: peers.why_missing(name) for name in peers.PEERS}
     missing = {name: reason for name, reason in reasons.items() if reason is not None}
     for name, reason in missing.items():
-        print(f"{name}: {reason}")
+        show(f"{name}: {reason}")
     result: dict[str, Any] = {"machine": describe_machine(), "missing": missing, "shapes": []}
     for shape in shapes_of(config):
         result["shapes"].append(measure(shape, missing))
-        print(f"\n{table(result['shapes'][-1])}", flush=True)
+        show(f"\n{table(result['shapes'][-1])}")
         write_json(workdir / "benchmark.json", result)
-    print(f"\n{ratios(result['shapes'])}")
+    show(f"\n{ratios(result['shapes'])}")
     draw(result["shapes"], workdir / "figures" / "benchmark.png")
     return 0

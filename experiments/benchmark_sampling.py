@@ -5,7 +5,6 @@ with --config.model.hidden_size or --config.model.num_layers that model, one tex
 character is drawn at temperature 1 from what the model says after the one before.
 """
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from lstm_jax.config import Config, ModelConfig, SamplingConfig
 from lstm_jax.files import write_json
 from lstm_jax.model import init_model
 from lstm_jax.sample import PIECE, generate
+from lstm_jax.terminal import overwrite, show
 
 READS = ("model.hidden_size", "model.num_layers")
 
@@ -75,7 +75,7 @@ def contenders_of(case: Case, missing: dict[str, str]) -> dict[str, Contender]:
 
 
 def report(case: Case, text: str, end: str = "") -> None:
-    print(f"\r{f'{case}: {text}':79}", end=end, file=sys.stderr, flush=True)
+    overwrite(f"{case}: {text}", end)
 
 
 def measure(case: Case, missing: dict[str, str]) -> dict[str, Any]:
@@ -117,8 +117,8 @@ def main(config: Config, workdir: Path) -> int:
     missing = {} if reason is None else {TORCH: reason}
     entries = [measure(case, missing) for case in cases_of(config)]
     for name, reason in missing.items():
-        print(f"{name}: {reason}")
-    print(table(entries))
+        show(f"{name}: {reason}")
+    show(table(entries))
     result = {"machine": describe_machine(), "missing": missing, "length": LENGTH, "cases": entries}
     path = workdir / "benchmark_sampling.json"
     write_json(path, result)

@@ -27,6 +27,7 @@ from lstm_jax.config import Config, ModelConfig, TrainConfig, UserError
 from lstm_jax.data.batches import Batch, Streams, stack_batches
 from lstm_jax.figures import new_figure, save, tidy
 from lstm_jax.files import write_json
+from lstm_jax.terminal import show, write
 from lstm_jax.train import init_train_state, make_dispatch
 
 READS = (
@@ -219,10 +220,10 @@ def main(config: Config, workdir: Path) -> int:
         "config": {name: config.flatten()[name] for name in READS},
         "entries": [],
     }
-    print(HEADER)
+    show(HEADER)
     for each in configs_of(config):
         entry = in_fresh_process(each)
-        print(line(entry), flush=True)
+        show(line(entry))
         result["entries"].append(entry)
         write_json(workdir / "memory.json", result)
     model, train = config.model, config.train
@@ -233,4 +234,4 @@ def main(config: Config, workdir: Path) -> int:
 
 
 if __name__ == "__main__":  # in_fresh_process starts it
-    print(json.dumps(measure(Config().replace(json.loads(sys.argv[1])))))
+    write(json.dumps(measure(Config().replace(json.loads(sys.argv[1])))))

@@ -13,6 +13,7 @@ from lstm_jax.data.corpora import load_text
 from lstm_jax.figures import new_figure, save, tidy
 from lstm_jax.files import write_json
 from lstm_jax.reference import DEFECTS
+from lstm_jax.terminal import show
 
 RATE, PASSES = 0.003, 200
 
@@ -54,21 +55,21 @@ def main(config: Config, workdir: Path) -> int:
     effects = audit.effects(params, sequence)
     leaves = list(audit.leaves(params))
 
-    print("cosine with the true gradient / share of its norm")
-    print(f"{'defect':16}" + "".join(f"{leaf:>14}" for leaf in leaves))
+    show("cosine with the true gradient / share of its norm")
+    show(f"{'defect':16}" + "".join(f"{leaf:>14}" for leaf in leaves))
     for defect in (*DEFECTS, "all"):
         found = [e for e in effects if e.defect == defect]
         cells = (f"{e.cosine:.2f} / {e.norm_ratio:.2f}" for e in found)
-        print(f"{defect:16}" + "".join(f"{cell:>14}" for cell in cells))
-    print("\n" + "\n".join(f"{name:16}{meaning}" for name, meaning in DEFECTS.items()))
+        show(f"{defect:16}" + "".join(f"{cell:>14}" for cell in cells))
+    show("\n" + "\n".join(f"{name:16}{meaning}" for name, meaning in DEFECTS.items()))
 
     curves = {
         stage: audit.descend(params, sequence, defects, RATE, PASSES)
         for stage, defects in audit.mended_in_turn().items()
     }
-    print(f"\nloss summed over {audit.LENGTH} characters, plain gradient descent at {RATE}")
+    show(f"\nloss summed over {audit.LENGTH} characters, plain gradient descent at {RATE}")
     for stage, losses in curves.items():
-        print(
+        show(
             f"{stage:28} {losses[0]:8.3f} at first {losses[19]:8.3f} at pass 20 "
             f"{losses[-1]:8.3f} at pass {PASSES}"
         )

@@ -7,7 +7,6 @@ keeping, how much is kept, and what becomes of a program that was cut short.
 """
 
 import re
-import sys
 import tempfile
 import warnings
 from contextlib import suppress
@@ -18,6 +17,7 @@ from typing import Any
 import jax
 
 from experiments.machine import usable_cpus
+from lstm_jax.terminal import say
 
 LIMIT_BYTES = 2**28  # a run's programs take half a megabyte on a CPU
 # JAX's warnings: what it was doing with which program, and the error.
@@ -98,7 +98,3 @@ def watch_for_trouble(place: Path) -> None:
 
     warnings.filterwarnings("always", TROUBLE.pattern)
     warnings.showwarning = show
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -67,6 +67,7 @@ from lstm_jax.memory import check_samples_fit, check_state_fits
 from lstm_jax.model import count_parameters, expected_masks
 from lstm_jax.monte_carlo import check_drops
 from lstm_jax.sample import generate_pieces
+from lstm_jax.terminal import say, show, write
 
 EXPERIMENTS: dict[str, Callable[[], Config]] = {
     "shakespeare": shakespeare.get_config,
@@ -100,8 +101,6 @@ ANALYSES: dict[str, ModuleType] = {
     "tiny_shakespeare": tiny_shakespeare,
     "tiny_shakespeare_ablation": tiny_shakespeare_ablation,
 }
-
-LINE_LIMIT = 800  # characters of an error message
 
 EXPERIMENT = flags.DEFINE_enum(
     "experiment", "shakespeare", list(EXPERIMENTS), "which experiment; each is a file of its name"
@@ -326,12 +325,12 @@ def report(run: Run) -> None:
     width = max(17, *map(len, losses))
     for name in losses:
         at = f"  (step {summary['best_step' if name.startswith('val') else 'step']})"
-        print(f"{name:{width}} {in_both_units(summary[name])}{at}")
+        show(f"{name:{width}} {in_both_units(summary[name])}{at}")
     if summary.get("skipped"):
-        print(f"{'skipped':17} {summary['skipped']:,} updates that were not finite")
+        show(f"{'skipped':17} {summary['skipped']:,} updates that were not finite")
     if "seconds" in summary:
-        print(f"{'training':17} {summary['seconds']:.1f} s, {summary['characters']:,} characters")
-    print(f"\n{run.sample()}")
+        show(f"{'training':17} {summary['seconds']:.1f} s, {summary['characters']:,} characters")
+    write(f"\n{run.sample()}\n")
 
 
 def evaluate_run() -> int:
@@ -359,11 +358,11 @@ def evaluate_run() -> int:
     losses += learning_on
     validated = SPLIT.value == "validation"
     split, of = ("val", "") if validated else ("train", ", the end of the training split")
-    print(f"step {int(state.step)}, {len(scored):,} characters of {text.name}{of}")
+    show(f"step {int(state.step)}, {len(scored):,} characters of {text.name}{of}")
     named = {f"{split}_loss_{loss.name}": loss for loss in losses}
     width = max(17, *map(len, named))
     for name, loss in named.items():
-        print(f"{name:{width}} {in_both_units(loss.nats)}  ({loss.how})")
+        show(f"{name:{width}} {in_both_units(loss.nats)}  ({loss.how})")
     return 0
 
 
@@ -387,28 +386,15 @@ def sample_run() -> int:
         expected_masks(description.config.model),
     )
     others = [""] * (NUM_SAMPLES.value - 1)
-    sys.stdout.write(prompt)
+    write(prompt)
     for piece in pieces:
         first, *rest = map(vocabulary.decode, piece)
-        sys.stdout.write(first)
-        sys.stdout.flush()
+        write(first)
         others = [text + more for text, more in zip(others, rest, strict=True)]
-    print()
+    write("\n")
     for number, text in enumerate(others, start=2):
-        print(f"{'=' * 12} sample {number} {'=' * 12}\n{prompt}{text}")
+        write(f"{'=' * 12} sample {number} {'=' * 12}\n{prompt}{text}\n")
     return 0
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
-def one_line(message: object) -> str:
-    """A message as one printable line, cut in the middle where it is too long to be read."""
-    line = " ".join(str(message).split())
-    if len(line) > LINE_LIMIT:
-        line = f"{line[: LINE_LIMIT // 2]} … {line[-LINE_LIMIT // 2 :]}"
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
 
 
 def show_unraisable(unraisable: Any) -> None:
@@ -425,7 +411,7 @@ def show_unraisable(unraisable: Any) -> None:
 
 def main(argv: Sequence[str]) -> int:
     if argv[1:]:
-        say(f"error: unexpected argument {one_line(repr(argv[1]))}: flags begin with --")
+        say(f"error: unexpected argument {argv[1]!r}: flags begin with --")
         return 2
     # A character that the terminal's encoding lacks is written as \\x…, not as a traceback.
     sys.stdout.reconfigure(errors="backslashreplace")
@@ -441,7 +427,7 @@ def main(argv: Sequence[str]) -> int:
         modes = {"train": run_experiment, "evaluate": evaluate_run, "sample": sample_run}
         return modes[MODE.value]()
     except UserError as error:
-        say(f"error: {one_line(error)}")
+        say(f"error: {error}")
         return 2
     except Interrupted as stop:
         say(f"saved at step {stop.step}; the same command goes on from there")
@@ -450,7 +436,7 @@ def main(argv: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        say(f"error: {one_line(error)}")
+        say(f"error: {error}")
         return 2
     except KeyboardInterrupt:
         return 130
@@ -467,7 +453,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             flags.FLAGS.verbosity = logging.FATAL
         return rest
     except (flags.Error, ValueError) as error:  # ValueError: a flagfile that is not UTF-8
-        say(f"error: {one_line(error)} (--help lists the flags)")
+        say(f"error: {error} (--help lists the flags)")
         sys.exit(2)
 
 

@@ -2,7 +2,6 @@
 again."""
 
 import statistics
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from lstm_jax.config import Config
 from lstm_jax.data.vocabulary import Text
 from lstm_jax.loop import Run, check_folder, split_and_streams
 from lstm_jax.metrics import kept_losses
+from lstm_jax.terminal import say
 
 SEEDS = range(3)
 READS = tuple(name for name in Config().flatten() if name != "train.seed")
@@ -34,7 +34,7 @@ def train(configs: dict[Path, Config], text: Text, title: str) -> Iterator[dict[
     what it kept: the step that is best by `stream`, the average's where there is one."""
     for folder, config in configs.items():
         platform = jax.devices()[0].platform
-        print(f"{title}: seed {config.train.seed}, on {platform}", file=sys.stderr)
+        say(f"{title}: seed {config.train.seed}, on {platform}")
         with Run(config, text, folder, title) as run:
             run.train()
             found = run.summary()

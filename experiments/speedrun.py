@@ -26,6 +26,7 @@ from lstm_jax.data.corpora import load_text
 from lstm_jax.files import write_json
 from lstm_jax.loop import check_validates
 from lstm_jax.metrics import kept_losses, read_metrics
+from lstm_jax.terminal import show
 
 # It decides itself what is kept: first nothing, then everything.
 IGNORES = ("compile_cache",)
@@ -124,16 +125,16 @@ def main(config: Config, workdir: Path) -> int:
         **{"machine": describe_machine(), "target": TARGET, "config": config.flatten()},
         "seeds": [],
     }
-    print(f"{'seed':>6}  {KINDS[0]:>12}  {KINDS[1]:>15}  loss at end")
+    show(f"{'seed':>6}  {KINDS[0]:>12}  {KINDS[1]:>15}  loss at end")
     for seed in SEEDS:
         seeded = config.replace({"train.seed": seed})
         with tempfile.TemporaryDirectory() as folder:
             at = Path(folder)
             entry = {kind: race(seeded, at / kind, at / "programs") for kind in KINDS}
-        print(line(seed, entry), flush=True)
+        show(line(seed, entry))
         result["seeds"].append(entry)
         write_json(workdir / "speedrun.json", result)
     medians = [median_s(result["seeds"], kind) for kind in KINDS]
-    print(f"median  {seconds_of(medians[0]):>12}  {seconds_of(medians[1]):>15}")
-    print(f"from process start to a validation loss of {TARGET} (`windows` of 64 by default)")
+    show(f"median  {seconds_of(medians[0]):>12}  {seconds_of(medians[1]):>15}")
+    show(f"from process start to a validation loss of {TARGET} (`windows` of 64 by default)")
     return 0 if None not in medians else 1

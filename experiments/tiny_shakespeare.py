@@ -25,6 +25,7 @@ from lstm_jax.files import write_json
 from lstm_jax.loop import check_validates
 from lstm_jax.metrics import read_metrics
 from lstm_jax.model import expected_masks
+from lstm_jax.terminal import show
 
 PROTOCOLS = ("windows", "stream")
 HEADER = f"{'':8}  {'windows':15}  {'stream':15}  parameters   training"
@@ -62,14 +63,14 @@ def main(config: Config, workdir: Path) -> int:
     runs: list[dict[str, Any]] = []
     for run in train(configs, text, "tiny_shakespeare"):
         if not runs:
-            print(HEADER)
+            show(HEADER)
         runs.append(run)
         seconds = f"  {run['seconds']:7,.0f} s"
-        print(row(f"seed {run['seed']}", exactly(run), run["parameters"]) + seconds, flush=True)
+        show(row(f"seed {run['seed']}", exactly(run), run["parameters"]) + seconds)
     means = [spread([run[protocol] for run in runs]) for protocol in PROTOCOLS]
-    print(row("mean", means, runs[0]["parameters"]))
+    show(row("mean", means, runs[0]["parameters"]))
     ensemble = score_ensemble(config, text, [*configs])._asdict()
-    print(row("ensemble", exactly(ensemble), sum(run["parameters"] for run in runs)))
+    show(row("ensemble", exactly(ensemble), sum(run["parameters"] for run in runs)))
     found = {"machine": describe_machine(), "config": config.flatten()}
     write_json(workdir / "record.json", found | {"seeds": runs, "ensemble": ensemble})
     title = f"tiny_shakespeare, {len(runs)} seeds"

@@ -7,7 +7,6 @@ two CPU cores a run takes minutes, more where JAX takes the gradient.
 """
 
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from lstm_jax.data.vocabulary import Text
 from lstm_jax.figures import STREAM, WINDOWS, new_figure, save, tidy
 from lstm_jax.files import write_json
 from lstm_jax.loop import check_validates
+from lstm_jax.terminal import say, show
 
 BASE = "base"
 BY_JAX = {"train.gradient": "autodiff"}  # where the backward by hand does not know the model
@@ -120,11 +120,11 @@ def main(config: Config, workdir: Path) -> int:
     configs = {name: seeded(config, text, workdir, name) for name in VARIANTS}
     machine, found = describe_machine(), {}
     for number, (name, of_seeds) in enumerate(configs.items(), start=1):
-        print(f"variant {number} of {len(configs)}", file=sys.stderr)
+        say(f"variant {number} of {len(configs)}")
         found[name] = [*seeds.train(of_seeds, text, name)]
         if number == 1:
-            print(HEADER)
-        print(row(name, found[name], found[BASE]), flush=True)
+            show(HEADER)
+        show(row(name, found[name], found[BASE]))
         written = {"machine": machine, "config": config.flatten(), "variants": found}
         write_json(workdir / "ablation.json", written)
         draw(found, workdir / "figures" / "ablation.png")

@@ -7,7 +7,6 @@ masked and reset. Exit code 1 if anything fails.
 
 import dataclasses
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from lstm_jax.config import Config, ModelConfig, TrainConfig
 from lstm_jax.figures import new_figure, save
 from lstm_jax.files import write_json
 from lstm_jax.memory import check_run_fits
+from lstm_jax.terminal import overwrite, show
 from lstm_jax.verify import Row, verify, worst
 
 READS = (
@@ -69,7 +69,7 @@ def cases_of(config: Config) -> list[Case]:
 
 
 def report(done: int, total: int) -> None:
-    print(f"\rcase {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+    overwrite(f"case {done}/{total}", end="\n" if done == total else "")
 
 
 def table(field: str, rows: list[Row]) -> str:
@@ -133,9 +133,8 @@ def main(config: Config, workdir: Path) -> int:
 def verify_and_report(cases: list[Case], workdir: Path) -> int:
     rows = verify(cases, report)
     failed = [row for row in rows if not row.passed]
-    print(table("leaf", rows), end="\n\n")
-    print(table("pair", rows), end="\n\n")
-    print(
+    show(f"{table('leaf', rows)}\n\n{table('pair', rows)}\n")
+    show(
         f"{len(cases)} cases, {sum(row.cases for row in rows)} comparisons, {len(failed)} kinds "
         "of them failed; rel error is relative to the leaf's largest gradient"
     )

@@ -16,7 +16,6 @@ JAX does, and a new run is well under way before it saves.
 import itertools
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +30,7 @@ from lstm_jax.data.vocabulary import Text, Vocabulary, summary
 from lstm_jax.files import PART, cannot_write, read_json
 from lstm_jax.memory import check_state_fits
 from lstm_jax.metrics import kept_losses
+from lstm_jax.terminal import warn
 from lstm_jax.train import TrainState, init_train_state
 
 FOLDER = "checkpoints"
@@ -368,7 +368,3 @@ def load_model(workdir: Path, which: str) -> tuple[TrainState, Description]:
     for step, why in damaged.items():
         warn(f"{checkpoints.path(step)} is damaged and left out ({why})")
     return found
-
-
-def warn(line: str) -> None:
-    print(f"warning: {line}", file=sys.stderr, flush=True)

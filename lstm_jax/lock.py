@@ -6,7 +6,6 @@ ends. The file says which process it is; left behind by a killed one it locks no
 
 import os
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import BinaryIO
 
 from lstm_jax.config import UserError
 from lstm_jax.files import cannot_write
+from lstm_jax.terminal import warn
 
 if os.name == "nt":
     import msvcrt
@@ -37,7 +37,7 @@ def try_lock(file: BinaryIO) -> None:
 def open_here(path: Path) -> BinaryIO:
     """Opens a file, or makes it; not what a link of that name points to."""
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-    return os.fdopen(os.open(path, flags, 0o644), "r+b", buffering=0)
+    return os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
 
 
 def is_at(file: BinaryIO, path: Path) -> bool:
@@ -67,10 +67,9 @@ def take(path: Path) -> BinaryIO:
                 "--workdir"
             ) from error
         except OSError as error:  # some network file systems lock nothing
-            print(
-                f"warning: {path} cannot be locked ({error.strerror}): see to it that no other "
-                f"process trains in {path.parent}",
-                file=sys.stderr,
+            warn(
+                f"{path} cannot be locked ({error.strerror}): see to it that no other process "
+                f"trains in {path.parent}"
             )
         if is_at(file, path):
             return file

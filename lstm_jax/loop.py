@@ -8,7 +8,6 @@ while step < steps:
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -28,7 +27,6 @@ from lstm_jax.checkpoint import (
     NewerFormat,
     read_description,
     refuse_newer,
-    warn,
 )
 from lstm_jax.config import Config, UserError
 from lstm_jax.data.batches import Split, Streams, split_ids, stack_batches
@@ -55,6 +53,7 @@ from lstm_jax.nonfinite import FOLDER as DUMPS
 from lstm_jax.nonfinite import describe_state, describe_step, dump, finite_steps
 from lstm_jax.progress import Progress
 from lstm_jax.sample import generate
+from lstm_jax.terminal import say, warn
 from lstm_jax.train import (
     StepInfo,
     TrainState,
@@ -211,7 +210,7 @@ class Run:
             delete_parts(folder)
         rewind(self.workdir, step)
         if good:
-            print(f"resuming at step {step}", file=sys.stderr)
+            say(f"resuming at step {step}")
         return state
 
     def train(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lstm_jax.metrics import AVERAGE, kept_losses
+from lstm_jax.terminal import say
 
 LINE_EVERY_S = 10.0
 
@@ -46,11 +47,7 @@ class Progress:
             self._last_line = now
             rate = (now - self._start) / max(line["step"] - self._start_step, 1)
             left = rate * (self._steps - line["step"])
-            print(
-                f"step {line['step']}/{self._steps}  {text}  {left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
+            say(f"step {line['step']}/{self._steps}  {text}  {left:.0f} s left")
 
     def _chars_per_second(self, line: dict[str, Any]) -> float:
         """The speed since the last validation: one dispatch is too short to tell it by, for a GPU's

@@ -8,6 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "lstm_jax"
 
 ORDER = [
+    "terminal",
     "config",
     "files",
     "lock",

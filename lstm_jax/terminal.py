@@ -1,0 +1,60 @@
+"""All that is printed.
+
+Much of it was written by others: names, settings and texts out of files, and what a model makes of
+a text. A terminal obeys control characters, so these are shown as Python writes them, and a line
+that nobody would read to its end is cut.
+"""
+
+import re
+import sys
+
+LINE_LIMIT = 800  # characters
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but for tabs and the ends of lines
+
+
+def escaped(text: str) -> str:
+    """The text with what cannot be printed as Python writes it, as `\\x1b`."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def printable(line: str) -> str:
+    """A line that any terminal shows, cut in the middle where it is too long to be read."""
+    line = line if line.isprintable() else escaped(line)
+    if len(line) > LINE_LIMIT:
+        line = f"{line[: LINE_LIMIT // 2]} … {line[-LINE_LIMIT // 2 :]}"
+    return line
+
+
+def one_line(message: object) -> str:
+    """A message, whatever it has of line breaks, as one printable line."""
+    lines = map(str.strip, str(message).splitlines())
+    return printable(" ".join(filter(None, lines)))
+
+
+def say(message: object) -> None:
+    """A line on stderr."""
+    print(one_line(message), file=sys.stderr, flush=True)
+
+
+def warn(message: object) -> None:
+    """A line on stderr for what the user may want to mend, while all goes on."""
+    say(f"warning: {message}")
+
+
+def overwrite(message: object, end: str = "") -> None:
+    """A line on stderr in place of the one before."""
+    print(f"\r{one_line(message):79}", end=end, file=sys.stderr, flush=True)
+
+
+def show(lines: str = "") -> None:
+    """Results on stdout, one line or several."""
+    print("\n".join(map(printable, lines.split("\n"))), flush=True)
+
+
+def write(text: str) -> None:
+    """A text on stdout as it is; a terminal gets its tabs and line breaks, but no other control
+    characters."""
+    if sys.stdout.isatty():
+        text = CONTROL.sub(lambda found: escaped(found[0]), text)
+    sys.stdout.write(text)
+    sys.stdout.flush()
