@@ -27,7 +27,7 @@ from experiments.timing import (
 )
 from lstm_jax.config import Config, ModelConfig, OptimizerConfig, TrainConfig
 from lstm_jax.data.batches import Batch, Streams, stack_batches
-from lstm_jax.figures import new_figure, save, tidy
+from lstm_jax.figures import new_figure, picture, save, tidy
 from lstm_jax.files import write_json
 from lstm_jax.memory import check_run_fits
 from lstm_jax.model import LMParams
@@ -289,6 +289,7 @@ COLORS = {
 }
 
 
+@picture
 def draw(entries: list[dict[str, Any]], path: Path) -> None:
     """Steps per second of every contender, those of torch (without it, of autodiff) being 1."""
     times = [{name: c["ms"] for name, c in entry["contenders"].items()} for entry in entries]

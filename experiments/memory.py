@@ -25,7 +25,7 @@ import numpy as np
 from experiments.timing import describe_machine, seconds
 from lstm_jax.config import Config, ModelConfig, TrainConfig, UserError
 from lstm_jax.data.batches import Batch, Streams, stack_batches
-from lstm_jax.figures import new_figure, save, tidy
+from lstm_jax.figures import new_figure, picture, save, tidy
 from lstm_jax.files import write_json
 from lstm_jax.terminal import show, write
 from lstm_jax.train import init_train_state, make_dispatch
@@ -173,6 +173,7 @@ STYLES = (
 )
 
 
+@picture
 def draw(entries: list[dict[str, Any]], title: str, path: Path) -> None:
     """The memory that a step adds, and its time, against T; hollow: planned, not run."""
     figure = new_figure(9.5, 4.2)

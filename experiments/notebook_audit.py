@@ -10,7 +10,7 @@ from pathlib import Path
 from lstm_jax import audit
 from lstm_jax.config import Config, DataConfig
 from lstm_jax.data.corpora import load_text
-from lstm_jax.figures import new_figure, save, tidy
+from lstm_jax.figures import new_figure, picture, save, tidy
 from lstm_jax.files import write_json
 from lstm_jax.reference import DEFECTS
 from lstm_jax.terminal import show
@@ -25,6 +25,7 @@ def get_config() -> Config:
     return Config(data=DataConfig(corpus="tiny_shakespeare"))
 
 
+@picture
 def draw(curves: dict[str, list[float]], path: Path) -> None:
     """The loss of the notebook's setting, its backward pass mended one defect after another."""
     figure = new_figure(8, 5)

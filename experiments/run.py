@@ -300,6 +300,7 @@ def train(config: Config, folder: Path) -> int:
         announce(run)
         run.train()
         report(run)
+        run.draw()
     return 0
 
 

@@ -38,6 +38,7 @@ def train(configs: dict[Path, Config], text: Text, title: str) -> Iterator[dict[
         with Run(config, text, folder, title) as run:
             run.train()
             found = run.summary()
+            run.draw()
         stream, windows = kept_losses(found)
         yield found | {"seed": config.train.seed, "stream": stream, "windows": windows}
 

@@ -16,7 +16,7 @@ from experiments.timing import describe_machine
 from lstm_jax.config import Config, UserError
 from lstm_jax.data.corpora import load_text
 from lstm_jax.data.vocabulary import Text
-from lstm_jax.figures import STREAM, WINDOWS, new_figure, save, tidy
+from lstm_jax.figures import STREAM, WINDOWS, new_figure, picture, save, tidy
 from lstm_jax.files import write_json
 from lstm_jax.loop import check_validates
 from lstm_jax.terminal import say, show
@@ -94,6 +94,7 @@ def row(name: str, runs: list[dict[str, Any]], base: list[dict[str, Any]]) -> st
     )
 
 
+@picture
 def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Each variant's losses, a point a seed, and the base's mean as a line."""
     figure = new_figure(8, 1.2 + 0.3 * len(found))

@@ -13,7 +13,7 @@ import numpy as np
 
 from lstm_jax.cases import Case, grid, variants
 from lstm_jax.config import Config, ModelConfig, TrainConfig
-from lstm_jax.figures import new_figure, save
+from lstm_jax.figures import new_figure, picture, save
 from lstm_jax.files import write_json
 from lstm_jax.memory import check_run_fits
 from lstm_jax.terminal import overwrite, show
@@ -87,6 +87,7 @@ def table(field: str, rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+@picture
 def draw(rows: list[Row], path: Path) -> None:
     """The worst relative error of every leaf (rows) between every two sources (columns)."""
     pairs = list(dict.fromkeys((row.pair, row.allowed) for row in rows))

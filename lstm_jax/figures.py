@@ -1,25 +1,72 @@
-"""Pictures of a run.
+"""Pictures of a run: the same for every user, and never worth more than the run.
 
 matplotlib is imported when the first one is drawn: it takes as long to import as JAX does, and a
 run draws nothing before its end.
 """
 
+import functools
 import io
 import math
+import os
 import statistics
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lstm_jax.files import write_atomically
 from lstm_jax.metrics import AVERAGE, kept_losses, kept_suffix
+from lstm_jax.terminal import warn
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TRAIN, STREAM, WINDOWS, RATE = "#9aa7b4", "#c0392b", "#2c6fbb", "#7f8c8d"
 STREAM_AVERAGE, WINDOWS_AVERAGE = "#e59866", "#85b6e3"
+
+
+def import_matplotlib() -> "ModuleType":
+    """matplotlib, also where MPLBACKEND names a backend that is not installed.
+
+    Notebooks export theirs to the processes that they start, and with one that it does not find
+    matplotlib refuses to be imported. Nothing here draws on a screen.
+    """
+    if "matplotlib" in sys.modules:
+        return sys.modules["matplotlib"]
+    chosen = os.environ.pop("MPLBACKEND", "")
+    try:
+        import matplotlib
+    finally:
+        if chosen:
+            os.environ["MPLBACKEND"] = chosen
+    if chosen:
+        with suppress(ValueError):
+            matplotlib.rcParams["backend"] = chosen
+    return matplotlib
+
+
+def picture(draw: Callable[..., None]) -> Callable[..., None]:
+    """Makes a function that draws a picture, its path last, independent of the user's settings.
+
+    Where it fails there is a warning and no picture: what was measured is written down elsewhere.
+    """
+
+    @functools.wraps(draw)
+    def attempt(*args: Any) -> None:
+        try:
+            matplotlib = import_matplotlib()
+            settings = {**matplotlib.rcParamsDefault}
+            del settings["backend"]  # the user's screen is not drawn on, and stays as it is
+            with matplotlib.rc_context(settings):
+                draw(*args)
+        except Exception as error:
+            warn(f"the figure {args[-1]} is not drawn: {error or type(error).__name__}")
+
+    return attempt
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -45,6 +92,7 @@ def save(figure: "Figure", path: Path) -> None:
     write_atomically(path, picture.getvalue())
 
 
+@picture
 def draw_curves(runs: Sequence[list[dict[str, Any]]], title: str, path: Path) -> None:
     """Training and validation loss of one recipe's runs, the metrics of each, against characters
     seen, the learning rate below."""

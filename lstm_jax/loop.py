@@ -225,9 +225,8 @@ class Run:
                 self.checkpoints.wait()
         finally:
             progress.close()
-        if metrics := read_metrics(self.workdir):
-            draw_curves([metrics], self.title, self.workdir / FIGURES / "curves.png")
         if received:
+            self.draw()
             raise Interrupted(received[0], self.step)
 
     def _train(self, progress: Progress, received: list[int]) -> None:
@@ -379,3 +378,8 @@ class Run:
             }
         write_summary(self.workdir, summary)
         return summary
+
+    def draw(self) -> None:
+        """Draws the curves so far. Last of all: nothing hangs on them, and they may take long."""
+        if metrics := read_metrics(self.workdir):
+            draw_curves([metrics], self.title, self.workdir / FIGURES / "curves.png")

@@ -81,4 +81,5 @@ def finished(tmp_path_factory):
     with jax.numpy_dtype_promotion("standard"), Run(CONFIG, TEXT, workdir, "title") as run:
         run.train()
         run.summary()
+        run.draw()
     return workdir

@@ -1,10 +1,20 @@
 """Curves: what is drawn is what was written down, one run apart from the next."""
 
+import json
 import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from experiments.run import ANALYSES
 from lstm_jax import figures
+from tests.cli import TEXT, TRAIN, call, line_of, process_in
+
+ROOT = Path(__file__).parent.parent
 
 
 def line(step, **values):
@@ -74,3 +84,87 @@ def test_an_average_has_curves_of_its_own_and_decides_what_is_best(drawn):
 
 def test_without_validation_there_are_the_losses_of_training(drawn):
     assert drawn([[line(1, train_loss=1.0)]]).get_legend_handles_labels()[1] == ["training"]
+
+
+# Draws the runs that come on stdin; what a notebook exports must still be there afterwards.
+DRAW = """
+import json, os, sys
+from pathlib import Path
+from lstm_jax.figures import draw_curves
+before = dict(os.environ)
+draw_curves(json.load(sys.stdin), "title", Path("curves.png"))
+assert os.environ == before
+from matplotlib import rcParams
+print(rcParams["savefig.dpi"], dict.__getitem__(rcParams, "backend"))
+"""
+SETTINGS = """
+text.usetex: True
+savefig.dpi: 7
+figure.dpi: 3
+font.size: 40
+axes.facecolor: black
+savefig.format: pdf
+savefig.bbox: tight
+lines.linewidth: 9
+axes.spines.left: False
+"""
+
+
+def drawn_in(folder, **environment):
+    """The picture that a process of its own draws there, and what the user has set, after it."""
+    done = subprocess.run(
+        [sys.executable, "-c", DRAW],
+        input=json.dumps([[dict(line) for line in run] for run in RUNS]),
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    return (folder / "curves.png").read_bytes(), done.stdout
+
+
+@pytest.mark.parametrize("backend", ["nonsense", "pdf"])
+def test_a_picture_is_the_same_whatever_matplotlib_is_set_to(backend, tmp_path):
+    for name in ("plain", "set"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "set" / "matplotlibrc").write_text(SETTINGS)
+    plain, left = drawn_in(tmp_path / "plain")
+    assert plain.startswith(b"\x89PNG") and left.startswith("figure ")
+    # What the user has set stays so for the user's own pictures.
+    again, left = drawn_in(tmp_path / "set", MPLBACKEND=backend)
+    assert again == plain and left.startswith("7.0 ") and (backend == "pdf") == ("pdf" in left)
+
+
+def fail(*args):
+    raise RuntimeError("it cannot be\ndrawn")
+
+
+def test_a_picture_that_fails_is_one_line_after_all_else(tmp_path, monkeypatch):
+    (tmp_path / "text").write_bytes(TEXT)
+    drawing_at = []
+
+    def fail_late(*args):
+        drawing_at.append((tmp_path / "run" / "summary.json").exists())
+        fail()
+
+    monkeypatch.setattr(figures, "new_figure", fail_late)
+    with process_in(tmp_path):
+        code, stdout, stderr = call(*line_of(TRAIN))
+    assert code == 0 and "val_loss_stream" in stdout and drawing_at == [True]
+    assert stderr.endswith(
+        "warning: the figure run/figures/curves.png is not drawn: it cannot be drawn\n"
+    )
+
+
+def test_no_experiment_fails_for_its_picture(tmp_path, capsys, monkeypatch):
+    modules = [*ANALYSES.values()]
+    drawing = [module for module in modules if hasattr(module, "new_figure")]
+    assert len(drawing) == 5
+    for module in drawing:
+        monkeypatch.setattr(module, "new_figure", fail)
+        module.draw([], *([""] if module.__name__.endswith("memory") else []), tmp_path / "a.png")
+        assert re.fullmatch(
+            r"warning: the figure .*a.png is not drawn: .+\n", capsys.readouterr().err
+        )
