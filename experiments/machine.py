@@ -7,6 +7,7 @@ import sys
 import jax
 
 from lstm_jax.config import UserError
+from lstm_jax.container import cpu_limit
 
 # Parameters of glibc's mallopt, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
@@ -28,11 +29,16 @@ def keep_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def usable_cpus() -> int:
+def schedulable_cpus() -> int:
     """The processors this process may run on, where the system tells; else all."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def usable_cpus() -> int:
+    """The processors this process can keep busy: a container may be allowed fewer than it sees."""
+    return min(schedulable_cpus(), cpu_limit() or sys.maxsize)
 
 
 def use_devices(count: int) -> None:
@@ -41,6 +47,9 @@ def use_devices(count: int) -> None:
     `count` of them; 0: as many as this process may run on. Whether a run uses them,
     `parallel.lane_mesh` decides. UserError for a count where the backend is another.
     """
+    if usable_cpus() < schedulable_cpus():
+        # XLA has a thread for each processor that it sees, and reads this when it starts.
+        os.environ.setdefault("NPROC", str(usable_cpus()))
     jax.config.update("jax_num_cpu_devices", count or usable_cpus())
     if count and (backend := jax.default_backend()) != "cpu":
         raise UserError(f"--cpu_devices means nothing on a {backend}: leave it out")

@@ -24,6 +24,7 @@ import numpy as np
 
 from experiments.timing import describe_machine, seconds
 from lstm_jax.config import Config, ModelConfig, TrainConfig, UserError
+from lstm_jax.container import memory_limit
 from lstm_jax.data.batches import Batch, Streams, stack_batches
 from lstm_jax.figures import new_figure, picture, save, tidy
 from lstm_jax.files import write_json
@@ -98,9 +99,10 @@ def peak_bytes() -> int:
 
 def free_bytes() -> int:
     """The memory that a process can still have; where the system does not tell, all there is."""
-    return told_by_linux("/proc/meminfo", "MemAvailable") or os.sysconf(
+    free = told_by_linux("/proc/meminfo", "MemAvailable") or os.sysconf(
         "SC_PHYS_PAGES"
     ) * os.sysconf("SC_PAGE_SIZE")
+    return min(free, memory_limit() or sys.maxsize)
 
 
 def make_batches(config: Config) -> Batch:

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from experiments.machine import usable_cpus
+from experiments.machine import schedulable_cpus
 from lstm_jax.terminal import say
 
 LIMIT_BYTES = 2**28  # a run's programs take half a megabyte on a CPU
@@ -30,7 +30,9 @@ def keep_programs(folder: Path) -> None:
     The programs found there are run: it must be a folder that nobody else can write. It may be
     deleted at any time, and where it cannot be used the run goes on without it.
     """
-    place = folder / f"cores-{usable_cpus()}"  # among which XLA divides the work, as it compiles
+    place = (
+        folder / f"cores-{schedulable_cpus()}"
+    )  # among which XLA divides the work, as it compiles
     try:
         place.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=place).close()

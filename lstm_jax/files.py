@@ -3,9 +3,9 @@
 import errno
 import json
 import os
+import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -33,20 +33,22 @@ def cannot_write(path: Path, error: Exception) -> UserError:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes beside the file's place first, then moves it there; makes the folders it needs."""
-    part = None
+    """Writes beside the file's place first, then moves it there; makes the folders it needs.
+
+    Who may read it is for the umask to say, as with any new file: `tempfile` would make one that is
+    its owner's alone, and some file systems refuse to change that afterwards.
+    """
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", suffix=PART, delete=False
-        ) as file:
-            part = file.name
-            file.write(data)
-        os.chmod(part, 0o644)
-        os.replace(part, path)
+        try:
+            with open(part, "xb") as file:
+                file.write(data)
+            os.replace(part, path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
     except (OSError, ValueError) as error:  # ValueError: a NUL inside the path
-        if part is not None and os.path.exists(part):
-            os.unlink(part)
         raise cannot_write(path, error) from error
 
 

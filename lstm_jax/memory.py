@@ -5,12 +5,14 @@ by a small factor. Better than a process that the system kills after it has been
 """
 
 import math
+import sys
 
 import jax
 import psutil
 from humanize import naturalsize
 
 from lstm_jax.config import Config, UserError
+from lstm_jax.container import memory_limit
 from lstm_jax.model import LMParams, sizes
 from lstm_jax.train import init_train_state
 
@@ -19,9 +21,11 @@ RESIDUALS = 6  # blocks of BxH that a layer's backward needs of each step: four 
 
 
 def memory_bytes() -> int:
-    """The memory of all devices together; on a CPU, the machine's."""
+    """The memory of all devices together; on a CPU, the machine's, or the container's."""
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
-    return sum(limits) if all(limits) else psutil.virtual_memory().total
+    if all(limits):
+        return sum(limits)
+    return min(psutil.virtual_memory().total, memory_limit() or sys.maxsize)
 
 
 def state_bytes(config: Config, vocabulary_size: int) -> int:

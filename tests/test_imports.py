@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "lstm_jax"
 
 ORDER = [
     "terminal",
+    "container",
     "config",
     "files",
     "lock",

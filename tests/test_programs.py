@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from experiments import run
-from experiments.machine import usable_cpus
+from experiments.machine import schedulable_cpus
 from experiments.programs import delete_oldest
 from lstm_jax.checkpoint import load_model
 from lstm_jax.data.fetch import cache_folder
@@ -71,7 +71,7 @@ def kept(folder):
 
 def test_the_second_process_compiles_nothing(tmp_path):
     assert double(tmp_path / "kept") == ("42 1\n", "")
-    assert len(kept(tmp_path / "kept" / f"cores-{usable_cpus()}")) == 1
+    assert len(kept(tmp_path / "kept" / f"cores-{schedulable_cpus()}")) == 1
     assert double(tmp_path / "kept") == ("42 0\n", "")
     shutil.rmtree(tmp_path / "kept")
     assert double(tmp_path / "kept") == ("42 1\n", "")
