@@ -38,7 +38,7 @@ from experiments import (
     verify_recipes,
 )
 from experiments.machine import keep_memory, use_devices
-from experiments.programs import keep_no_programs, keep_programs
+from experiments.programs import keep_no_programs, keep_programs, keep_programs_unasked
 from experiments.scoring import (
     in_both_units,
     load_members,
@@ -61,7 +61,7 @@ from lstm_jax.config import (
 )
 from lstm_jax.data.corpora import load_text
 from lstm_jax.data.fetch import cache_folder
-from lstm_jax.files import check_plain
+from lstm_jax.files import check_plain, named
 from lstm_jax.loop import RUN_FILES, Interrupted, Run
 from lstm_jax.memory import check_samples_fit, check_state_fits
 from lstm_jax.model import count_parameters, expected_masks
@@ -253,7 +253,7 @@ def overrides() -> dict[str, Any]:
 
 
 def workdir() -> Path:
-    return Path(f"runs/{EXPERIMENT.value}" if WORKDIR.value is None else WORKDIR.value)
+    return named(f"runs/{EXPERIMENT.value}" if WORKDIR.value is None else WORKDIR.value)
 
 
 def check_folder(folder: Path, flag: str) -> None:
@@ -278,8 +278,12 @@ def set_compile_cache() -> None:
         chosen = "off"
     if chosen == "off":
         keep_no_programs()
-    elif chosen or jax.config.jax_compilation_cache_dir is None:
-        keep_programs(Path(chosen or cache_folder() / "programs"))
+    elif chosen:
+        keep_programs(named(chosen))
+    elif (set_up := jax.config.jax_compilation_cache_dir) is None:
+        keep_programs_unasked(cache_folder())
+    elif set_up.startswith("~"):  # which JAX would take for a name
+        jax.config.update("jax_compilation_cache_dir", str(named(set_up)))
 
 
 def run_experiment() -> int:
@@ -423,7 +427,7 @@ def main(argv: Sequence[str]) -> int:
         use_devices(CPU_DEVICES.value)
         check_folder(workdir(), "workdir")
         for folder in ENSEMBLE.value:
-            check_folder(Path(folder), "ensemble")
+            check_folder(named(folder), "ensemble")
         set_compile_cache()
         modes = {"train": run_experiment, "evaluate": evaluate_run, "sample": sample_run}
         return modes[MODE.value]()

@@ -15,6 +15,7 @@ from lstm_jax.data.corpora import load_text
 from lstm_jax.data.vocabulary import Text
 from lstm_jax.dynamic import evaluate_dynamic
 from lstm_jax.evaluate import Evaluation, evaluate, evaluate_ensemble
+from lstm_jax.files import named
 from lstm_jax.loss import bits
 from lstm_jax.metrics import AVERAGE
 from lstm_jax.model import LMParams, Masks, expected_masks
@@ -97,7 +98,7 @@ def load_members(
     `workdir`."""
     members = []
     for folder in folders:
-        state, description = load_model(Path(folder), which)
+        state, description = load_model(named(folder), which)
         same = like.text_sha256, like.vocabulary, like.config.data.validation_fraction
         if same != (
             description.text_sha256,

@@ -11,11 +11,27 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.config import UserError
+from lstm_jax.config import UserError, shown
 
 JSON_LIMIT_BYTES = 2**25  # an alphabet of all of Unicode takes 13 million
 PART = ".part"  # ends the name of what is not whole yet
 NO_ROOM = [os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
+
+
+def named(path: str) -> Path:
+    """The path that a user names, with `~` for a home, as a shell has it.
+
+    A shell itself puts the home in at the beginning of a word alone, and not in --workdir=~/runs.
+    """
+    if not path.startswith("~"):
+        return Path(path)
+    try:
+        return Path(path).expanduser()
+    except (RuntimeError, ValueError) as error:  # ValueError: a NUL inside the path
+        raise UserError(
+            f"{shown(path)} is in nobody's home here: write the path out, or ./ before it for "
+            "one of that name"
+        ) from error
 
 
 def cannot_write(path: Path, error: Exception) -> UserError:

