@@ -45,11 +45,19 @@ def use_devices(count: int) -> None:
     """Makes each core of the CPU a device, so that the lanes of a batch can share them.
 
     `count` of them; 0: as many as this process may run on. Whether a run uses them,
-    `parallel.lane_mesh` decides. UserError for a count where the backend is another.
+    `parallel.lane_mesh` decides. UserError for a count where the backend is another, and where JAX
+    finds no device of the kind that it is set to.
     """
     if usable_cpus() < schedulable_cpus():
         # XLA has a thread for each processor that it sees, and reads this when it starts.
         os.environ.setdefault("NPROC", str(usable_cpus()))
     jax.config.update("jax_num_cpu_devices", count or usable_cpus())
-    if count and (backend := jax.default_backend()) != "cpu":
+    try:
+        backend = jax.default_backend()
+    except (RuntimeError, AssertionError) as error:  # the latter without a word, for cuda
+        raise UserError(
+            f"JAX finds no device for JAX_PLATFORMS={jax.config.jax_platforms or ''}: "
+            f"{str(error) or 'there is none of the kind'}; unset it, or take JAX_PLATFORMS=cpu"
+        ) from error
+    if count and backend != "cpu":
         raise UserError(f"--cpu_devices means nothing on a {backend}: leave it out")

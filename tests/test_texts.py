@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import threading
 
 import numpy as np
@@ -72,6 +73,49 @@ def test_a_text_that_does_not(content, message, folder):
     code, _, stderr = call(*line_of(TRAIN))
     assert code == 2 and message in stderr and is_one_line(stderr)
     assert [path.name for path in folder.iterdir()] == ["text"]
+
+
+LINES = "to be, or not\tto be\n" * 30
+
+
+@pytest.mark.parametrize(
+    "content, doubt",
+    [
+        (LINES.encode("utf-16-le"), "NULs"),
+        (LINES.encode("utf-32-be"), "NULs"),
+        # Half of its bytes are no NULs, but the number of the block.
+        (("быть или не быть\n" * 30).encode("utf-16-be"), "if it is UTF-16"),
+        (b"\x01\x02\x03 to be" * 60, "that no text has"),
+        (LINES.replace("\n", "\r").encode(), "a carriage return alone"),
+        (LINES.encode() + "\ufffd".encode() * 5, r"5 of its 605 characters .* \(U\+FFFD\)"),
+    ],
+    ids=["UTF-16", "UTF-32", "UTF-16 of Russian", "binary", "CR", "decoded wrongly"],
+)
+def test_a_text_that_is_probably_another_is_warned_of(content, doubt, folder):
+    (folder / "text").write_bytes(content)
+    code, _, stderr = call(*line_of(TRAIN))
+    warnings = [line for line in stderr.splitlines() if line.startswith("warning: ")]
+    assert code == 0 and len(warnings) == 1
+    assert re.match(f"warning: text is probably not the text that you mean: .*{doubt}", warnings[0])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        LINES,
+        LINES.replace("\n", "\r\n"),
+        LINES.replace("\n", " "),  # a single line
+        LINES + "\r",
+        f"\ufeff{LINES * 10}\ufffd\x1b[0m\0",
+        "\f" * 200 + LINES,
+        "быть или не быть\n" * 30,
+        "\u2028\u0085".join(["to be"] * 100),
+    ],
+)
+def test_a_text_that_is_a_text_is_not(content, folder, capsys):
+    (folder / "text").write_bytes(content.encode())
+    corpora.read_file("text")
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,12 @@ from typing import BinaryIO
 import numpy as np
 
 from lstm_jax.config import UserError, shown
+from lstm_jax.terminal import warn
 
 PIECE_BYTES = 1 << 22
 CODE_POINTS = 0x110000
+CONTROLS = [point for point in range(32) if chr(point) not in "\t\n\f\r"]
+MANY_CONTROLS, MANY_REPLACED = 0.05, 0.001  # shares of a text that is probably something else
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -100,14 +103,34 @@ def code_points(file: BinaryIO, name: str) -> Iterator[np.ndarray]:
             return
 
 
+def doubts(counts: np.ndarray) -> str | None:
+    """What is odd about a text with so many of each character, and what to do; None: nothing."""
+    length, replaced = counts.sum(), counts[ord("\ufffd")]
+    if (controls := counts[CONTROLS].sum()) > MANY_CONTROLS * length:
+        return (
+            f"{controls:,} of its {length:,} characters are NULs or others that no text has; "
+            "if it is UTF-16, convert it first, with iconv say"
+        )
+    if replaced > MANY_REPLACED * length:
+        return (
+            f"{replaced:,} of its {length:,} characters stand for what somebody could not decode "
+            "(U+FFFD); decode the original again"
+        )
+    if counts[ord("\r")] and not counts[ord("\n")]:
+        return "its lines end with a carriage return alone; put a line feed in its place"
+    return None
+
+
 def encode_file(file: BinaryIO, name: str) -> Text:
     """Reads a seekable UTF-8 file into ids over its own sorted alphabet."""
-    seen, length = np.zeros(CODE_POINTS, bool), 0
+    counts = np.zeros(CODE_POINTS, np.int64)
     for points in code_points(file, name):
-        seen[points] = True
-        length += len(points)
+        counts += np.bincount(points, minlength=CODE_POINTS)
+    length, seen = int(counts.sum()), counts > 0
     if not length:
         raise UserError(f"{name} is empty: there is nothing to learn from it")
+    if (doubt := doubts(counts)) is not None:
+        warn(f"{name} is probably not the text that you mean: {doubt}")
 
     vocabulary = Vocabulary("".join(map(chr, np.flatnonzero(seen))))
     table = np.zeros(CODE_POINTS, vocabulary.dtype)
