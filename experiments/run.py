@@ -13,6 +13,7 @@ import inspect
 import os
 import stat
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -67,7 +68,7 @@ from lstm_jax.memory import check_samples_fit, check_state_fits
 from lstm_jax.model import count_parameters, expected_masks
 from lstm_jax.monte_carlo import check_drops
 from lstm_jax.sample import generate_pieces
-from lstm_jax.terminal import say, show, write
+from lstm_jax.terminal import say, show, warn, write
 
 EXPERIMENTS: dict[str, Callable[[], Config]] = {
     "shakespeare": shakespeare.get_config,
@@ -414,6 +415,11 @@ def show_unraisable(unraisable: Any) -> None:
         sys.__unraisablehook__(unraisable)
 
 
+def show_warning(message: Warning | str, *_: Any) -> None:
+    """Shows what a library warns of like any other warning, without the line of code."""
+    warn(message)
+
+
 def main(argv: Sequence[str]) -> int:
     if argv[1:]:
         say(f"error: unexpected argument {argv[1]!r}: flags begin with --")
@@ -421,6 +427,7 @@ def main(argv: Sequence[str]) -> int:
     # A character that the terminal's encoding lacks is written as \\x…, not as a traceback.
     sys.stdout.reconfigure(errors="backslashreplace")
     sys.unraisablehook = show_unraisable
+    warnings.showwarning = show_warning
     try:
         check_flags(MODE.value, overrides())
         keep_memory()
@@ -442,6 +449,14 @@ def main(argv: Sequence[str]) -> int:
         return 141
     except OSError as error:
         say(f"error: {error}")
+        return 2
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        say(
+            f"error: there is not enough memory ({error}): take a smaller model, or less at once "
+            "(train.batch_size, train.sequence_length, evaluate.lanes, --num_samples)"
+        )
         return 2
     except KeyboardInterrupt:
         return 130

@@ -5,6 +5,7 @@ import gc
 import io
 import itertools
 import sys
+import warnings
 from typing import NamedTuple
 
 import jax
@@ -59,6 +60,7 @@ def process_in(folder):
     with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
         patch.chdir(folder)
         patch.setattr(sys, "unraisablehook", sys.unraisablehook)
+        patch.setattr(warnings, "showwarning", warnings.showwarning)
         patch.setattr(memory, "memory_bytes", lambda: 10**9)
         raced = {"reached_s": 1.0, "end_s": 1.0, "val_loss_windows": 1.0}
         patch.setattr(speedrun, "race", lambda *args: raced)

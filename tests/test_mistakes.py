@@ -1,7 +1,12 @@
 """What a user may get wrong: one line that says so, exit code 2, and nothing left behind."""
 
+import warnings
+
+import jax
 import pytest
 
+from experiments import run
+from lstm_jax.config import UserError
 from tests.cli import EVALUATE, SAMPLE, TEXT, TRAIN, call, is_one_line, line_of, process_in
 
 
@@ -92,6 +97,35 @@ def trained(tmp_path_factory):
     with process_in(folder):
         assert call(*line_of(TRAIN)).code == 0
     return folder
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 7 TiB"),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes.\nat 0x0"),
+    ],
+)
+def test_too_little_memory_after_all(error, trained, monkeypatch):
+    def refuse(*args):
+        raise error
+
+    monkeypatch.setattr(run, "score_alone", refuse)
+    with process_in(trained):
+        assert "there is not enough memory (" in refused(*line_of(EVALUATE))
+
+
+def test_what_a_library_warns_of_is_one_line(trained, monkeypatch):
+    def score(*args):
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("in two\nlines \x1b[2J", stacklevel=1)
+        raise UserError("enough")
+
+    monkeypatch.setattr(run, "score_alone", score)
+    with process_in(trained):
+        stderr = call(*line_of(EVALUATE)).stderr
+    assert stderr == "warning: in two lines \\x1b[2J\nerror: enough\n"
 
 
 def test_a_rule_without_an_epsilon(trained):
