@@ -27,7 +27,7 @@ def groups(controller: str, root: Path) -> Iterator[Path]:
             trees = [controllers, controller]
         else:
             continue
-        names = [name for name in path.split("/") if name not in ("", "..")]
+        names = [name for name in path.split("/") if name]
         for tree in dict.fromkeys(trees):
             for depth in range(len(names) + 1):
                 yield root.joinpath("sys/fs/cgroup", tree, *names[:depth])

@@ -56,7 +56,7 @@ CASES = {
     ),
     "version 2, seen from inside a namespace": (
         "0::/../../other",
-        {"memory.max": "800", "cpu.max": "100000 100000"},
+        {"memory.max": "800", "other/memory.max": "1", "cpu.max": "100000 100000"},
         (800, 1),
     ),
     "version 1, under the names of outside": (
