@@ -35,6 +35,7 @@ from lstm_jax.files import write_json
 from lstm_jax.layer import unroll
 from lstm_jax.loop import Run
 from lstm_jax.metrics import read_metrics
+from lstm_jax.terminal import say, show
 from lstm_jax.verify import TOLERANCES, Row, make_row, verify, worst
 
 READS = ()  # it checks what it checks
@@ -261,18 +262,18 @@ def main(config: Config, workdir: Path) -> int:
     """Prints a line for each check, writes device_check.json; 1 if one of them does not hold."""
     device, machine = jax.devices()[0], {"commit": commit(), **describe_machine()}
     runtime = " ".join(device.client.platform_version.split())
-    print(f"{device.device_kind} ({device.platform}), {jax.device_count()} of them; {runtime}")
-    print(f"JAX {jax.__version__}, commit {machine['commit']}", end="\n\n", flush=True)
+    show(f"{device.device_kind} ({device.platform}), {jax.device_count()} of them; {runtime}")
+    show(f"JAX {jax.__version__}, commit {machine['commit']}\n")
     done: list[Check] = []
     with tempfile.TemporaryDirectory() as folder:
         for name, check in checks(Path(folder)):
-            print(name, file=sys.stderr, flush=True)
+            say(name)
             start = time.perf_counter()
             holds, found = attempt(check)
             done.append(Check(name, holds, found, round(time.perf_counter() - start, 1)))
-    print(f"{'check':36}  {'':6}  seconds  found; allowed {allowed()}")
+    show(f"{'check':36}  {'':6}  seconds  found; allowed {allowed()}")
     for name, holds, found, seconds in done:
-        print(f"{name:36}  {'holds' if holds else 'FAILED':6}  {seconds:7.1f}  {found}")
+        show(f"{name:36}  {'holds' if holds else 'FAILED':6}  {seconds:7.1f}  {found}")
     write_json(
         workdir / "device_check.json",
         {"machine": machine, "runtime": runtime, "checks": [check._asdict() for check in done]},

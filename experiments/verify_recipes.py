@@ -5,7 +5,6 @@ batches and lengths, with their dropout and weight drop, the carry not zero and 
 Minutes on two cores. Exit code 1 if anything fails.
 """
 
-import sys
 from pathlib import Path
 
 from experiments import shakespeare, tiny_shakespeare, tiny_shakespeare_hour
@@ -13,6 +12,7 @@ from experiments.verify_gradients import table
 from lstm_jax.cases import Case
 from lstm_jax.config import Config
 from lstm_jax.files import write_json
+from lstm_jax.terminal import say, show
 from lstm_jax.verify import Row, verify_as_trained
 
 READS = ()  # the recipes say all
@@ -46,11 +46,11 @@ def verify_recipes() -> dict[str, list[Row]]:
     found = {}
     for number, (name, config) in enumerate(recipes().items(), start=1):
         case = case_of(config)
-        print(f"recipe {number}/{len(recipes())}", file=sys.stderr, flush=True)
+        say(f"recipe {number}/{len(recipes())}")
         found[name] = verify_as_trained(case)
         H, L = case.model.hidden_size, case.model.num_layers
-        print(f"{name}: H {H}, L {L}, B {case.B}, T {case.T}")
-        print(table("pair", found[name]), end="\n\n", flush=True)
+        show(f"{name}: H {H}, L {L}, B {case.B}, T {case.T}")
+        show(table("pair", found[name]) + "\n")
     return found
 
 
@@ -60,5 +60,5 @@ def main(config: Config, workdir: Path) -> int:
     rows = [{"recipe": name, **row._asdict()} for name in found for row in found[name]]
     write_json(workdir / "recipes.json", rows)
     failed = sum(not row.passed for rows in found.values() for row in rows)
-    print(f"{len(rows)} comparisons, {failed} failed")
+    show(f"{len(rows)} comparisons, {failed} failed")
     return 1 if failed else 0

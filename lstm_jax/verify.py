@@ -24,6 +24,7 @@ import numpy as np
 from lstm_jax import reference
 from lstm_jax.bptt import COLUMNS, ROWS, value_and_grad_in
 from lstm_jax.cases import Case, Problem, make_problem, make_weight_masks
+from lstm_jax.container import cpu_limit
 from lstm_jax.gradient import GRADIENTS, GradFn, truncated_autodiff
 from lstm_jax.loss import sequence_loss
 from lstm_jax.model import LMParams, named_leaves
@@ -42,8 +43,7 @@ UNOPTIMIZED: dict[str, Any] = {"xla_backend_optimization_level": 0}
 if jax.__version_info__ < (0, 11):
     UNOPTIMIZED["xla_cpu_use_fusion_emitters"] = False
 
-# Cases side by side. A case compiles one program after the other, and a compiler uses one core.
-WORKERS = min(max(os.cpu_count() or 1, 2), 8)
+MOST_WORKERS = 8
 
 
 class Row(NamedTuple):
@@ -380,6 +380,12 @@ def worst(rows: list[Row], *fields: str) -> list[Row]:
     ]
 
 
+def workers() -> int:
+    """How many cases to verify side by side: each compiles its programs in turn, on one core."""
+    cpus = min(os.cpu_count() or 1, cpu_limit() or MOST_WORKERS)
+    return min(max(cpus, 2), MOST_WORKERS)
+
+
 def verify(
     cases: list[Case], report: Callable[[int, int], None] = lambda done, total: None
 ) -> list[Row]:
@@ -402,7 +408,7 @@ def verify(
             optimized=last or not on_cpu,
         )
 
-    with ThreadPoolExecutor(WORKERS) as pool:
+    with ThreadPoolExecutor(workers()) as pool:
         longest_first = reversed(range(len(cases)))
         for done, found in enumerate(pool.map(run, longest_first), start=1):
             rows += found
