@@ -10,7 +10,6 @@ The same command run again in its folder resumes there. Results go to stdout, th
 
 import dataclasses
 import inspect
-import os
 import stat
 import sys
 import warnings
@@ -39,6 +38,7 @@ from experiments import (
     verify_recipes,
 )
 from experiments.machine import keep_memory, use_devices
+from experiments.output import READER_LEFT, flush_streams, open_streams
 from experiments.programs import keep_no_programs, keep_programs, keep_programs_unasked
 from experiments.scoring import (
     in_both_units,
@@ -421,11 +421,15 @@ def show_warning(message: Warning | str, *_: Any) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
+    open_streams()
+    return flush_streams(carry_out(argv))
+
+
+def carry_out(argv: Sequence[str]) -> int:
+    """What the flags ask for; returns the exit code."""
     if argv[1:]:
         say(f"error: unexpected argument {argv[1]!r}: flags begin with --")
         return 2
-    # A character that the terminal's encoding lacks is written as \\x…, not as a traceback.
-    sys.stdout.reconfigure(errors="backslashreplace")
     sys.unraisablehook = show_unraisable
     warnings.showwarning = show_warning
     try:
@@ -445,8 +449,7 @@ def main(argv: Sequence[str]) -> int:
         say(f"saved at step {stop.step}; the same command goes on from there")
         return 128 + stop.signal_number
     except BrokenPipeError:  # the reader, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return READER_LEFT
     except OSError as error:
         say(f"error: {error}")
         return 2

@@ -16,7 +16,7 @@ JAX does, and a new run is well under way before it saves.
 import itertools
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -153,10 +153,16 @@ def as_before(stored: Any, like: Any) -> Any:
 
 
 class Checkpoints:
-    """The checkpoints of one run folder."""
+    """The checkpoints of one run folder.
 
-    def __init__(self, workdir: Path, keep: int = 2) -> None:
-        self._workdir, self._keep = workdir, keep
+    Args:
+      check: called before each change in the folder; raises where it is no longer to be written in.
+    """
+
+    def __init__(
+        self, workdir: Path, keep: int = 2, check: Callable[[], None] = lambda: None
+    ) -> None:
+        self._workdir, self._keep, self._check = workdir, keep, check
         self._writer = ThreadPoolExecutor(1, "checkpoints")
         self._written: Future[None] | None = None
 
@@ -203,6 +209,7 @@ class Checkpoints:
 
     def set_aside(self, step: int) -> Path:
         """Moves a damaged checkpoint out of the way of what is saved from now on."""
+        self._check()
         aside = self._workdir / DAMAGED
         aside.mkdir(exist_ok=True)
         names = (f"{step}" if n == 1 else f"{step}-{n}" for n in itertools.count(1))
@@ -212,6 +219,7 @@ class Checkpoints:
     def delete_parts(self) -> None:
         """Deletes what a killed process was writing or deleting."""
         for part in (self._workdir / FOLDER).glob(f"*{PART}"):
+            self._check()
             shutil.rmtree(part)
 
     def best_step(self, steps: Sequence[int]) -> int:
@@ -302,11 +310,14 @@ class Checkpoints:
         metrics: dict[str, float] | None,
     ) -> None:
         part = self.part(step)
+        self._check()
         try:
             write_checkpoint(part, state, description, metrics)
+            self._check()
             part.rename(self.path(step))
             self._delete_old()
         except (OSError, ValueError) as error:
+            self._check()  # what is there now may be another's
             told = cannot_write(self.path(step), error)  # first: it says how much room there is
             shutil.rmtree(part, ignore_errors=True)
             raise told from error
@@ -315,6 +326,7 @@ class Checkpoints:
         """Deletes all but the latest few and the best."""
         steps = self.steps()
         for step in set(steps) - {*steps[-self._keep :], self.best_step(steps)}:
+            self._check()
             shutil.rmtree(self.path(step).rename(self.part(step)))
 
     def wait(self) -> None:
@@ -337,7 +349,8 @@ def write_checkpoint(
     """Writes a whole checkpoint into a folder that is not there yet."""
     import orbax.checkpoint as ocp
 
-    folder.mkdir(parents=True)
+    folder.parent.mkdir(exist_ok=True)  # not the one above: it may just have been deleted
+    folder.mkdir()
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         checkpointer.save((folder / STATE).absolute(), args=ocp.args.StandardSave(as_stored(state)))
     for name, content in ((DESCRIPTION, description.to_json()), (METRICS, metrics)):

@@ -2,6 +2,9 @@
 
 The lock is the system's, on the file `.lock`: it goes with the process that holds it, however that
 ends. The file says which process it is; left behind by a killed one it locks nothing.
+
+A lock holds a file, not its name: somebody may delete the folder, and make it again, and another
+process may lock the new one. So whoever holds a lock asks it (`Lock.check`) before each write.
 """
 
 import os
@@ -40,10 +43,49 @@ def open_here(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
 
 
+class Lock:
+    """A folder's lock, held until it is released."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path, self._file = path, file
+        file.truncate(0)
+        with suppress(OSError):  # on a full disk it locks all the same
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        file.seek(0)
+        self._mark = file.read()
+
+    def is_held(self) -> bool:
+        """Whether the lock file is still at its place, and says what this process wrote into it.
+
+        What it says tells where the file system locks nothing and another process has come.
+        """
+        try:
+            return is_at(self._file, self._path) and self._path.read_bytes() == self._mark
+        except OSError:  # the folder's name leads nowhere, or to a file
+            return False
+
+    def check(self) -> None:
+        """Raises a UserError where the folder is no longer this process's to write in."""
+        if self._file.closed:
+            raise UserError(f"the run in {self._path.parent} is closed: begin it again")
+        if not self.is_held():
+            raise UserError(
+                f"{self._path.parent} was deleted, moved or taken over while this process trained "
+                "there, which has stopped and writes nothing more: run the same command again, "
+                "with another --workdir if that one is in use"
+            )
+
+    def release(self) -> None:
+        """Deletes the lock file, unless it is another's by now, and unlocks it."""
+        with self._file, suppress(PermissionError):  # Windows deletes no file that is open
+            if self.is_held():
+                self._path.unlink(missing_ok=True)
+
+
 def is_at(file: BinaryIO, path: Path) -> bool:
     """Whether the open file is still the one of that name."""
     try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+        return os.path.samestat(os.fstat(file.fileno()), os.lstat(path))
     except FileNotFoundError:
         return False
 
@@ -77,15 +119,11 @@ def take(path: Path) -> BinaryIO:
 
 
 @contextmanager
-def only_process(workdir: Path) -> Iterator[None]:
+def only_process(workdir: Path) -> Iterator[Lock]:
     """Holds the folder's lock (makes the folder if need be); a UserError where another has it."""
     path = workdir / LOCK
-    with take(path) as file:
-        file.truncate(0)
-        with suppress(OSError):  # on a full disk it locks all the same
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        try:
-            yield
-        finally:
-            with suppress(PermissionError):  # Windows: as long as it is open it cannot be deleted
-                path.unlink(missing_ok=True)
+    lock = Lock(path, take(path))
+    try:
+        yield lock
+    finally:
+        lock.release()

@@ -6,12 +6,8 @@ while step < steps:
     every N steps: validate, sample, save
 """
 
-import os
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -53,6 +49,7 @@ from lstm_jax.nonfinite import FOLDER as DUMPS
 from lstm_jax.nonfinite import describe_state, describe_step, dump, finite_steps
 from lstm_jax.progress import Progress
 from lstm_jax.sample import generate
+from lstm_jax.signals import BROKEN_PIPE, catch_signals
 from lstm_jax.terminal import say, warn
 from lstm_jax.train import (
     StepInfo,
@@ -73,44 +70,6 @@ class Interrupted(Exception):
     def __init__(self, signal_number: int, step: int) -> None:
         super().__init__(signal_number, step)
         self.signal_number, self.step = signal_number, step
-
-
-@contextmanager
-def catch_signals() -> Iterator[list[int]]:
-    """Collects the first SIGINT or SIGTERM in the list; a second one ends the process at once.
-
-    Python runs a handler between two instructions of its own, so not while XLA compiles or a
-    validation computes. What the system calls writes the signal's number into a pipe, at any time,
-    and a thread reads it there.
-    """
-    received: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-
-    def watch() -> None:
-        while byte := os.read(reader, 1):
-            if byte[0] not in numbers:
-                continue
-            if received:
-                os._exit(128 + byte[0])
-            received.append(byte[0])
-            # Not print: the loop itself may be printing at this very moment.
-            os.write(2, b"\nstopping after this dispatch, then saving; once more stops at once\n")
-
-    watcher = threading.Thread(target=watch, name="signals", daemon=True)
-    watcher.start()
-    previous = {number: signal.signal(number, lambda *_: None) for number in numbers}
-    previous_fd = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    try:
-        yield received
-    finally:
-        signal.set_wakeup_fd(previous_fd)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        os.close(writer)  # which ends the thread, once it has read what is left
-        watcher.join()
-        os.close(reader)
 
 
 def check_folder(workdir: Path, description: Description) -> None:
@@ -167,12 +126,13 @@ class Run:
         self.description = Description.of(config, text)
         check_folder(workdir, self.description)
         with ExitStack() as held:
-            held.enter_context(only_process(workdir))
-            self.checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
+            self.lock = held.enter_context(only_process(workdir))
+            keep = config.train.keep_checkpoints
+            self.checkpoints = Checkpoints(workdir, keep, self.lock.check)
             held.callback(self.checkpoints.close)
             self.state = jax.device_put(self._start(), state_placement(config))
             # Last: a folder whose checkpoints turned out to be another run's must stay as it was.
-            write_json(workdir / CONFIG, self.description.to_json())
+            write_json(self.folder / CONFIG, self.description.to_json())
             self.seconds = ([{"seconds": 0.0}, *read_metrics(workdir)])[-1]["seconds"]
             self._held = held.pop_all()
 
@@ -185,6 +145,12 @@ class Run:
     def close(self) -> None:
         """Waits until everything is on disk and leaves the folder to others."""
         self._held.close()
+
+    @property
+    def folder(self) -> Path:
+        """Where to write: the workdir, after a look whether it is still this process's."""
+        self.lock.check()
+        return self.workdir
 
     @property
     def step(self) -> int:
@@ -206,15 +172,17 @@ class Run:
             aside = self.checkpoints.set_aside(bad)
             warn(f"the checkpoint of step {bad} is damaged ({why}); it is now {aside}")
         self.checkpoints.delete_parts()
-        for folder in (self.workdir, self.workdir / FIGURES):
+        for folder in (self.folder, self.folder / FIGURES):
             delete_parts(folder)
-        rewind(self.workdir, step)
+        rewind(self.folder, step)
         if good:
             say(f"resuming at step {step}")
         return state
 
     def train(self) -> None:
-        """Trains to the last step; raises Interrupted, after saving, when asked to stop."""
+        """Trains to the last step; raises Interrupted, after saving, when asked to stop.
+
+        By a signal, in the main thread, or by a reader of stderr that has gone away."""
         progress = Progress(self.config.train.steps, self.step)
         try:
             with catch_signals() as received:
@@ -230,7 +198,7 @@ class Run:
             raise Interrupted(received[0], self.step)
 
     def _train(self, progress: Progress, received: list[int]) -> None:
-        """The loop itself; stops between two dispatches once a signal was received."""
+        """The loop itself; stops between two dispatches once it is asked to, which it notes."""
         train, step = self.config.train, self.step
         dispatch = make_dispatch(self.config)
         unread: tuple[int, StepInfo] | None = None
@@ -247,6 +215,8 @@ class Run:
             if step == boundary:
                 self._report(progress, *unread, clock, validate=True)
                 unread, clock = None, time.perf_counter()
+            if progress.reader_left:
+                received.append(BROKEN_PIPE)
         if unread is not None:
             self._report(progress, *unread, clock)
 
@@ -263,7 +233,7 @@ class Run:
             self._check_state()
             line |= self._validate(step)
             self._begin_average(line)
-        append_metrics(self.workdir, line)
+        append_metrics(self.folder, line)
         progress.update(line)
         if validate:
             metrics = {k: v for k, v in line.items() if k.startswith("val_loss")}
@@ -308,7 +278,7 @@ class Run:
         self.checkpoints.wait()
         saved = self.checkpoints.steps()
         last = f"is {self.checkpoints.path(saved[-1])}" if saved else "would have been the first"
-        path = dump(self.workdir, step, state=self.state, **parts)
+        path = dump(self.folder, step, state=self.state, **parts)
         remedy = "lower optimizer.learning_rate or optimizer.clip_norm"
         if self.config.train.on_nonfinite == "stop":
             remedy += ", or take --config.train.on_nonfinite=skip"
@@ -329,7 +299,8 @@ class Run:
                 self._stop(
                     step, f"the validation loss is {' and '.join(map(str, scores.values()))}"
                 )
-        append_sample(self.workdir, step, scores, self.sample())
+        sample = self.sample()
+        append_sample(self.folder, step, scores, sample)
         return scores
 
     def _score(self, params: LMParams) -> dict[str, float]:
@@ -376,10 +347,10 @@ class Run:
                 "best_step": best["step"],
                 **{name: loss for name, loss in best.items() if name.startswith("val_loss")},
             }
-        write_summary(self.workdir, summary)
+        write_summary(self.folder, summary)
         return summary
 
     def draw(self) -> None:
         """Draws the curves so far. Last of all: nothing hangs on them, and they may take long."""
         if metrics := read_metrics(self.workdir):
-            draw_curves([metrics], self.title, self.workdir / FIGURES / "curves.png")
+            draw_curves([metrics], self.title, self.folder / FIGURES / "curves.png")

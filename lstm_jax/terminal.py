@@ -7,6 +7,8 @@ that nobody would read to its end is cut.
 
 import re
 import sys
+from contextlib import suppress
+from typing import Any
 
 LINE_LIMIT = 800  # characters
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but for tabs and the ends of lines
@@ -31,9 +33,21 @@ def one_line(message: object) -> str:
     return printable(" ".join(filter(None, lines)))
 
 
+def on_terminal(stream: Any) -> bool:
+    """Whether a stream is a terminal; a notebook's may not say, and a process may have none."""
+    return hasattr(stream, "isatty") and stream.isatty()
+
+
+def put(message: object) -> None:
+    """A line on stderr, where there is one; an OSError where it takes none."""
+    if sys.stderr is not None:  # `print` would take stdout for it
+        print(one_line(message), file=sys.stderr, flush=True)
+
+
 def say(message: object) -> None:
-    """A line on stderr."""
-    print(one_line(message), file=sys.stderr, flush=True)
+    """A line on stderr; where it cannot be printed there is nobody to tell."""
+    with suppress(OSError):
+        put(message)
 
 
 def warn(message: object) -> None:
@@ -54,7 +68,7 @@ def show(lines: str = "") -> None:
 def write(text: str) -> None:
     """A text on stdout as it is; a terminal gets its tabs and line breaks, but no other control
     characters."""
-    if sys.stdout.isatty():
+    if on_terminal(sys.stdout):
         text = CONTROL.sub(lambda found: escaped(found[0]), text)
     sys.stdout.write(text)
     sys.stdout.flush()

@@ -52,6 +52,7 @@ ORDER = [
     "audit",
     "figures",
     "progress",
+    "signals",
     "loop",
 ]
 

@@ -1,6 +1,9 @@
 """One process at a time in a folder; the lock of a dead one locks nothing."""
 
+import errno
+import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -82,3 +85,70 @@ def test_a_link_is_not_followed(tmp_path):
     with pytest.raises(UserError, match="cannot write"):
         only_process(tmp_path).__enter__()
     assert (tmp_path / "other").read_text() == "precious"
+
+
+# What may become of a folder, or of the lock file in it, under the process that holds the lock.
+FATES = {
+    "deleted": shutil.rmtree,
+    "deleted and made again": lambda folder: (shutil.rmtree(folder), folder.mkdir()),
+    "moved": lambda folder: folder.rename(f"{folder} moved"),
+    "a file now": lambda folder: (shutil.rmtree(folder), folder.write_text("")),
+    "its lock deleted": lambda folder: (folder / LOCK).unlink(),
+    "its lock exchanged": lambda folder: replace(folder / LOCK, "process 1 on elsewhere\n"),
+    "its lock copied": lambda folder: replace(folder / LOCK, (folder / LOCK).read_text()),
+    "its lock a link": lambda folder: os.symlink(
+        (folder / LOCK).rename(folder / "x"), folder / LOCK
+    ),
+    "taken where nothing is locked": lambda folder: (folder / LOCK).write_text("process 1\n"),
+}
+
+
+def replace(path, content):
+    path.unlink()
+    path.write_text(content)
+
+
+def below(folder):
+    paths = [folder, *folder.rglob("*")] if folder.exists() else []
+    return {path: path.read_text() for path in paths if path.is_file()}
+
+
+@pytest.mark.parametrize("fate", FATES)
+def test_a_lock_does_not_outlive_its_folder(fate, tmp_path):
+    """The holder can tell, and when it ends it leaves what is there now as it is."""
+    folder = tmp_path / "run"
+    with only_process(folder) as held:
+        held.check()
+        FATES[fate](folder)
+        before = below(folder)
+        with pytest.raises(UserError, match="was deleted, moved or taken over while this process"):
+            held.check()
+    assert below(folder) == before
+    with pytest.raises(UserError, match="is closed"):
+        held.check()
+
+
+def test_the_end_of_the_first_does_not_let_in_a_third(tmp_path):
+    folder = tmp_path / "run"
+    with only_process(folder) as first:
+        shutil.rmtree(folder)
+        second = only_process(folder)
+        held = second.__enter__()
+        assert not first.is_held() and held.is_held()
+    with pytest.raises(UserError, match="in use by process"):
+        only_process(folder).__enter__()
+    held.check()
+    second.__exit__(None, None, None)
+    assert below(folder) == {}
+
+
+def test_on_a_full_disk_it_locks_all_the_same(tmp_path, monkeypatch):
+    class Full(io.FileIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(lock, "open_here", lambda path: Full(path, "w+"))
+    with only_process(tmp_path) as held:
+        held.check()
+        with pytest.raises(UserError, match="in use by another process"):
+            only_process(tmp_path).__enter__()

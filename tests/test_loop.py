@@ -1,13 +1,18 @@
 """A run in its folder: what it leaves behind, and that stopping and resuming change no bit."""
 
+import contextlib
 import dataclasses
+import errno
 import json
 import os
 import shutil
 import signal
+import threading
 
+import jax
 import pytest
 
+from lstm_jax import checkpoint, loop
 from lstm_jax.checkpoint import Checkpoints, load_model
 from lstm_jax.config import UserError
 from lstm_jax.data.vocabulary import Text
@@ -47,22 +52,155 @@ def test_a_killed_run_goes_on_to_the_same_bits(dispatches, tmp_path, finished):
     assert_same_run(tmp_path, finished)
 
 
-def test_an_interrupted_run_saves_says_where_and_goes_on_to_the_same_bits(tmp_path, finished):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_run_saves_says_where_and_goes_on_to_the_same_bits(
+    number, tmp_path, finished, monkeypatch
+):
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)  # not as of pytest's
     with Run(CONFIG, TEXT, tmp_path, "title") as run, pytest.raises(Interrupted) as stop:
         report = run._report
 
         def interrupt(progress, step, *args, **kwargs):
             if step == 9:
-                os.kill(os.getpid(), signal.SIGTERM)
+                signal.raise_signal(number)
             return report(progress, step, *args, **kwargs)
 
         run._report = interrupt
         run.train()
+    assert stop.value.signal_number == number
     assert stop.value.step % 3 == 0 and 9 <= stop.value.step <= 12
     with Run(CONFIG, TEXT, tmp_path, "title") as again:
         assert again.step == stop.value.step
         again.train()
     assert_same_run(tmp_path, finished)
+
+
+def everything_in(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class Head:
+    """A stderr whose reader goes away after the line of a step, or the bar at it."""
+
+    encoding = "utf-8"
+
+    def __init__(self, step, is_terminal):
+        self.last, self.left, self.isatty = f"{step}/20", False, lambda: is_terminal
+
+    def write(self, text):
+        if self.left:
+            raise BrokenPipeError
+        self.left = self.last in text
+
+    def flush(self):
+        pass
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+@pytest.mark.parametrize("step", [0, 6])
+def test_a_reader_that_goes_away_ends_the_run_saved(
+    step, is_terminal, tmp_path, finished, monkeypatch
+):
+    """With the exit code of SIGPIPE: at the next thing shown, or before the first."""
+    monkeypatch.setattr("lstm_jax.progress.LINE_EVERY_S", -1.0)
+    with Run(CONFIG, TEXT, tmp_path, "title") as run, pytest.raises(Interrupted) as stop:
+        stderr = Head(step, is_terminal)
+        stderr.left = not step
+        monkeypatch.setattr("sys.stderr", stderr)
+        run.train()
+    assert stop.value.signal_number == signal.SIGPIPE
+    assert Checkpoints(tmp_path).steps()[-1] == stop.value.step <= step + 6
+    monkeypatch.undo()
+    with Run(CONFIG, TEXT, tmp_path, "title") as again:
+        again.train()
+    assert_same_run(tmp_path, finished)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_progress_that_cannot_be_shown_is_left_out(number, tmp_path, finished, monkeypatch):
+    """The terminal was closed and SIGHUP ignored; a log's disk is full: training goes on."""
+
+    class Broken(Head):
+        def write(self, text):
+            raise OSError(number, "cannot be written")
+
+    monkeypatch.setattr("sys.stderr", Broken(0, False))
+    with Run(CONFIG, TEXT, tmp_path, "title") as run:
+        run.train()
+    assert_same_run(tmp_path, finished)
+
+
+def test_in_a_thread_of_its_own(tmp_path, finished):
+    """The same run, without signals; nothing stays open or alive, not even where it fails."""
+
+    def train(dispatches, folder, ends):
+        with jax.numpy_dtype_promotion("standard"), Run(CONFIG, TEXT, folder, "title") as run:
+            stop_after(run, dispatches)
+            with contextlib.suppress(Stop):
+                run.train()
+                ends.append(run.step)
+
+    def in_a_thread(*args):
+        thread = threading.Thread(target=train, args=args)
+        thread.start()
+        thread.join()
+
+    # What orbax and JAX open once, and keep, is open after this.
+    in_a_thread(100, tmp_path / "first", ends := [])
+    before = threading.active_count(), len(os.listdir("/dev/fd"))
+    for dispatches, name in ((100, "second"), (4, "third")):
+        in_a_thread(dispatches, tmp_path / name, ends)
+    assert (threading.active_count(), len(os.listdir("/dev/fd"))) == before
+    assert ends == [20, 20]
+    assert_same_run(tmp_path / "second", finished)
+
+
+# After which of these calls, or before it, a run's folder is deleted; what it would do next there.
+MOMENTS = {
+    "append a line": (Run, "_line", "after"),
+    "append a sample": (Run, "sample", "after"),
+    "begin a checkpoint": (Checkpoints, "_save", "before"),
+    "give a checkpoint its name": (checkpoint, "write_checkpoint", "after"),
+    "delete a checkpoint": (Checkpoints, "_delete_old", "before"),
+    "draw the curves": (loop, "read_metrics", "after"),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_folder_deleted_under_a_run_is_no_longer_its_own(
+    taken, moment, tmp_path, finished, monkeypatch
+):
+    """Whether another run is in it by then or not, nothing is written there, nor deleted."""
+    owner, name, when = MOMENTS[moment]
+    workdir, original, left = tmp_path / "run", getattr(owner, name), []
+
+    def lose_folder():
+        shutil.rmtree(workdir)
+        if taken:
+            shutil.copytree(finished, workdir)
+            (workdir / ".lock").write_text("process 1 on elsewhere")
+            (workdir / "checkpoints" / "6.part").mkdir()
+            (workdir / "checkpoints" / "6.part" / "another's").write_text("")
+        left.append(everything_in(workdir))
+
+    def patched(*args, **kwargs):
+        if when == "before" and not left:
+            lose_folder()
+        found = original(*args, **kwargs)
+        if when == "after" and not left:
+            lose_folder()
+        return found
+
+    config = CONFIG.replace({"train.keep_checkpoints": 1, "train.steps": 6})
+    message = "deleted, moved or taken over while this process trained"
+    with (
+        pytest.raises(UserError, match=message),
+        Run(config, TEXT, workdir, "title") as run,
+    ):
+        monkeypatch.setattr(owner, name, patched)
+        run.train()
+    assert [everything_in(workdir)] == left and workdir.exists() == taken
 
 
 def test_what_a_run_leaves_behind(finished):

@@ -325,3 +325,22 @@ def test_a_signal_in_the_first_compilation(shared, tmp_path):
     code, stderr = interrupt(shared, workdir, flags, under_way(workdir), signal.SIGTERM)
     # 0: on a slow machine the loop may not have come to its first dispatch yet.
     assert code == 143 and saved_at(workdir, stderr) in (0, 2)
+
+
+def test_a_reader_that_goes_away(untouched, shared, tmp_path):
+    """`2>&1 | head`: what was done is saved, the exit code is a shell's of SIGPIPE."""
+    workdir = tmp_path / "run"
+    process = subprocess.Popen(
+        command(shared, workdir),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    for _ in range(4):
+        process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(PATIENCE_S) == 141
+    assert Checkpoints(workdir).steps()[-1] == read_metrics(workdir)[-1]["step"] > 0
+    run(shared, workdir)
+    assert without_times(workdir) == without_times(untouched[0])
