@@ -328,7 +328,7 @@ def report(run: Run) -> None:
     """Prints what came of a run and a sample."""
     summary = run.summary()
     losses = [name for name in summary if "_loss" in name]
-    width = max(17, *map(len, losses))
+    width = max([17, *map(len, losses)])
     for name in losses:
         at = f"  (step {summary['best_step' if name.startswith('val') else 'step']})"
         show(f"{name:{width}} {in_both_units(summary[name])}{at}")
@@ -347,7 +347,7 @@ def evaluate_run() -> int:
     before, scored = split_to_score(text, config.data, SPLIT.value)
     masks = expected_masks(config.model)
     # What can be refused is refused before anything is scored.
-    others = load_members(description, workdir(), ENSEMBLE.value, CHECKPOINT.value)
+    others = load_members(state, description, workdir(), ENSEMBLE.value, CHECKPOINT.value)
     if DRAWS.value:
         check_drops(config.model)
     rule = DynamicConfig(

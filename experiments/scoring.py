@@ -1,6 +1,7 @@
 """What `--mode=evaluate` prints: a model's losses on a split, alone, in an ensemble and while it
 goes on learning, each with how it was come by."""
 
+import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from lstm_jax.evaluate import Evaluation, evaluate, evaluate_ensemble
 from lstm_jax.files import named
 from lstm_jax.loss import bits
 from lstm_jax.metrics import AVERAGE
-from lstm_jax.model import LMParams, Masks, expected_masks
+from lstm_jax.model import LMParams, Masks, expected_masks, named_leaves
 from lstm_jax.monte_carlo import evaluate_monte_carlo
 from lstm_jax.train import TrainState
 
@@ -92,11 +93,11 @@ def score_draws(params: LMParams, config: Config, scored: np.ndarray, draws: int
 
 
 def load_members(
-    like: Description, workdir: Path, folders: list[str], which: str
+    first: TrainState, like: Description, workdir: Path, folders: list[str], which: str
 ) -> list[tuple[LMParams, Masks | None]]:
-    """The other models of an ensemble; UserError where one is of another text or split than that of
-    `workdir`."""
-    members = []
+    """The other models of an ensemble; UserError where one is of another text or split than the
+    first, that of `workdir`, or is one of those before it, be it by another name or a copy."""
+    members, contents = [], {content_of(first.eval_params): workdir}
     for folder in folders:
         state, description = load_model(named(folder), which)
         same = like.text_sha256, like.vocabulary, like.config.data.validation_fraction
@@ -109,8 +110,24 @@ def load_members(
                 f"--ensemble={folder} was trained on another text or split than {workdir}: "
                 "name runs on the same"
             )
+        content = content_of(state.eval_params)
+        if content in contents:
+            raise UserError(
+                f"--ensemble={folder} holds the same model as {contents[content]}, and a mean "
+                "takes each once: leave it out"
+            )
+        contents[content] = folder
         members.append((state.eval_params, expected_masks(description.config.model)))
     return members
+
+
+def content_of(params: LMParams) -> bytes:
+    """A hash of every bit of a model's parameters."""
+    digest = hashlib.sha256()
+    for name, leaf in named_leaves(params).items():
+        digest.update(f"{name} {leaf.dtype} {leaf.shape} ".encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.digest()
 
 
 def score_dynamically(

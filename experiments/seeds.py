@@ -1,6 +1,7 @@
 """One recipe with several seeds, each a run in a folder of its own; what is done is not done
 again."""
 
+import math
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +41,9 @@ def train(configs: dict[Path, Config], text: Text, title: str) -> Iterator[dict[
             found = run.summary()
             run.draw()
         stream, windows = kept_losses(found)
-        yield found | {"seed": config.train.seed, "stream": stream, "windows": windows}
+        # Without its metrics.jsonl nobody knows how long a run took.
+        named = {"seconds": math.nan, **found, "seed": config.train.seed}
+        yield named | {"stream": stream, "windows": windows}
 
 
 def spread(values: list[float]) -> str:

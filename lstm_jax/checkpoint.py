@@ -29,7 +29,7 @@ from lstm_jax.config import Config, UserError, shown
 from lstm_jax.data.vocabulary import Text, Vocabulary, summary
 from lstm_jax.files import PART, cannot_write, read_json
 from lstm_jax.memory import check_state_fits
-from lstm_jax.metrics import kept_losses
+from lstm_jax.metrics import check_losses, kept_losses
 from lstm_jax.terminal import warn
 from lstm_jax.train import TrainState, init_train_state
 
@@ -224,22 +224,16 @@ class Checkpoints:
 
     def best_step(self, steps: Sequence[int]) -> int:
         """Of some steps, the one of lowest validation loss; the latest where none was validated."""
-        losses = {step: loss for step in steps if (loss := self._loss(step)) is not None}
-        return min(losses, key=losses.__getitem__) if losses else max(steps)
+        found = {step: kept_losses(losses)[0] for step in steps if (losses := self.losses(step))}
+        return min(found, key=found.__getitem__) if found else max(steps)
 
-    def _loss(self, step: int) -> float | None:
+    def losses(self, step: int) -> dict[str, float]:
+        """The validation losses that a checkpoint carries, by name; empty: it was not validated."""
         try:
-            return float(kept_losses(read_json(self.path(step) / METRICS))[0])
-        except FileNotFoundError:  # not validated
-            return None
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            OverflowError,
-        ) as error:
+            return check_losses(read_json(self.path(step) / METRICS))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
             raise self._unreadable(step, error) from error
 
     def described(self, step: int) -> dict[str, Any]:

@@ -39,7 +39,6 @@ from lstm_jax.metrics import (
     SUMMARY,
     append_metrics,
     append_sample,
-    kept_losses,
     read_metrics,
     rewind,
     write_summary,
@@ -133,7 +132,7 @@ class Run:
             self.state = jax.device_put(self._start(), state_placement(config))
             # Last: a folder whose checkpoints turned out to be another run's must stay as it was.
             write_json(self.folder / CONFIG, self.description.to_json())
-            self.seconds = ([{"seconds": 0.0}, *read_metrics(workdir)])[-1]["seconds"]
+            self.seconds = self._seconds_before()
             self._held = held.pop_all()
 
     def __enter__(self) -> Self:
@@ -164,6 +163,7 @@ class Run:
             state, found = self.checkpoints.restore(step)
             refuse_other_run(self.workdir, self.description.differences(found.to_json()))
         else:
+            self._refuse_to_begin_over()
             # As one program: dozens of small ones take twice as long, compiled or read from disk.
             place = state_placement(self.config)
             init = jax.jit(init_train_state, static_argnums=(0, 1), out_shardings=place)
@@ -178,6 +178,29 @@ class Run:
         if good:
             say(f"resuming at step {step}")
         return state
+
+    def _refuse_to_begin_over(self) -> None:
+        """Raises a UserError where there were checkpoints, and a new run would undo their metrics.
+
+        The first is whole before the third validation is written down.
+        """
+        lines = read_metrics(self.workdir)
+        if sum("val_loss_stream" in line for line in lines) > 2:
+            raise UserError(
+                f"{self.workdir} holds the metrics of {lines[-1]['step']:,} steps and no "
+                "checkpoint, so training would begin over and undo them: put the checkpoints back, "
+                f"move {METRICS} and {SAMPLES} away, or choose another --workdir"
+            )
+
+    def _seconds_before(self) -> float:
+        """What `metrics.jsonl` says that the steps before this one took; warns where it is gone."""
+        last = [{"step": 0, "seconds": 0.0}, *read_metrics(self.workdir)][-1]
+        if last["step"] < self.step:
+            warn(
+                f"{self.workdir / METRICS} does not reach step {self.step}, where the checkpoint "
+                "is: curves, seconds and a triggered average go by what is left of it"
+            )
+        return last["seconds"]
 
     def train(self) -> None:
         """Trains to the last step; raises Interrupted, after saving, when asked to stop.
@@ -330,23 +353,22 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """What the run came to, best validation included; also written to `summary.json`.
 
-        The best of the checkpoints that are there: one that was damaged is nobody's model.
+        The best of the checkpoints that are there, by the losses that each carries: one that was
+        damaged is nobody's model, and `metrics.jsonl` may be gone or edited.
         """
-        metrics, saved = read_metrics(self.workdir), self.checkpoints.steps()
-        validated = [m for m in metrics if "val_loss_stream" in m and m["step"] in saved]
-        best = min(validated, key=lambda m: kept_losses(m)[0], default=None)
-        last = metrics[-1] if metrics else {}
+        last = [{}, *read_metrics(self.workdir)][-1]
+        train = self.config.train
         summary = {
             "title": self.title,
             "parameters": sum(count_parameters(self.state.params).values()),
             "step": self.step,
-            **{k: last[k] for k in ("characters", "train_loss", "seconds", "skipped") if k in last},
+            "characters": self.step * train.batch_size * train.sequence_length,
+            **{k: last[k] for k in ("train_loss", "seconds", "skipped") if k in last},
         }
-        if best is not None:
-            summary |= {
-                "best_step": best["step"],
-                **{name: loss for name, loss in best.items() if name.startswith("val_loss")},
-            }
+        if saved := self.checkpoints.steps():
+            best = self.checkpoints.best_step(saved)
+            if losses := self.checkpoints.losses(best):
+                summary |= {"best_step": best, **losses}
         write_summary(self.folder, summary)
         return summary
 

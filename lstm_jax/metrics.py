@@ -11,6 +11,7 @@ from lstm_jax.files import append, parse_json, write_atomically, write_json
 
 METRICS, SAMPLES, SUMMARY = "metrics.jsonl", "samples.txt", "summary.json"
 AVERAGE = "_average"  # ends the names of the average's losses
+LOSSES = {"val_loss_stream", "val_loss_windows"}
 WRITTEN = {"step", "characters", "learning_rate", "seconds"}  # in every line
 LARGEST = 1e40  # more than any number of float32
 SAMPLE_HEAD = re.compile(r"^={12} step (\d{1,10}) .*={12}$", re.MULTILINE)
@@ -39,10 +40,22 @@ def parse_line(line: str) -> dict[str, float]:
     for of in ("", AVERAGE):
         if (f"val_loss_stream{of}" in found) != (f"val_loss_windows{of}" in found):
             raise ValueError(f"a line has one of two validation losses: {shown(line)}")
+    return check_numbers(found)
+
+
+def check_numbers(found: dict[str, Any]) -> dict[str, float]:
+    """What was read, where it is finite numbers; else a ValueError."""
     for name, value in found.items():
         if type(value) not in (int, float) or not abs(value) < LARGEST:
             raise ValueError(f"{shown(name)} is {shown(value)}")
     return found
+
+
+def check_losses(found: Any) -> dict[str, float]:
+    """The validation losses beside a checkpoint; ValueError where they are none."""
+    if not isinstance(found, dict) or not found.keys() >= LOSSES:
+        raise ValueError(f"no validation losses: {shown(found)}")
+    return check_numbers(found)
 
 
 def kept_suffix(metrics: Mapping[str, float]) -> str:

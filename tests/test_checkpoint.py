@@ -109,18 +109,43 @@ def test_a_model_is_loaded_from_a_good_one_and_nothing_is_touched(workdir, capfd
 
 
 def test_a_summary_speaks_of_checkpoints_that_are_there(workdir):
-    first = min((workdir / "checkpoints").iterdir(), key=lambda folder: int(folder.name))
-    lines = read_metrics(workdir)
-    for line in lines:
-        if line["step"] == int(first.name):
-            line["val_loss_stream"] = 0.5
-    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    steps, lines = Checkpoints(workdir).steps(), {m["step"]: m for m in read_metrics(workdir)}
+    by_loss = sorted(steps, key=lambda step: lines[step]["val_loss_stream"])
+    for best, before in zip(by_loss, [None, *by_loss], strict=False):
+        if before:
+            flip(workdir / "checkpoints" / str(before) / "metrics" / "metrics")
+        with resume(workdir) as run:
+            found = run.summary()
+        assert found["best_step"] == best
+        for name in ("val_loss_stream", "val_loss_windows"):
+            assert found[name] == lines[best][name]
+    assert len(by_loss) > 1
+
+
+def edited(lines):
+    """Somebody has made a good run of a poor one."""
+    return [
+        line | ({"val_loss_stream": 0.5, "val_loss_windows": 0.5} if line["step"] == 18 else {})
+        for line in lines
+    ]
+
+
+@pytest.mark.parametrize("change", [edited, lambda lines: [], None, lambda lines: lines[:2]])
+def test_a_summary_does_not_hang_on_the_metrics(change, workdir, finished, capfd):
+    """They may be edited, emptied, deleted or cut; each checkpoint carries its own losses."""
+    path, wanted = workdir / "metrics.jsonl", json.loads((finished / "summary.json").read_text())
+    if change is None:
+        path.unlink()
+    else:
+        lines = change(read_metrics(workdir))
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     with resume(workdir) as run:
-        assert run.summary()["best_step"] == int(first.name)
-    flip(first / "metrics" / "metrics")
-    with resume(workdir) as run:
+        run.train()
         found = run.summary()
-    assert found["best_step"] != int(first.name) and found["val_loss_stream"] > 0.5
+    checked = {"best_step", "val_loss_stream", "val_loss_windows", "step", "characters"}
+    assert {name: found[name] for name in checked} == {name: wanted[name] for name in checked}
+    warned = "metrics.jsonl does not reach step 20" in capfd.readouterr().err
+    assert warned == (change is not edited)
 
 
 def test_none_left_is_an_error_and_nothing_is_touched(workdir):
@@ -241,3 +266,17 @@ def test_the_latest_and_the_best_are_kept(workdir):
         assert int(state.step) == step and all(
             np.isfinite(leaf).all() for leaf in jax.tree.leaves(state)
         )
+
+
+@pytest.mark.parametrize("gone", ["checkpoints", "checkpoints/*"])
+def test_a_finished_run_without_its_checkpoints_is_not_begun_over(gone, workdir):
+    """Which would undo its metrics and samples."""
+    for folder in [*workdir.glob(gone)]:
+        shutil.rmtree(folder)
+    before = content(workdir)
+    with pytest.raises(UserError, match="metrics of 20 steps and no checkpoint"):
+        resume(workdir)
+    assert content(workdir) == before
+    (workdir / "metrics.jsonl").rename(workdir / "kept")
+    with resume(workdir) as run:
+        assert run.step == 0

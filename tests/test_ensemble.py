@@ -1,6 +1,7 @@
 """Ensembles: probabilities are averaged, by hand in NumPy, in a call and by the command line."""
 
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +89,7 @@ def test_an_ensemble_is_no_worse_than_its_members_on_average(models_and_ids):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Runs a and b on one text, of two sizes; c on another text of the same alphabet; d on another
-    split."""
+    split; e as a with another seed, and its copy."""
     folder = tmp_path_factory.mktemp("runs")
     (folder / "text").write_bytes(TEXT)
     (folder / "other").write_bytes(TEXT[::-1])
@@ -97,11 +98,14 @@ def folder(tmp_path_factory):
         "b": {"config.model.hidden_size": "5", "config.train.average": "ema"},
         "c": {"config.data.path": "other"},
         "d": {"config.data.validation_fraction": "0.2"},
+        "e": {"config.train.seed": "1"},
     }
     with process_in(folder):
         for name, change in changes.items():
             found = call(*line_of(TRAIN | {"workdir": name} | change))
             assert found.code == 0, found.stderr
+    shutil.copytree(folder / "e", folder / "copy of e")
+    (folder / "link to a").symlink_to("a")
     return folder
 
 
@@ -142,7 +146,28 @@ def test_the_command_line_scores_an_ensemble_on_lines_of_its_own(inside):
 
 
 def test_three_runs_are_an_ensemble_too(inside):
-    assert ensemble("a", "b", "a").stdout.count("3 models, averaged; ") == 2
+    assert ensemble("a", "b", "e").stdout.count("3 models, averaged; ") == 2
+
+
+@pytest.mark.parametrize(
+    "others, twice, first",
+    [
+        (["a"], "a", "a"),
+        (["b", "./a/"], "./a/", "a"),
+        (["../{}/a"], "../{}/a", "a"),
+        (["link to a"], "link to a", "a"),
+        (["b", "e", "b"], "b", "b"),
+        (["e", "copy of e"], "copy of e", "e"),
+    ],
+)
+def test_no_model_counts_twice(others, twice, first, inside, monkeypatch):
+    """By another spelling, by a link, named twice, as a copy: refused before anything is scored."""
+    monkeypatch.setattr(scoring, "evaluate", None)
+    found = ensemble("a", *(other.format(inside.name) for other in others))
+    assert found.code == 2 and found.stdout == "" and is_one_line(found.stderr)
+    assert (
+        f"--ensemble={twice.format(inside.name)} holds the same model as {first}," in found.stderr
+    )
 
 
 @pytest.mark.parametrize("other", ["c", "d"])
