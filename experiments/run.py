@@ -344,7 +344,7 @@ def evaluate_run() -> int:
     state, description = load_model(workdir(), CHECKPOINT.value)
     config = description.config.replace(overrides())
     text = text_of(description, config)
-    before, scored = split_to_score(text, config.data, SPLIT.value)
+    before, scored = split_to_score(text, config, SPLIT.value)
     masks = expected_masks(config.model)
     # What can be refused is refused before anything is scored.
     others = load_members(state, description, workdir(), ENSEMBLE.value, CHECKPOINT.value)

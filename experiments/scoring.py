@@ -2,6 +2,7 @@
 goes on learning, each with how it was come by."""
 
 import hashlib
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,12 +11,12 @@ from tqdm import tqdm
 
 from lstm_jax.averaging import is_waiting
 from lstm_jax.checkpoint import Description, load_model
-from lstm_jax.config import Config, DataConfig, DynamicConfig, EvaluateConfig, UserError
+from lstm_jax.config import Config, DynamicConfig, EvaluateConfig, UserError, shown
 from lstm_jax.data.batches import split_ids
 from lstm_jax.data.corpora import load_text
 from lstm_jax.data.vocabulary import Text
 from lstm_jax.dynamic import evaluate_dynamic
-from lstm_jax.evaluate import Evaluation, evaluate, evaluate_ensemble
+from lstm_jax.evaluate import Evaluation, check_lanes, evaluate, evaluate_ensemble
 from lstm_jax.files import named
 from lstm_jax.loss import bits
 from lstm_jax.metrics import AVERAGE
@@ -34,25 +35,52 @@ class Loss(NamedTuple):
 
 def text_of(description: Description, config: Config) -> Text:
     """The text that a model was trained on; UserError where another one is found."""
+    path = config.data.path
+    if path == description.config.data.path != "":
+        check_text_of_run(Path(path), description.text_sha256)
     text = load_text(config.data)
-    if text.sha256 != description.text_sha256:
-        raise UserError(
-            f"{text.name} is not the text that this model was trained on: its sha256 "
-            f"is {text.sha256}, not {description.text_sha256}; name that one with "
-            "--config.data.path"
-        )
+    check_sha256(text.name, text.sha256, description.text_sha256)
     return text
 
 
-def split_to_score(text: Text, config: DataConfig, split: str) -> tuple[np.ndarray, np.ndarray]:
+def check_text_of_run(path: Path, wanted: str) -> None:
+    """Refuses what a run's own data.path leads to, where nobody should wait for it.
+
+    The folder may be somebody else's: a pipe would be read for ever, and a text of many gigabytes
+    be turned into ids before it is known to be another.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UserError(
+                f"the run's data.path={shown(str(path))} is no plain file: put its text into one "
+                "and name that with --config.data.path"
+            )
+        with open(path, "rb") as file:
+            check_sha256(str(path), hashlib.file_digest(file, "sha256").hexdigest(), wanted)
+    except UserError:
+        raise
+    except (OSError, ValueError):
+        pass  # `load_text` says it better
+
+
+def check_sha256(name: str, found: str, wanted: str) -> None:
+    if found != wanted:
+        raise UserError(
+            f"{name} is not the text that this model was trained on: its sha256 is {found}, not "
+            f"{wanted}; name that one with --config.data.path"
+        )
+
+
+def split_to_score(text: Text, config: Config, split: str) -> tuple[np.ndarray, np.ndarray]:
     """What comes before a split, and the split: `validation`, or `training_end`, as long a piece
     at the end of the training split."""
-    training, validation = split_ids(text.ids, config)
+    training, validation = split_ids(text.ids, config.data)
     if validation is None:
         raise UserError(
             "this run keeps no validation split to score (data.validation_fraction is 0): train "
             "with one, in another --workdir"
         )
+    check_lanes(len(validation), config.evaluate)
     if split == "validation":
         return training, validation
     if len(training) < 2 * len(validation):

@@ -28,7 +28,7 @@ from lstm_jax.checksums import SUMS, damage, write_sums
 from lstm_jax.config import Config, UserError, shown
 from lstm_jax.data.vocabulary import Text, Vocabulary, summary
 from lstm_jax.files import PART, cannot_write, read_json
-from lstm_jax.memory import check_state_fits
+from lstm_jax.memory import check_state_fits, state_bytes
 from lstm_jax.metrics import check_losses, kept_losses
 from lstm_jax.terminal import warn
 from lstm_jax.train import TrainState, init_train_state
@@ -38,6 +38,7 @@ DAMAGED = "damaged"  # where damaged checkpoints are set aside
 STATE, DESCRIPTION, METRICS = "state", "description/metadata", "metrics/metrics"
 FORMAT = 1  # of checkpoints and config.json; those from before it was written down are 0
 DTYPE_BEFORE = "float32"  # of runs that do not say
+SMALL_BYTES = 2**28  # hashed in a second or so, whatever it is
 LOOKS = 5  # at a folder in which a run under way deletes what was just found
 
 
@@ -205,7 +206,22 @@ class Checkpoints:
                 return f"neither {SUMS} nor {DESCRIPTION} can be read"
             if "format" not in described:
                 return None  # from before there were checksums
-        return damage(path)
+        return self._excess(step) or damage(path)
+
+    def _excess(self, step: int) -> str | None:
+        """What is wrong with a checkpoint's size: hashing what it cannot hold may take for ever."""
+        files = [path for path in self.path(step).rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files)
+        if size <= SMALL_BYTES:
+            return None
+        try:
+            description = Description.from_json(self.described(step))
+            state = state_bytes(description.config, len(description.vocabulary))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            state = 0
+        if size <= SMALL_BYTES + 2 * state:
+            return None
+        return f"it has {size:,} bytes, where a state as it describes takes {state:,}"
 
     def set_aside(self, step: int) -> Path:
         """Moves a damaged checkpoint out of the way of what is saved from now on."""

@@ -9,6 +9,7 @@ import hashlib
 from pathlib import Path
 
 SUMS = "SHA256SUMS"
+SUMS_LIMIT_BYTES = 2**24
 
 
 def sums_of(folder: Path) -> str:
@@ -29,6 +30,8 @@ def write_sums(folder: Path) -> None:
 def damage(folder: Path) -> str | None:
     """Which file is missing, new, or not what it was; None: all is as it was written."""
     try:
+        if (folder / SUMS).stat().st_size > SUMS_LIMIT_BYTES:
+            return f"{SUMS} is too large to be one"
         there, here = (folder / SUMS).read_bytes(), sums_of(folder).encode()
     except OSError as error:
         return f"{error.filename} cannot be read ({error.strerror})"

@@ -18,8 +18,8 @@ import numpy as np
 import optax
 from jax import Array
 
-from lstm_jax.config import EvaluateConfig
-from lstm_jax.data.batches import Batch, cut_segments
+from lstm_jax.config import EvaluateConfig, UserError
+from lstm_jax.data.batches import MAX_LANES, Batch, cut_segments
 from lstm_jax.model import Carry, LMParams, Masks, apply, init_carry, sizes
 from lstm_jax.parallel import Placement, lane_mesh
 
@@ -88,6 +88,23 @@ def stream_segments(
     """The segments of the `stream` protocol."""
     length = -(-(len(ids) - 1) // config.lanes)
     return cut_segments(ids, length, warmup=config.warmup, max_time=max_time)
+
+
+def check_lanes(length: int, config: EvaluateConfig) -> None:
+    """Refuses lanes that would cost more steps than the strict protocol, for a split that long.
+
+    Up to MAX_LANES lanes cannot: they are read side by side. More are read in groups, each of which
+    takes its warm-up again, so lanes that are short beside it read the split many times.
+    """
+    targets = length - 1
+    piece = math.ceil(targets / config.lanes)
+    groups = math.ceil(math.ceil(targets / piece) / MAX_LANES)
+    steps = groups * min(config.warmup + piece, targets)
+    if groups > 1 and steps > targets:
+        raise UserError(
+            f"evaluate.lanes={config.lanes} with evaluate.warmup={config.warmup} takes {steps:,} "
+            f"steps, and the {targets:,} of evaluate.lanes=1 are exact: take fewer of either"
+        )
 
 
 def window_segments(

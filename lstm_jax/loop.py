@@ -27,7 +27,7 @@ from lstm_jax.checkpoint import (
 from lstm_jax.config import Config, UserError
 from lstm_jax.data.batches import Split, Streams, split_ids, stack_batches
 from lstm_jax.data.vocabulary import Text
-from lstm_jax.evaluate import evaluate
+from lstm_jax.evaluate import check_lanes, evaluate
 from lstm_jax.figures import draw_curves
 from lstm_jax.files import check_plain, delete_parts, write_json
 from lstm_jax.lock import LOCK, only_process
@@ -101,6 +101,8 @@ def split_and_streams(config: Config, text: Text) -> tuple[Split, Streams]:
     """What a run reads; UserError where the text is too short for it, or the memory too small."""
     split, train = split_ids(text.ids, config.data), config.train
     streams = Streams(split.train, train.batch_size, train.sequence_length)
+    if split.validation is not None:
+        check_lanes(len(split.validation), config.evaluate)
     check_run_fits(config, len(text.vocabulary))
     return split, streams
 

@@ -13,13 +13,18 @@ METRICS, SAMPLES, SUMMARY = "metrics.jsonl", "samples.txt", "summary.json"
 AVERAGE = "_average"  # ends the names of the average's losses
 LOSSES = {"val_loss_stream", "val_loss_windows"}
 WRITTEN = {"step", "characters", "learning_rate", "seconds"}  # in every line
+LIMIT_BYTES = 2**31  # some eight million dispatches
 LARGEST = 1e40  # more than any number of float32
 SAMPLE_HEAD = re.compile(r"^={12} step (\d{1,10}) .*={12}$", re.MULTILINE)
 
 
 def whole_lines(path: Path) -> str:
     """A file's text without a last line that was cut by a crash or a full disk."""
-    data = path.read_bytes() if path.exists() else b""
+    if not path.exists():
+        return ""
+    if (size := path.stat().st_size) > LIMIT_BYTES:
+        raise ValueError(f"it has {size:,} bytes, more than {LIMIT_BYTES:,}")
+    data = path.read_bytes()
     return data[: data.rfind(b"\n") + 1].decode()
 
 

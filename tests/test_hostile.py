@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shutil
+import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -305,3 +307,107 @@ def test_a_real_process_says_one_line(kind, workdir, folder):
         check=False,
     )
     assert done.returncode == 2 and done.stdout == "" and is_one_line(done.stderr)
+
+
+class Impatient(Exception):
+    """What a folder made to be waited for would have been waited for."""
+
+
+@pytest.fixture
+def impatient():
+    """Half a minute for a test, which takes a second where nothing waits."""
+
+    def stop(*_):
+        raise Impatient
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def redescribe(workdir, **changes):
+    """Changes values of a run's config where its checkpoint describes it, checksums included."""
+    path = workdir / "checkpoints" / "1" / "description" / "metadata"
+    described = json.loads(path.read_bytes())
+    described["config"] |= changes
+    put(path, json.dumps(described).encode())
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "socket", "gone", "large"])
+def test_a_text_that_a_folder_names_is_not_waited_for(kind, workdir, folder, impatient, tmp_path):
+    path = tmp_path / "it"
+    make = {
+        "pipe": os.mkfifo,
+        "device": lambda path: path.symlink_to("/dev/zero"),
+        "folder": Path.mkdir,
+        "socket": lambda path: os.mknod(path, stat.S_IFSOCK | 0o600),
+        "gone": lambda path: None,
+        "large": lambda path: sparse(path, 2**29),
+    }
+    make[kind](path)
+    redescribe(workdir, **{"data.path": str(path)})
+    code, stderr = look("evaluate", folder)
+    assert code == 2 and re.search("data.path=|is not the text that this model", stderr), stderr
+
+
+def sparse(path, size):
+    path.touch()
+    os.truncate(path, size)
+
+
+@pytest.mark.parametrize("lanes, warmup", [(2**20, 2**24), (2**20, 100), (286, 200)])
+def test_lanes_that_would_never_end_are_refused(lanes, warmup, workdir, folder, impatient):
+    """Here three groups of lanes that each read most of the split; in a long one, millions."""
+    redescribe(
+        workdir,
+        **{
+            "evaluate.lanes": lanes,
+            "evaluate.warmup": warmup,
+            "data.validation_fraction": 0.7,
+        },
+    )
+    code, stderr = look("evaluate", folder)
+    assert code == 2 and "steps, and the 286 of evaluate.lanes=1 are exact" in stderr
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "name", ["SHA256SUMS", "state/d/sparse", "sparse", "description/metadata", "metrics/metrics"]
+)
+def test_a_checkpoint_larger_than_its_state_is_not_read(name, mode, workdir, folder, impatient):
+    """A file of a terabyte that takes no room on the disk."""
+    sparse(workdir / "checkpoints" / "1" / name, 2**40)
+    code, stderr = look(mode, folder)
+    assert code == 2 and re.search("too large to be one|it has 1,099,511,6", stderr), stderr
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.txt", "config.json"])
+def test_a_file_larger_than_a_run_writes_is_not_read(name, workdir, folder, impatient):
+    sparse(workdir / name, 2**40)
+    code, stderr = look("train", folder)
+    assert code == 2 and "it has 1,099,511,627,776 bytes, more than" in stderr
+    assert look("evaluate", folder)[0] == 0 and look("sample", folder)[0] == 0
+
+
+def test_whatever_is_taken_out_of_a_finished_run(workdir, folder, impatient):
+    """Each file and folder of it: a run trains, scores and samples, or says in a line why not."""
+    names = sorted(path.relative_to(workdir) for path in workdir.rglob("*"))
+    whole = {"config.json", "metrics.jsonl", "samples.txt", "summary.json", "figures"}
+    assert whole < {str(name) for name in names} and len(names) > 20
+    for name in names:
+        taken = (workdir / name).rename(folder / "taken")
+        codes = {mode: look(mode, folder)[0] for mode in MODES if mode != "train"}
+        codes["train"] = look("train", folder)[0]
+        # Without its one checkpoint there is nothing to score, and training begins.
+        trains = name.parts[0] in whole or str(name) in ("checkpoints", "checkpoints/1")
+        others = 0 if name.parts[0] in whole else 2
+        wanted = {"train": 0 if trains else 2, "evaluate": others, "sample": others}
+        assert codes == wanted, name
+        if taken.is_dir():
+            shutil.rmtree(taken)
+        else:
+            taken.unlink()
+        shutil.rmtree(workdir)
+        shutil.copytree(folder / "finished", workdir)

@@ -10,6 +10,7 @@ from jax import Array
 from lstm_jax.config import DataConfig, UserError
 
 Ids = np.ndarray | Array
+MAX_LANES = 128  # of a split that is scored, side by side
 
 
 class Batch(NamedTuple):
@@ -77,7 +78,12 @@ def stack_batches(batches: list[Batch]) -> Batch:
 
 
 def cut_segments(
-    ids: np.ndarray, length: int, *, warmup: int = 0, max_lanes: int = 128, max_time: int = 256
+    ids: np.ndarray,
+    length: int,
+    *,
+    warmup: int = 0,
+    max_lanes: int = MAX_LANES,
+    max_time: int = 256,
 ) -> Iterator[Batch]:
     """Lays a split out for scoring: every character but the first is a counted target once.
 

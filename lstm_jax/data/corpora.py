@@ -140,7 +140,9 @@ FACTS = {"shakespeare": SHAKESPEARE, "tiny_shakespeare": TINY_SHAKESPEARE}
 def read_file(path: str) -> Text:
     """Any UTF-8 file as ids; a pipe is read into memory first."""
     try:
-        with open(named(path), "rb") as file:
+        file_path = named(path)
+        refuse_device(file_path.stat().st_mode)  # before it is opened, which some devices notice
+        with open(file_path, "rb") as file:
             return encode_file(seekable(file), path)
     except UserError:
         raise
@@ -154,14 +156,18 @@ def read_file(path: str) -> Text:
 def seekable(file: BinaryIO) -> BinaryIO:
     """The file, or what came through the pipe; OSError for anything else, which may be endless."""
     mode = os.fstat(file.fileno()).st_mode
+    refuse_device(mode)
     if stat.S_ISREG(mode):
         return file
-    if not stat.S_ISFIFO(mode):
-        raise OSError("it is a device")
     data = file.read(PIPE_LIMIT_BYTES + 1)
     if len(data) > PIPE_LIMIT_BYTES:
         raise OSError(f"more than {PIPE_LIMIT_BYTES:,} bytes came through the pipe")
     return io.BytesIO(data)
+
+
+def refuse_device(mode: int) -> None:
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):
+        raise OSError("it is a device")
 
 
 def load_text(config: DataConfig) -> Text:
