@@ -182,8 +182,9 @@ def test_a_folder_deleted_under_a_run_is_no_longer_its_own(
         if taken:
             shutil.copytree(finished, workdir)
             (workdir / ".lock").write_text("process 1 on elsewhere")
-            (workdir / "checkpoints" / "6.part").mkdir()
-            (workdir / "checkpoints" / "6.part" / "another's").write_text("")
+            if moment == "give a checkpoint its name":
+                (workdir / "checkpoints" / "6.part").mkdir()
+                (workdir / "checkpoints" / "6.part" / "another's").write_text("")
         left.append(everything_in(workdir))
 
     def patched(*args, **kwargs):
