@@ -123,3 +123,10 @@ def test_a_wrong_tiny_shakespeare_is_refused(empty_cache, tmp_path, monkeypatch)
 def test_a_path_that_cannot_be_read(path, message):
     with pytest.raises(UserError, match=message):
         load_text(DataConfig(path=path))
+
+
+def test_a_device_is_not_even_opened(monkeypatch):
+    """Some notice it: a tape winds back, a serial line waits for its other end."""
+    monkeypatch.setattr(corpora, "open", None, raising=False)
+    with pytest.raises(UserError, match="it is a device"):
+        corpora.read_file("/dev/zero")
