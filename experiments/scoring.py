@@ -37,7 +37,7 @@ def text_of(description: Description, config: Config) -> Text:
     """The text that a model was trained on; UserError where another one is found."""
     path = config.data.path
     if path == description.config.data.path != "":
-        check_text_of_run(Path(path), description.text_sha256)
+        check_text_of_run(named(path), description.text_sha256)
     text = load_text(config.data)
     check_sha256(text.name, text.sha256, description.text_sha256)
     return text
