@@ -13,10 +13,10 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import BinaryIO
 
-from lstm_jax.progress import say
+from lstm_jax.terminal import say
 
 BY_HAND = (signal.SIGINT, signal.SIGTERM)
 # Where nobody ignores or handles them, as `nohup` does SIGHUP. Windows has none of these.
@@ -25,7 +25,7 @@ BY_MACHINES = [
     for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
     if hasattr(signal, name)
 ]
-STOPPING = "\nstopping after this dispatch, then saving; a second Ctrl-C or SIGTERM stops at once"
+STOPPING = "stopping after this dispatch, then saving; a second Ctrl-C or SIGTERM stops at once"
 BROKEN_PIPE = 13  # SIGPIPE, which Python ignores, and Windows does not know
 
 
@@ -84,5 +84,5 @@ def watch(pipe: BinaryIO, numbers: list[int], received: list[int]) -> None:
             os._exit(128 + number)
         received.append(number)
         if len(received) == 1:
-            with suppress(OSError):  # nobody may be left to read it
-                say(STOPPING)
+            say("")  # the end of the line that a bar of progress stands in
+            say(STOPPING)
