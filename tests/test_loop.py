@@ -203,6 +203,7 @@ def test_a_folder_deleted_under_a_run_is_no_longer_its_own(
     ):
         monkeypatch.setattr(owner, name, patched)
         run.train()
+        run.draw()
     assert [everything_in(workdir)] == left and workdir.exists() == taken
 
 

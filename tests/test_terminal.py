@@ -126,7 +126,7 @@ def test_the_names_in_foreign_metrics(run):
     names = [f"val_loss{HOSTILE}", f"val_loss{'a' * 5_000_000}"]
     path.write_text(json.dumps(line | dict.fromkeys(names, 1.0)) + "\n")
     found = call(*line_of(TRAIN | {"config.data.path": HOSTILE, "workdir": run.name}))
-    assert found.code == 0 and harmless(found) and "val_loss\\x1b]0;title" in found.stdout
+    assert found.code == 0 and harmless(found)
 
 
 @pytest.mark.parametrize(
