@@ -58,6 +58,7 @@ from lstm_jax import columns, rows
 from lstm_jax.cell import LSTMParams, LSTMState
 from lstm_jax.data.batches import Batch
 from lstm_jax.loss import Aux
+from lstm_jax.meshes import split_lanes, vary_alike
 from lstm_jax.model import Carry, LMParams, Masks, Readout, embed, no_masks, sizes
 from lstm_jax.projection import mask_of_ids
 from lstm_jax.rows import add_rows, outer_sum
@@ -190,6 +191,11 @@ def skip_backward(layout: Layout, skip_H: Array, below: Array, e: Array) -> tupl
     return jnp.sum(layout.leave(e * below), (0, 1)), layout.enter(skip_H[None]) * e
 
 
+def in_dtypes_of(arrays: Any, gradients: Any) -> Any:
+    """The gradients in the dtypes of what they are the gradients of."""
+    return jax.tree.map(lambda a, d: d.astype(a.dtype), arrays, gradients)
+
+
 class Kept(NamedTuple):
     """What a layer's place in the stack needs of the forward pass."""
 
@@ -242,7 +248,7 @@ def stack_backward(
             kept[n].residuals,
             masks.layers[n],
             resets_TxB,
-            e,
+            e.astype(dcarry[n].h.dtype),
             dcarry[n],
             truncated=truncated,
         )
@@ -284,7 +290,7 @@ def block_value_and_grad_in(
         dembedding = embed_backward(
             params.embedding, batch.inputs, masks.embedding, layout.leave(e)
         )
-    dparams = LMParams(dembedding, dlayers, dreadout, dskips)
+    dparams = in_dtypes_of(params, LMParams(dembedding, dlayers, dreadout, dskips))
     return (loss, Aux(states, count)), dparams, dstarts
 
 
@@ -315,24 +321,33 @@ def readout_backward(
     return (loss, count), dreadout, e_TxBxH
 
 
-@jax.custom_vjp
 def bptt_layer(
     params: LSTMParams, state: LSTMState, x: Array, resets_TxB: Array | None = None
 ) -> tuple[LSTMState, Array]:
     """One LSTM layer for a model of your own: `layer.unroll`, with the backward of this module.
 
-    Composes with jit, vmap and reverse-mode differentiation of any loss on top. Forward mode
-    (jax.jvp, jax.jacfwd) raises a TypeError: only the reverse derivative is known here.
+    Composes with jit, vmap, shard_map, Explicit meshes and reverse-mode differentiation of any loss
+    on top. Forward mode (jax.jvp, jax.jacfwd) raises a TypeError: only the reverse derivative is
+    known here. Each gradient is of the dtype of what it is the gradient of.
 
     Args:
       params: one layer's parameters (`cell.init_cell`), of any float dtype.
-      state: the initial state, BxH (`cell.init_state`); it has a gradient too.
-      x: TxBxD in the dtype of the parameters, or integer ids TxB.
+      state: the initial state, BxH (`cell.init_state`), of the widest dtype; it has a gradient too.
+      x: TxBxD of any float dtype, or integer ids TxB.
       resets_TxB: True where a lane starts from the zero state before it reads x[t]; None: nowhere.
 
     Returns:
       The final state and the outputs TxBxH; both may be differentiated.
     """
+    state = split_lanes(state, x)
+    return _layer(*vary_alike((params, state, x, resets_TxB)))
+
+
+@jax.custom_vjp
+def _layer(
+    params: LSTMParams, state: LSTMState, x: Array, resets_TxB: Array | None
+) -> tuple[LSTMState, Array]:
+    """`bptt_layer`, of arguments that lie alike."""
     return _layer_forward(params, state, x, resets_TxB)[0]
 
 
@@ -349,7 +364,8 @@ def _layer_backward(
     params, residuals, resets_TxB = kept
     dfinal, dh_TxBxH = d
     dparams, dinitial, dx = rows.backward(params, residuals, None, resets_TxB, dh_TxBxH, dfinal)
-    return dparams, dinitial, dx, None
+    dx = None if dx is None else dx.astype(residuals.x.dtype)
+    return in_dtypes_of(params, dparams), dinitial, dx, None
 
 
-bptt_layer.defvjp(_layer_forward, _layer_backward)
+_layer.defvjp(_layer_forward, _layer_backward)

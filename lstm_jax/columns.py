@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from lstm_jax.cell import Gates, LSTMParams, LSTMState, advance
+from lstm_jax.meshes import axes_of, result_sharding
 from lstm_jax.projection import mask_of_ids, reads_ids
 from lstm_jax.rows import add_rows, cell_backward
 
@@ -76,8 +77,12 @@ def make_read(params: LSTMParams, x: Array) -> Callable[[Array, Array | None, Ar
     )
 
     def read_id(id_B: Array, drop_B: Array | None, h_HxB: Array) -> Gates:
+        sharding = result_sharding(id_B, None, *axes_of(id_B))
+
         def read(W_HxV: Array, U_HxH: Array, b_Hx1: Array) -> Array:
-            picked_HxB = W_HxV[:, id_B] if drop_B is None else W_HxV[:, id_B] * drop_B
+            picked_HxB = W_HxV.at[:, id_B].get(out_sharding=sharding)
+            if drop_B is not None:
+                picked_HxB = picked_HxB * drop_B
             return U_HxH @ h_HxB + picked_HxB + b_Hx1
 
         return Gates(*map(read, W, U, b))
@@ -192,4 +197,9 @@ def backward(
 def outer_sum(a_TxNxB: Array, b: Gates) -> Array:
     """sum_t a_t b_t' over steps and lanes, one product for each gate's TxHxB: NxG."""
     over_T_and_B = (((0, 2), (0, 2)), ((), ()))
-    return join_gates(Gates(*(lax.dot_general(a_TxNxB, b_TxHxB, over_T_and_B) for b_TxHxB in b)))
+    sharding = result_sharding(a_TxNxB, axes_of(a_TxNxB)[1], axes_of(b.i)[1])
+
+    def product(b_TxHxB: Array) -> Array:
+        return lax.dot_general(a_TxNxB, b_TxHxB, over_T_and_B, out_sharding=sharding)
+
+    return join_gates(Gates(*map(product, b)))

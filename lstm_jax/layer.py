@@ -10,6 +10,7 @@ from jax import Array, lax
 from lstm_jax.cell import LSTMParams, LSTMState, activate, advance
 from lstm_jax.coupled import CoupledParams, coupled_step
 from lstm_jax.layer_norm import LayerNormParams, layer_norm_step, project_normalized
+from lstm_jax.meshes import split_lanes, vary_alike
 from lstm_jax.mogrifier import MogrifierParams, drop_inputs, mogrifier_step
 from lstm_jax.projection import project
 from lstm_jax.zoneout import zone_out
@@ -88,6 +89,7 @@ def unroll(
             state = zone_out(before, state, stay)
         return state, state.h
 
+    state = vary_alike(split_lanes(state, x), params, x, mask_BxD, resets_TxB, stay)
     T = x.shape[0]
     stay = jax.tree.map(lambda k: jnp.broadcast_to(k, (T, *k.shape[1:])), stay)
     return lax.scan(step, state, (cell.prepare(params, x, mask_BxD), resets_TxB, stay))

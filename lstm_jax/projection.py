@@ -8,6 +8,8 @@ from typing import Protocol
 import jax.numpy as jnp
 from jax import Array
 
+from lstm_jax.meshes import axes_of, look_up, result_sharding
+
 
 class Projecting(Protocol):
     """The parameters of a cell that reads `x W + b`."""
@@ -23,7 +25,10 @@ def reads_ids(x: Array) -> bool:
 
 def mask_of_ids(mask_BxD: Array, ids_TxB: Array) -> Array:
     """What a mask of one-hot vectors multiplies each id's row of W by: TxB."""
-    return mask_BxD[jnp.arange(ids_TxB.shape[1]), ids_TxB]
+    lanes_B = jnp.arange(ids_TxB.shape[1])
+    return mask_BxD.at[lanes_B, ids_TxB].get(
+        out_sharding=result_sharding(ids_TxB, *axes_of(ids_TxB))
+    )
 
 
 def multiply(x: Array, W_DxN: Array, mask_BxD: Array | None = None) -> Array:
@@ -37,7 +42,7 @@ def multiply(x: Array, W_DxN: Array, mask_BxD: Array | None = None) -> Array:
     """
     if not reads_ids(x):
         return (x if mask_BxD is None else x * mask_BxD) @ W_DxN
-    rows_TxBxN = W_DxN[x]
+    rows_TxBxN = look_up(W_DxN, x)
     return rows_TxBxN if mask_BxD is None else rows_TxBxN * mask_of_ids(mask_BxD, x)[..., None]
 
 

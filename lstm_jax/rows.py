@@ -13,6 +13,8 @@ from jax import Array, lax
 
 from lstm_jax.cell import Gates, LSTMParams, LSTMState, activate, advance
 from lstm_jax.layer import reset_state
+from lstm_jax.meshes import axes_of, result_sharding
+from lstm_jax.precision import at_least_float32
 from lstm_jax.projection import mask_of_ids, project, reads_ids
 
 
@@ -111,13 +113,17 @@ def unroll_backward(
 
 def outer_sum(a_TxBxN: Array, b_TxBxM: Array) -> Array:
     """sum_t a_t' b_t over steps and lanes, as one product: NxM."""
-    return lax.dot_general(a_TxBxN, b_TxBxM, (((0, 1), (0, 1)), ((), ())))
+    sharding = result_sharding(a_TxBxN, axes_of(a_TxBxN)[2], axes_of(b_TxBxM)[2])
+    over_T_and_B = (((0, 1), (0, 1)), ((), ()))
+    return lax.dot_general(a_TxBxN, b_TxBxM, over_T_and_B, out_sharding=sharding)
 
 
 def add_rows(ids_TxB: Array, d_TxBxN: Array, num_rows: int) -> Array:
     """The gradient of looking up rows by id: each d is added to its id's row."""
-    zeros = jnp.zeros((num_rows, d_TxBxN.shape[-1]), d_TxBxN.dtype)
-    return zeros.at[ids_TxB].add(d_TxBxN)
+    dtype = at_least_float32(d_TxBxN.dtype)
+    zeros = jnp.zeros((num_rows, d_TxBxN.shape[-1]), dtype)
+    sharding = result_sharding(ids_TxB, None, axes_of(d_TxBxN)[2])
+    return zeros.at[ids_TxB].add(d_TxBxN.astype(dtype), out_sharding=sharding)
 
 
 def project_backward(

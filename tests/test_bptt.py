@@ -19,6 +19,7 @@ from lstm_jax.cell import LSTMParams, LSTMState
 from lstm_jax.config import ModelConfig
 from lstm_jax.layer import unroll
 from lstm_jax.loss import sequence_loss
+from lstm_jax.model import LMParams
 from lstm_jax.verify import verify_case
 
 T, B, D, H = 6, 3, 4, 5
@@ -190,6 +191,86 @@ def test_the_layer_in_bfloat16(problem):
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         a, b = np.asarray(a, float), np.asarray(b, float)
         assert np.vdot(a, b) / np.linalg.norm(a) / np.linalg.norm(b) > 0.999
+
+
+MIXTURES = [  # the dtypes of the parameters, of the state, which is no narrower, and of x
+    ("float32", "float32", "bfloat16"),
+    ("float32", "float32", "float16"),
+    ("bfloat16", "float32", "float32"),
+    ("bfloat16", "float32", "bfloat16"),
+    ("float16", "float32", "bfloat16"),
+    ("float16", "float16", "float16"),
+]
+
+
+def rounded(tree, dtype):
+    return jax.tree.map(lambda a: a.astype(dtype), tree)
+
+
+def dtypes(tree):
+    return [leaf.dtype for leaf in jax.tree.leaves(tree)]
+
+
+def assert_near(found, wanted, tolerance):
+    """Every leaf within that share of its largest value."""
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        a, b = np.asarray(a, float), np.asarray(b, float)
+        assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
+
+
+@pytest.mark.parametrize("mixture", MIXTURES, ids="-".join)
+def test_gradients_come_in_the_dtype_of_what_they_belong_to(mixture, problem, standard_promotion):
+    low = tuple(map(rounded, problem, mixture))
+    found = jax.grad(loss_of(bptt_layer), (0, 1, 2))(*low)
+    assert dtypes(found) == dtypes(low)
+    wanted = jax.grad(loss_of(textbook), (0, 1, 2))(*rounded(low, float))
+    assert_near(found, wanted, 0.02 if "bfloat16" in mixture else 0.005)
+
+
+def test_layers_in_a_scan_on_a_residual_path(problem, standard_promotion):
+    """The stream in bfloat16, parameters and state in float32."""
+    params, state, x = problem
+    square = params._replace(W=params.W[:, : 4 * D], U=params.U[:D, : 4 * D], b=params.b[: 4 * D])
+    stacked = rounded(jax.tree.map(lambda a: jnp.stack([a, 0.5 * a]), square), jnp.float32)
+    start = LSTMState(*(jnp.zeros((B, D), jnp.float32),) * 2)
+
+    def loss(layer, stacked, x):
+        def residual(x, params):
+            return x + layer(params, rounded(start, params.b.dtype), x)[1].astype(x.dtype), None
+
+        return jnp.sum(jnp.sin(jax.lax.scan(residual, x, stacked)[0].astype(params.b.dtype)))
+
+    low = stacked, x.astype(jnp.bfloat16)
+    found = jax.grad(partial(loss, bptt_layer), (0, 1))(*low)
+    assert dtypes(found) == dtypes(low)
+    assert_near(found, jax.grad(partial(loss, unroll), (0, 1))(*rounded(low, float)), 0.05)
+
+
+def test_a_model_of_several_dtypes(x64, standard_promotion):
+    """The embedding, the first layer and its state are narrower than what lies above."""
+    model = ModelConfig(hidden_size=H, num_layers=2, embedding_size=4, skip="weighted")
+    problem = make_problem(Case(model, T, B, masked=True, resets=True, carry=True))
+    params, carry, batch, _ = jax.tree.map(jnp.asarray, problem)
+    low, high = jnp.bfloat16, jnp.float32
+    params = LMParams(
+        embedding=params.embedding.astype(low),
+        layers=(rounded(params.layers[0], low), rounded(params.layers[1], high)),
+        readout=rounded(params.readout, low),
+        skips=rounded(params.skips, low),
+    )
+    carry = rounded(carry[0], low), rounded(carry[1], high)
+    wide = rounded(params, float), rounded(carry, float)
+    wanted = jax.jit(jax.grad(lambda *args: sequence_loss(*args, batch)[0]))(*wide)
+    for layout in (bptt.ROWS, bptt.COLUMNS):
+        _, found = jax.jit(partial(bptt.value_and_grad_in, layout))(params, carry, batch)
+        assert dtypes(found) == dtypes(params)
+        assert_near(found, wanted, 0.03)
+
+
+def test_many_like_ids_add_up_in_bfloat16():
+    ids = jnp.zeros((1000, 1), jnp.int32)
+    d = jnp.ones((1000, 1, 1), jnp.bfloat16)
+    assert rows.add_rows(ids, d, 2).tolist() == [[1000], [0]]
 
 
 def test_the_layer_says_that_it_has_no_forward_mode(problem):

@@ -19,6 +19,8 @@ ORDER = [
     "data.vocabulary",
     "data.corpora",
     "data.batches",
+    "meshes",
+    "precision",
     "cell",
     "projection",
     "coupled",

@@ -208,7 +208,7 @@ COLUMN_MUTANTS = [
     ),
     ("the candidate a sigmoid", "g=jnp.tanh(z.g)", "g=sigmoid(z.g)"),
     ("ids: the bias forgotten", "+ picked_HxB + b_Hx1", "+ picked_HxB"),
-    ("ids: the mask forgotten forward", "W_HxV[:, id_B] * drop_B", "W_HxV[:, id_B]"),
+    ("ids: the mask forgotten forward", "picked_HxB = picked_HxB * drop_B", "pass"),
     ("ids: the mask forgotten backward", "mask_of_ids(mask_BxD, x)[..., None]", "1"),
     ("the input below h", "jnp.concatenate([x_DxB, h_HxB])", "jnp.concatenate([h_HxB, x_DxB])"),
     ("a mask forgotten forward", "x = x * mask_BxD.T", "pass"),

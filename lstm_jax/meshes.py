@@ -1,0 +1,60 @@
+"""What JAX's types say of many devices: meshes with Explicit axes, and `shard_map`.
+
+On such a mesh an array's type says how it is split. Where JAX cannot tell how a result is to be
+split, it asks. Inside `shard_map` a type says over which axes the values differ from device to
+device; they are said to vary over them. A state that a scan carries must be split, and vary, from
+the first step as it will after it.
+
+Elsewhere, on one device or a mesh with Auto axes, nothing here changes anything.
+"""
+
+from typing import Any
+
+import jax
+from jax import Array, lax
+from jax.sharding import NamedSharding, PartitionSpec
+
+
+def result_sharding(a: Array, *axes: Any) -> NamedSharding | None:
+    """How a result of `a` is split, axis by axis, where `a` itself is split; else None."""
+    sharding = jax.typeof(a).sharding
+    if all(axis is None for axis in sharding.spec):
+        return None
+    return NamedSharding(sharding.mesh, PartitionSpec(*axes))
+
+
+def axes_of(a: Array) -> tuple[Any, ...]:
+    """The mesh axes that each axis of an array is split over; None: over none."""
+    return tuple(jax.typeof(a).sharding.spec)
+
+
+def look_up(table_VxN: Array, ids_TxB: Array) -> Array:
+    """`table_VxN[ids_TxB]`: a row for each id, split as the ids are."""
+    sharding = result_sharding(ids_TxB, *axes_of(ids_TxB), None)
+    return table_VxN.at[ids_TxB].get(out_sharding=sharding)
+
+
+def split_lanes(state: Any, x: Array) -> Any:
+    """A state whose leaves BxH are split among the devices as the lanes of x (TxB...) are."""
+    lanes = axes_of(x)[1]
+    if lanes is None:
+        return state
+    mesh = jax.typeof(x).sharding.mesh
+    return jax.tree.map(
+        lambda s: jax.reshard(s, NamedSharding(mesh, PartitionSpec(lanes, *axes_of(s)[1:]))), state
+    )
+
+
+def vary_alike(tree: Any, *others: Any) -> Any:
+    """The tree, each leaf of which varies over all axes that a leaf of tree or others varies over.
+
+    The derivative sums over the axes that a leaf did not vary over.
+    """
+
+    def varying(leaf: Array) -> frozenset[str]:
+        return jax.typeof(leaf).manual_axis_type.varying
+
+    axes = frozenset().union(*map(varying, jax.tree.leaves((tree, others))))
+    return jax.tree.map(
+        lambda leaf: lax.pcast(leaf, tuple(sorted(axes - varying(leaf))), to="varying"), tree
+    )

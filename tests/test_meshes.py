@@ -1,0 +1,120 @@
+"""Layers and models on two devices, by JAX's defaults: the same as on one, in a process with two."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ON_TWO_DEVICES = """
+import json
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_enable_x64", True)
+import jax.numpy as jnp
+import numpy as np
+from functools import partial
+from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec as P
+from lstm_jax import bptt
+from lstm_jax.bptt import bptt_layer
+from lstm_jax.cases import Case, make_problem
+from lstm_jax.cell import LSTMParams, LSTMState
+from lstm_jax.config import ModelConfig
+from lstm_jax.gradient import GRADIENTS
+from lstm_jax.layer import unroll
+from lstm_jax.verify import UNOPTIMIZED
+
+T, B, D, H = 6, 4, 3, 5
+rng, mesh, jit = np.random.default_rng(0), jax.make_mesh((2,), ("d",)), partial(
+    jax.jit, compiler_options=UNOPTIMIZED)
+EVERYWHERE, LANES, LATER_LANES = P(), P("d"), P(None, "d")
+
+def put(tree, spec):
+    return jax.device_put(tree, NamedSharding(mesh, spec))
+
+def largest(tree, other):
+    errors = jax.tree.map(lambda a, b: float(np.abs(np.subtract(a, b)).max()), tree, other)
+    return max(jax.tree.leaves(errors))
+
+def loss(layer, params, state, x, resets):
+    final, h_TxBxH = layer(params, state, x, resets)
+    return jnp.sum(jnp.sin(h_TxBxH)) + jnp.sum(final.h**2) + jnp.sum(jnp.cos(3 * final.c))
+
+def textbook(params, state, x, resets):
+    return unroll(params, state, x, resets_TxB=resets)
+
+params = LSTMParams(*(rng.normal(size=s) for s in ((D, 4 * H), (H, 4 * H), (4 * H,))))
+states = {"split": LSTMState(*rng.normal(size=(2, B, H))),
+          "replicated": LSTMState(*np.zeros((2, B, H)))}
+resets = rng.random((T, B)) < 0.3
+inputs = {"vectors": rng.normal(size=(T, B, D)), "ids": rng.integers(D, size=(T, B))}
+layers = {"unroll": textbook, "bptt_layer": bptt_layer}
+specs = {"split": LANES, "replicated": EVERYWHERE}
+found = {}
+for read, x in inputs.items():
+    by = (0, 1, 2) if read == "vectors" else (0, 1)
+    for lies, state in states.items():
+        def results(layer, *args):
+            return layer(*args), jax.value_and_grad(partial(loss, layer), by)(*args)
+        wanted = jit(partial(results, textbook))(params, state, x, resets)
+        split = (put(params, EVERYWHERE), put(state, specs[lies]), put(x, LATER_LANES),
+                 put(resets, LATER_LANES))
+        if not found:  # other resets, which the comparison has to see
+            found["broken"] = largest(jit(partial(results, textbook))(*split[:3], ~split[3]), wanted)
+        for name, layer in layers.items():
+            found[f"explicit {name} {read} {lies}"] = largest(
+                jit(partial(results, layer))(*split), wanted)
+
+        def on_a_device(layer, params, state, x, resets):  # B / 2 lanes
+            if lies == "replicated":
+                state = jax.tree.map(lambda s: s[: B // 2], state)
+            value, grads = jax.value_and_grad(partial(loss, layer), by)(params, state, x, resets)
+            return lax.psum(value, "d"), grads[0], *grads[2:]
+        for name, layer in layers.items():
+            mapped = jax.shard_map(
+                partial(on_a_device, layer), mesh=mesh,
+                in_specs=(EVERYWHERE, specs[lies], LATER_LANES, LATER_LANES),
+                out_specs=(EVERYWHERE, EVERYWHERE, LATER_LANES)[: len(by)])
+            value, grads = wanted[1]
+            found[f"shard_map {name} {read} {lies}"] = largest(
+                jit(mapped)(*split), (value, grads[0], *grads[2:]))
+
+rows, columns = (partial(bptt.value_and_grad_in, lay) for lay in (bptt.ROWS, bptt.COLUMNS))
+for embedding in (0, 3):
+    model = ModelConfig(hidden_size=6, num_layers=2, embedding_size=embedding, dropout=0.3,
+                        input_dropout=0.3, embedding_dropout=0.3 if embedding else 0.0)
+    problem = make_problem(Case(model, T, B, masked=True, resets=True, carry=True))
+    split = [put(part, spec) for part, spec in zip(
+        problem, (EVERYWHERE, LANES, LATER_LANES, LANES), strict=True)]
+    wanted = jit(GRADIENTS["autodiff"])(*problem)
+    for name, f in (("autodiff", GRADIENTS["autodiff"]), ("rows", rows), ("columns", columns)):
+        found[f"model {name} {embedding}"] = largest(jit(f)(*split), wanted)
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def found():
+    command = [sys.executable, "-c", ON_TWO_DEVICES]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("way", ["explicit", "shard_map"])
+@pytest.mark.parametrize("layer", ["unroll", "bptt_layer"])
+@pytest.mark.parametrize("read", ["vectors", "ids"])
+@pytest.mark.parametrize("state", ["split", "replicated"])
+def test_a_layer_by_jaxs_defaults(way, layer, read, state, found):
+    """Forward, loss and gradients, with Explicit axes and inside `shard_map`."""
+    assert found[f"{way} {layer} {read} {state}"] < 1e-12
+    assert found["broken"] > 1e-3
+
+
+@pytest.mark.parametrize("gradient", ["autodiff", "rows", "columns"])
+@pytest.mark.parametrize("embedding", [0, 3])
+def test_a_model_on_an_explicit_mesh(gradient, embedding, found):
+    assert found[f"model {gradient} {embedding}"] < 1e-13
