@@ -60,6 +60,7 @@ from lstm_jax.data.batches import Batch
 from lstm_jax.loss import Aux
 from lstm_jax.meshes import split_lanes, vary_alike
 from lstm_jax.model import Carry, LMParams, Masks, Readout, embed, no_masks, sizes
+from lstm_jax.precision import at_least_float32
 from lstm_jax.projection import mask_of_ids
 from lstm_jax.rows import add_rows, outer_sum
 
@@ -84,6 +85,7 @@ def loss_backward(
     logits_TxBxV: Array, batch: Batch, count: Array | None = None
 ) -> tuple[Array, Array, Array]:
     """(F7) and (B1): the loss, the count n and dy TxBxV. `count`: n, if not the batch's own."""
+    logits_TxBxV = logits_TxBxV.astype(at_least_float32(logits_TxBxV.dtype))
     top_TxBx1 = jnp.max(logits_TxBxV, axis=-1, keepdims=True)
     exp_TxBxV = jnp.exp(logits_TxBxV - top_TxBx1)
     sum_TxBx1 = jnp.sum(exp_TxBxV, axis=-1, keepdims=True)
@@ -183,12 +185,12 @@ def final_carry(params: LMParams, carry: Carry, batch: Batch, masks: Masks | Non
 
 def skip_forward(layout: Layout, skip_H: Array, below: Array, h: Array) -> Array:
     """(F5): what a layer puts out where what it read goes past it, too."""
-    return h + layout.enter(skip_H[None]) * below
+    return h + layout.enter(skip_H[None])[None] * below
 
 
 def skip_backward(layout: Layout, skip_H: Array, below: Array, e: Array) -> tuple[Array, Array]:
     """(B9): the gradient of the skip, and what it hands to the layer below."""
-    return jnp.sum(layout.leave(e * below), (0, 1)), layout.enter(skip_H[None]) * e
+    return jnp.sum(layout.leave(e * below), (0, 1)), layout.enter(skip_H[None])[None] * e
 
 
 def in_dtypes_of(arrays: Any, gradients: Any) -> Any:
@@ -311,12 +313,12 @@ def readout_backward(
     count: Array | None = None,
 ) -> tuple[tuple[Array, Array], Readout, Array]:
     """(F6) to (B2): the loss and its count, the readout's gradient, the top layer's e TxBxH."""
-    masked_TxBxH = h_TxBxH if mask_BxH is None else h_TxBxH * mask_BxH
-    logits_TxBxV = masked_TxBxH @ readout.W + readout.b  # (F6)
+    masked_TxBxH = h_TxBxH if mask_BxH is None else h_TxBxH * mask_BxH[None]
+    logits_TxBxV = masked_TxBxH @ readout.W + readout.b[None, None]  # (F6)
     loss, count, dy_TxBxV = loss_backward(logits_TxBxV, batch, count)
     e_TxBxH = dy_TxBxV @ readout.W.T  # (B2)
     if mask_BxH is not None:
-        e_TxBxH = e_TxBxH * mask_BxH
+        e_TxBxH = e_TxBxH * mask_BxH[None]
     dreadout = Readout(W=outer_sum(masked_TxBxH, dy_TxBxV), b=jnp.sum(dy_TxBxV, (0, 1)))
     return (loss, count), dreadout, e_TxBxH
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 
 class LSTMParams(NamedTuple):
@@ -105,4 +105,5 @@ def advance(state: LSTMState, gates: Gates) -> LSTMState:
 
 def cell_step(params: LSTMParams, state: LSTMState, x_BxD: Array) -> LSTMState:
     """One step of one layer; the output is the `h` of the state it returns."""
-    return advance(state, activate(x_BxD @ params.W + state.h @ params.U + params.b))
+    z_BxG = x_BxD @ params.W + state.h @ params.U
+    return advance(state, activate(z_BxG + lax.broadcast_to_rank(params.b, z_BxG.ndim)))

@@ -65,7 +65,9 @@ def reset_columns(state: LSTMState, resets_B: Array | None) -> LSTMState:
     """The state with the columns named by the boolean `resets_B` set to zero."""
     if resets_B is None:
         return state
-    return LSTMState(*(jnp.where(resets_B, 0, s_HxB) for s_HxB in state))
+    return LSTMState(
+        *(jnp.where(lax.broadcast_to_rank(resets_B, s_HxB.ndim), 0, s_HxB) for s_HxB in state)
+    )
 
 
 def make_read(params: LSTMParams, x: Array) -> Callable[[Array, Array | None, Array], Gates]:
@@ -82,7 +84,7 @@ def make_read(params: LSTMParams, x: Array) -> Callable[[Array, Array | None, Ar
         def read(W_HxV: Array, U_HxH: Array, b_Hx1: Array) -> Array:
             picked_HxB = W_HxV.at[:, id_B].get(out_sharding=sharding)
             if drop_B is not None:
-                picked_HxB = picked_HxB * drop_B
+                picked_HxB = picked_HxB * drop_B[None]
             return U_HxH @ h_HxB + picked_HxB + b_Hx1
 
         return Gates(*map(read, W, U, b))
@@ -112,7 +114,7 @@ def forward(
     if mask_BxD is not None and reads_ids(x):
         drops_TxB = mask_of_ids(mask_BxD, x)
     elif mask_BxD is not None:
-        x = x * mask_BxD.T
+        x = x * mask_BxD.T[None]
     read = make_read(params, x)
 
     def step(state: LSTMState, inputs: tuple) -> tuple[LSTMState, tuple[LSTMState, Gates]]:
@@ -190,7 +192,7 @@ def backward(
     both_TxDHxB = jnp.concatenate([x, residuals.before.h], axis=1)
     dW_DxG, dU_HxG = jnp.split(outer_sum(both_TxDHxB, dz), [x.shape[1]])  # (B6), (B7)
     if mask_BxD is not None:
-        dx_TxDxB = dx_TxDxB * mask_BxD.T
+        dx_TxDxB = dx_TxDxB * mask_BxD.T[None]
     return LSTMParams(dW_DxG, dU_HxG, db_G), dinitial, dx_TxDxB
 
 

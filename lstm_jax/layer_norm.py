@@ -56,12 +56,13 @@ def normalize(x: Array) -> Array:
 
 def project_normalized(params: LayerNormParams, x: Array, mask_BxD: Array | None = None) -> Array:
     """`gain_x LN(x W) + b` for a whole sequence: TxBxG."""
-    return params.gain_x * normalize(multiply(x, params.W, mask_BxD)) + params.b
+    normal_TxBxG = normalize(multiply(x, params.W, mask_BxD))
+    return params.gain_x[None, None] * normal_TxBxG + params.b[None, None]
 
 
 def layer_norm_step(params: LayerNormParams, state: LSTMState, z_BxG: Array) -> LSTMState:
     """One step; `z_BxG` is the input's share."""
-    gates = activate(z_BxG + params.gain_h * normalize(state.h @ params.U))
+    gates = activate(z_BxG + params.gain_h[None] * normalize(state.h @ params.U))
     c_BxH = advance(state, gates).c
-    squashed_BxH = jnp.tanh(params.gain_c * normalize(c_BxH) + params.shift_c)
+    squashed_BxH = jnp.tanh(params.gain_c[None] * normalize(c_BxH) + params.shift_c[None])
     return LSTMState(h=gates.o * squashed_BxH, c=c_BxH)

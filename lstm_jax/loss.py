@@ -9,6 +9,7 @@ from jax import Array
 
 from lstm_jax.data.batches import Batch
 from lstm_jax.model import Carry, LMParams, Masks, apply
+from lstm_jax.precision import at_least_float32
 
 
 class Aux(NamedTuple):
@@ -37,7 +38,8 @@ def sequence_loss(
     count: Array | None = None,
     truncated: bool = False,
 ) -> tuple[Array, Aux]:
-    """Softmax cross-entropy of a batch of sequences: the mean over its counted targets, in nats.
+    """Softmax cross-entropy of a batch of sequences: the mean over its counted targets, in nats
+    and in float32 at least.
 
     The carry is an argument that nobody differentiates: this is where backpropagation through
     time is cut. `truncated` changes the derivative only (see `layer.unroll`). A batch in which no
@@ -47,6 +49,7 @@ def sequence_loss(
     logits_TxBxV, carry = apply(
         params, carry, batch.inputs, masks, batch.resets, truncated=truncated
     )
+    logits_TxBxV = logits_TxBxV.astype(at_least_float32(logits_TxBxV.dtype))
     nll_TxB = optax.losses.softmax_cross_entropy_with_integer_labels(logits_TxBxV, batch.targets)
     if batch.mask is None and count is None:
         return jnp.mean(nll_TxB), Aux(carry, jnp.asarray(nll_TxB.size))

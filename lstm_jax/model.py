@@ -204,7 +204,7 @@ def read_out(params: LMParams, h_TxBxH: Array) -> Array:
     W, b_V, P = params.readout
     if P is not None:
         h_TxBxH = h_TxBxH @ P
-    return h_TxBxH @ (params.embedding.T if W is None else W) + b_V
+    return h_TxBxH @ (params.embedding.T if W is None else W) + b_V[None, None]
 
 
 def apply(
@@ -244,9 +244,9 @@ def apply(
             truncated=truncated,
         )
         if n and params.skips is not None:
-            x = x + params.skips[n - 1] * below
+            x = x + params.skips[n - 1][None, None] * below
         states.append(state)
-    return read_out(params, x if masks.readout is None else x * masks.readout), tuple(states)
+    return read_out(params, x if masks.readout is None else x * masks.readout[None]), tuple(states)
 
 
 def named_leaves(params: LMParams) -> dict[str, Array]:

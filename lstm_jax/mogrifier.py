@@ -64,7 +64,7 @@ def drop_inputs(params: MogrifierParams, x: Array, mask_BxD: Array | None = None
     """What the layer reads, TxBxD: nothing can be multiplied before the state is known."""
     if reads_ids(x):
         x = jax.nn.one_hot(x, params.W.shape[0], dtype=params.W.dtype)
-    return x if mask_BxD is None else x * mask_BxD
+    return x if mask_BxD is None else x * mask_BxD[None]
 
 
 def mogrify(params: MogrifierParams, x_BxD: Array, h_BxH: Array) -> tuple[Array, Array]:

@@ -41,11 +41,11 @@ def multiply(x: Array, W_DxN: Array, mask_BxD: Array | None = None) -> Array:
         Ghahramani 2016). For ids it scales the row, as it would scale the one-hot vector's one.
     """
     if not reads_ids(x):
-        return (x if mask_BxD is None else x * mask_BxD) @ W_DxN
+        return (x if mask_BxD is None else x * mask_BxD[None]) @ W_DxN
     rows_TxBxN = look_up(W_DxN, x)
     return rows_TxBxN if mask_BxD is None else rows_TxBxN * mask_of_ids(mask_BxD, x)[..., None]
 
 
 def project(params: Projecting, x: Array, mask_BxD: Array | None = None) -> Array:
     """`x W + b` for a whole sequence, TxBxG; `x` and `mask_BxD` as `multiply` takes them."""
-    return multiply(x, params.W, mask_BxD) + params.b
+    return multiply(x, params.W, mask_BxD) + params.b[None, None]

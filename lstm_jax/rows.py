@@ -134,10 +134,10 @@ def project_backward(
         if mask_BxD is not None:
             dz_TxBxG = dz_TxBxG * mask_of_ids(mask_BxD, x)[..., None]
         return add_rows(x, dz_TxBxG, params.W.shape[0]), None
-    masked_TxBxD = x if mask_BxD is None else x * mask_BxD
+    masked_TxBxD = x if mask_BxD is None else x * mask_BxD[None]
     dx_TxBxD = dz_TxBxG @ params.W.T
     if mask_BxD is not None:
-        dx_TxBxD = dx_TxBxD * mask_BxD
+        dx_TxBxD = dx_TxBxD * mask_BxD[None]
     return outer_sum(masked_TxBxD, dz_TxBxG), dx_TxBxD
 
 

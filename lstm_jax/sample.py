@@ -18,13 +18,14 @@ def filter_logits(logits_BxV: Array, top_k: int, top_p: float) -> Array:
     """Logits with all but the likeliest symbols at -inf.
 
     Args:
-      top_k: keep the k likeliest; 0: all.
+      top_k: keep the k likeliest; 0: all. Of equals those with the lower ids, here and below.
       top_p: of those, keep the smallest set whose probability reaches p (nucleus sampling,
         Holtzman et al. 2020); the likeliest is always kept. 1: all.
     """
     if top_k:
-        kth_Bx1 = lax.top_k(logits_BxV, min(top_k, logits_BxV.shape[-1]))[0][:, -1:]
-        logits_BxV = jnp.where(logits_BxV < kth_Bx1, -jnp.inf, logits_BxV)
+        _, kept_Bxk = lax.top_k(logits_BxV, min(top_k, logits_BxV.shape[-1]))
+        keep_BxV = jax.nn.one_hot(kept_Bxk, logits_BxV.shape[-1], dtype=bool).any(1)
+        logits_BxV = jnp.where(keep_BxV, logits_BxV, -jnp.inf)
     if top_p < 1:
         order_BxV = jnp.argsort(logits_BxV, axis=-1, descending=True)
         sorted_BxV = jax.nn.softmax(jnp.take_along_axis(logits_BxV, order_BxV, -1))

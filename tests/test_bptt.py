@@ -229,7 +229,7 @@ def test_gradients_come_in_the_dtype_of_what_they_belong_to(mixture, problem, st
 
 def test_layers_in_a_scan_on_a_residual_path(problem, standard_promotion):
     """The stream in bfloat16, parameters and state in float32."""
-    params, state, x = problem
+    params, _, x = problem
     square = params._replace(W=params.W[:, : 4 * D], U=params.U[:D, : 4 * D], b=params.b[: 4 * D])
     stacked = rounded(jax.tree.map(lambda a: jnp.stack([a, 0.5 * a]), square), jnp.float32)
     start = LSTMState(*(jnp.zeros((B, D), jnp.float32),) * 2)

@@ -1,11 +1,17 @@
 """The cell against plain loops over units."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lstm_jax.bptt import COLUMNS, ROWS, value_and_grad_in
+from lstm_jax.cases import Case, make_problem
 from lstm_jax.cell import LSTMParams, LSTMState, activate, advance, cell_step, init_cell, init_state
+from lstm_jax.config import ModelConfig
+from lstm_jax.gradient import GRADIENTS
 from tests import oracle
 
 
@@ -53,6 +59,29 @@ def swapped(order):
 def test_the_comparison_notices_a_wrong_cell(mutant, x64, rng):
     with pytest.raises(AssertionError):
         compare(mutant, rng)
+
+
+def test_no_rank_is_promoted(x64):
+    """The cells, whole models, the loss and its gradients, by JAX_NUMPY_RANK_PROMOTION=raise."""
+    everything = {"dropout": 0.2, "input_dropout": 0.2}
+    params = init_cell(jax.random.key(0), 2, 3)
+    with jax.numpy_rank_promotion("raise"):
+        cell_step(params, init_state(params, 4), jnp.ones((4, 2), params.W.dtype))
+        for model in (
+            ModelConfig(hidden_size=3, num_layers=2, **everything),
+            ModelConfig(
+                hidden_size=3, num_layers=2, embedding_size=2, skip="weighted", **everything
+            ),
+            ModelConfig(hidden_size=3, cell="coupled", zoneout_cell=0.2),
+            ModelConfig(hidden_size=3, cell="layer_norm", embedding_size=2, readout="tied"),
+            ModelConfig(hidden_size=3, cell="mogrifier", **everything),
+        ):
+            problem = make_problem(Case(model, 3, 2, masked=True, resets=True, carry=True))
+            gradients = [GRADIENTS["autodiff"]]
+            if not model.beyond_bptt():
+                gradients += [partial(value_and_grad_in, layout) for layout in (ROWS, COLUMNS)]
+            for gradient in gradients:
+                jax.eval_shape(gradient, *problem)
 
 
 def test_initial_parameters():

@@ -1,4 +1,4 @@
-"""Layers and models on two devices, by JAX's defaults: the same as on one, in a process with two."""
+"""Layers and models on two devices, by JAX's defaults: the same as on one."""
 
 import json
 import subprocess
@@ -63,7 +63,8 @@ for read, x in inputs.items():
         split = (put(params, EVERYWHERE), put(state, specs[lies]), put(x, LATER_LANES),
                  put(resets, LATER_LANES))
         if not found:  # other resets, which the comparison has to see
-            found["broken"] = largest(jit(partial(results, textbook))(*split[:3], ~split[3]), wanted)
+            other = jit(partial(results, textbook))(*split[:3], ~split[3])
+            found["broken"] = largest(other, wanted)
         for name, layer in layers.items():
             found[f"explicit {name} {read} {lies}"] = largest(
                 jit(partial(results, layer))(*split), wanted)

@@ -41,10 +41,10 @@ MUTANTS = [
     # (B2) the readout
     (
         "the readout mask forgotten forward",
-        "masked_TxBxH = h_TxBxH if mask_BxH is None else h_TxBxH * mask_BxH",
+        "masked_TxBxH = h_TxBxH if mask_BxH is None else h_TxBxH * mask_BxH[None]",
         "masked_TxBxH = h_TxBxH",
     ),
-    ("the readout mask forgotten backward", "e_TxBxH = e_TxBxH * mask_BxH", "pass"),
+    ("the readout mask forgotten backward", "e_TxBxH = e_TxBxH * mask_BxH[None]", "pass"),
     (
         "the readout's bias without its gradient",
         "b=jnp.sum(dy_TxBxV, (0, 1))",
@@ -125,7 +125,7 @@ MUTANTS = [
         "outer_sum(masked_TxBxD[1:], dz_TxBxG[1:]), dx",
     ),
     ("dW of inputs that were not dropped", "outer_sum(masked_TxBxD, dz", "outer_sum(x, dz"),
-    ("a mask forgotten on the way down", "dx_TxBxD = dx_TxBxD * mask_BxD", "pass"),
+    ("a mask forgotten on the way down", "dx_TxBxD = dx_TxBxD * mask_BxD[None]", "pass"),
     (
         "W not transposed on the way down",
         "dx_TxBxD = dz_TxBxG @ params.W.T",
@@ -153,11 +153,11 @@ MUTANTS = [
         "pass",
     ),
     # (F5), (B9) skips
-    ("the skip forgotten forward", "h + layout.enter(skip_H[None]) * below", "h"),
+    ("the skip forgotten forward", "h + layout.enter(skip_H[None])[None] * below", "h"),
     (
         "the skip of what the layer puts out",
-        "h + layout.enter(skip_H[None]) * below",
-        "h + layout.enter(skip_H[None]) * h",
+        "h + layout.enter(skip_H[None])[None] * below",
+        "h + layout.enter(skip_H[None])[None] * h",
     ),
     (
         "the skip's gradient of one lane",
@@ -170,7 +170,7 @@ MUTANTS = [
         "kept[n].read * masks.layers[n], e)",
     ),
     ("nothing goes past the layer", "dread = dread + past", "pass"),
-    ("all goes past the layer", "layout.enter(skip_H[None]) * e", "e"),
+    ("all goes past the layer", "layout.enter(skip_H[None])[None] * e", "e"),
     ("past the layer its own error", "dread = dread + past", "dread = dread * 2"),
     ("the skips' gradients in another order", "dskips.insert(0, dskip)", "dskips.append(dskip)"),
     # resets and the initial state
@@ -208,11 +208,11 @@ COLUMN_MUTANTS = [
     ),
     ("the candidate a sigmoid", "g=jnp.tanh(z.g)", "g=sigmoid(z.g)"),
     ("ids: the bias forgotten", "+ picked_HxB + b_Hx1", "+ picked_HxB"),
-    ("ids: the mask forgotten forward", "picked_HxB = picked_HxB * drop_B", "pass"),
+    ("ids: the mask forgotten forward", "picked_HxB = picked_HxB * drop_B[None]", "pass"),
     ("ids: the mask forgotten backward", "mask_of_ids(mask_BxD, x)[..., None]", "1"),
     ("the input below h", "jnp.concatenate([x_DxB, h_HxB])", "jnp.concatenate([h_HxB, x_DxB])"),
-    ("a mask forgotten forward", "x = x * mask_BxD.T", "pass"),
-    ("a mask forgotten on the way down", "dx_TxDxB = dx_TxDxB * mask_BxD.T", "pass"),
+    ("a mask forgotten forward", "x = x * mask_BxD.T[None]", "pass"),
+    ("a mask forgotten on the way down", "dx_TxDxB = dx_TxDxB * mask_BxD.T[None]", "pass"),
     ("a reset forgotten forward", "state = reset_columns(state, resets_B)", "pass"),
     (
         "a reset forgotten backward",

@@ -76,6 +76,17 @@ def test_filters_keep_the_likeliest(top_k, top_p, kept, rng):
     np.testing.assert_array_equal(found, order < kept)
 
 
+@pytest.mark.parametrize("top_k, top_p", [(3, 1.0), (0, 0.55), (3, 0.9)])
+def test_of_equals_the_filters_keep_the_first(top_k, top_p):
+    """Of six symbols with the probabilities 1/5, 2/5, 1/10 and thrice 1/10 exactly three stay."""
+    logits = jnp.log(jnp.asarray([[2.0, 4.0, 1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0, 4.0, 2.0]]))
+    found = np.isfinite(filter_logits(logits, top_k, top_p))
+    if top_k:
+        assert found.tolist() == [[1, 1, 1, 0, 0, 0], [1, 0, 0, 0, 1, 1]]
+    else:
+        assert found.tolist() == [[1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1]]
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_draws_follow_the_tempered_distribution(temperature):
     n = 20000
