@@ -57,6 +57,7 @@ from lstm_jax.config import (
     DynamicConfig,
     SamplingConfig,
     UserError,
+    check_read,
     fields_of,
     value_type,
 )
@@ -182,6 +183,7 @@ SAMPLING = {
     field.name: define_flag(field.name, field, field.default)
     for field in dataclasses.fields(SamplingConfig)
 }
+TEMPERATURE, TOP_K, TOP_P = (SAMPLING[name] for name in ("temperature", "top_k", "top_p"))
 DYNAMIC_OPTIONS = {
     f"dynamic_{field.name}": define_flag(f"dynamic_{field.name}", field, field.default)
     for field in dataclasses.fields(DynamicConfig)
@@ -219,11 +221,20 @@ def check_flags(mode: str, changes: dict[str, Any]) -> None:
         (ignored_by(EXPERIMENT.value), train, f"to --experiment={EXPERIMENT.value}"),
         (("experiment",), named and not train, f"to --mode={mode} beside --workdir"),
         (DYNAMIC_OPTIONS, not DYNAMIC.value, "without --dynamic"),
-        (("sample_seed",), SAMPLING["temperature"].value == 0, "at --temperature=0"),
+        (("sample_seed", "top_k", "top_p"), TEMPERATURE.value == 0, "at --temperature=0"),
+        (("sample_seed", "temperature", "top_p"), TOP_K.value == 1, "at --top_k=1"),
+        (("sample_seed", "temperature", "top_k"), TOP_P.value == 0, "at --top_p=0"),
+        (("cpu_devices",), mode == "sample", "to --mode=sample, which uses one"),
     ):
         given = [name for name in sorted(names) if flags.FLAGS[name].present]
         if meaningless and given:
             raise UserError(f"--{given[0]} means nothing {reader}: leave it out")
+    greedy = TEMPERATURE.value == 0 or TOP_K.value == 1 or TOP_P.value == 0
+    if greedy and NUM_SAMPLES.value > 1:
+        raise UserError(
+            f"--num_samples={NUM_SAMPLES.value} would be one text many times, because only the "
+            "likeliest character is ever chosen: leave it out"
+        )
     check_changes(mode, changes)
 
 
@@ -290,6 +301,7 @@ def set_compile_cache() -> None:
 def run_experiment() -> int:
     """Runs the experiment with its config as the flags change it; returns the exit code."""
     config = EXPERIMENTS[EXPERIMENT.value]().replace(overrides())
+    check_read(config, overrides())
     if analysis := ANALYSES.get(EXPERIMENT.value):
         check_state_fits(config, vocabulary_size=1)
         if not overrides() and hasattr(analysis, "main_unchanged"):
@@ -343,6 +355,7 @@ def evaluate_run() -> int:
     """Prints the losses of a checkpoint on its validation split, or on the one that is named."""
     state, description = load_model(workdir(), CHECKPOINT.value)
     config = description.config.replace(overrides())
+    check_read(config, overrides())
     text = text_of(description, config)
     before, scored = split_to_score(text, config, SPLIT.value)
     masks = expected_masks(config.model)

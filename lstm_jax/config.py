@@ -9,7 +9,7 @@ import math
 import reprlib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -389,6 +389,34 @@ class Config:
 SECTIONS: dict[str, type[Section]] = {
     f.name: typing.cast(type[Section], f.type) for f in dataclasses.fields(Config)
 }
+
+
+def check_read(config: Config, given: Collection[str]) -> None:
+    """Refuses a value that was given, such as `evaluate.warmup`, and that the others leave without
+    a meaning. Only what was given can be told from a default, so a config alone is not refused."""
+    train, evaluate = config.train, config.evaluate
+    in_one_piece = train.checkpoint_every >= train.sequence_length
+    for names, meaningless, reason in (
+        (
+            [f"evaluate.{name}" for name in fields_of("evaluate")],
+            not config.data.validation_fraction,
+            "at data.validation_fraction=0, where nothing is validated",
+        ),
+        (["evaluate.warmup"], evaluate.lanes == 1, "at evaluate.lanes=1, the strict form"),
+        (
+            ["train.checkpoint_every"],
+            in_one_piece,
+            f"at train.sequence_length={train.sequence_length}, which is no longer",
+        ),
+        (
+            ["optimizer.schedule", "optimizer.final_ratio"],
+            config.optimizer.warmup_steps >= train.steps,
+            f"at optimizer.warmup_steps={config.optimizer.warmup_steps}: nothing comes after it",
+        ),
+    ):
+        for name in names:
+            if meaningless and name in given:
+                raise UserError(f"--config.{name} means nothing {reason}: leave it out")
 
 
 def fields_of(section: str) -> dict[str, dataclasses.Field]:

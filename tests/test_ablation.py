@@ -88,6 +88,7 @@ def test_what_a_variant_cannot_do_is_refused_before_the_first_run(flag, message,
     folder = done[0].parent
     with process_in(folder), pytest.MonkeyPatch.context() as patch:
         patch.setattr(ablation, "VARIANTS", EVERY)
-        found = call(*LINE, f"--config.{flag}", "--workdir=other")
+        line = [given for given in LINE if not given.startswith("--config.evaluate.")]
+        found = call(*line, f"--config.{flag}", "--workdir=other")
     assert found.code == 2 and message in found.stderr and found.stdout == ""
     assert not (folder / "other").exists()

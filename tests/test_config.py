@@ -5,7 +5,15 @@ import json
 
 import pytest
 
-from lstm_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig, UserError
+from lstm_jax.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+    UserError,
+    check_read,
+)
 from lstm_jax.gradient import GRADIENTS
 from lstm_jax.optimizer import OPTIMIZERS
 
@@ -40,6 +48,42 @@ def test_a_wrong_value_is_one_line(changes, message):
     with pytest.raises(UserError, match=message) as error:
         Config().replace(changes)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes, ignored",
+    [
+        ({"evaluate.lanes": 1, "evaluate.warmup": 7}, "evaluate.warmup"),
+        ({"data.validation_fraction": 0, "evaluate.lanes": 9}, "evaluate.lanes"),
+        ({"data.validation_fraction": 0, "evaluate.window_length": 9}, "evaluate.window_length"),
+        ({"train.sequence_length": 8, "train.checkpoint_every": 8}, "train.checkpoint_every"),
+        (
+            {"train.steps": 5, "optimizer.warmup_steps": 5, "optimizer.schedule": "constant"},
+            "optimizer.schedule",
+        ),
+        (
+            {"train.steps": 5, "optimizer.warmup_steps": 6, "optimizer.final_ratio": 0.1},
+            "optimizer.final_ratio",
+        ),
+    ],
+)
+def test_a_value_that_the_others_leave_without_a_meaning(changes, ignored):
+    config = Config().replace(changes)
+    with pytest.raises(
+        UserError, match=f"^--config.{ignored} means nothing at [^\n]*leave it out$"
+    ):
+        check_read(config, changes)
+    check_read(config, [name for name in changes if name != ignored])  # a default of somebody's
+
+
+def test_a_value_that_still_means_something():
+    for changes in (
+        {"evaluate.lanes": 2, "evaluate.warmup": 7},
+        {"evaluate.lanes": 1, "evaluate.window_length": 7},
+        {"train.sequence_length": 8, "train.checkpoint_every": 7},
+        {"train.steps": 5, "optimizer.warmup_steps": 4, "optimizer.final_ratio": 0.1},
+    ):
+        check_read(Config().replace(changes), changes)
 
 
 def test_replace_changes_what_it_names_and_nothing_else():

@@ -53,6 +53,16 @@ def test_a_mistake(args, message, empty):
             "--experiment means nothing to --mode=evaluate beside --workdir",
         ),
         (["--mode=sample", "--temperature=0", "--sample_seed=1"], "nothing at --temperature=0"),
+        (["--mode=sample", "--temperature=0", "--top_k=3"], "--top_k means nothing at --temp"),
+        (["--mode=sample", "--temperature=0", "--top_p=0.5"], "--top_p means nothing at --temp"),
+        (["--mode=sample", "--top_k=1", "--temperature=2"], "means nothing at --top_k=1"),
+        (["--mode=sample", "--top_p=0", "--sample_seed=2"], "means nothing at --top_p=0"),
+        (["--mode=sample", "--temperature=0", "--num_samples=2"], "one text many times"),
+        (["--mode=sample", "--cpu_devices=2"], "--cpu_devices means nothing to --mode=sample"),
+        (
+            ["--config.evaluate.lanes=1", "--config.evaluate.warmup=7"],
+            "--config.evaluate.warmup means nothing at evaluate.lanes=1",
+        ),
         (["--experiment=speedrun", "--compile_cache=off"], "nothing to --experiment=speedrun"),
         (["--experiment=memory", "--cpu_devices=2"], "nothing to --experiment=memory"),
         (
@@ -126,6 +136,14 @@ def test_what_a_library_warns_of_is_one_line(trained, monkeypatch):
     with process_in(trained):
         stderr = call(*line_of(EVALUATE)).stderr
     assert stderr == "warning: in two lines \\x1b[2J\nerror: enough\n"
+
+
+def test_a_warmup_of_one_lane(trained):
+    args = ["--config.evaluate.lanes=1", "--config.evaluate.warmup=7"]
+    with process_in(trained):
+        assert "evaluate.warmup means nothing at evaluate.lanes=1" in refused(
+            *line_of(EVALUATE), *args
+        )
 
 
 def test_a_rule_without_an_epsilon(trained):
