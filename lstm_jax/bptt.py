@@ -57,6 +57,7 @@ from jax import Array, lax
 from lstm_jax import columns, rows
 from lstm_jax.cell import LSTMParams, LSTMState
 from lstm_jax.data.batches import Batch
+from lstm_jax.layer import check_shapes
 from lstm_jax.loss import Aux
 from lstm_jax.meshes import split_lanes, vary_alike
 from lstm_jax.model import Carry, LMParams, Masks, Readout, embed, no_masks, sizes
@@ -340,7 +341,10 @@ def bptt_layer(
 
     Returns:
       The final state and the outputs TxBxH; both may be differentiated.
+
+    Raises ValueError, with all shapes, where they do not fit.
     """
+    check_shapes(params, state, x, resets_TxB)
     state = split_lanes(state, x)
     return _layer(*vary_alike((params, state, x, resets_TxB)))
 

@@ -126,7 +126,8 @@ def forward(
 
     start = LSTMState(*map(to_columns, state))
     final, (states, gates) = lax.scan(step, start, (x, drops_TxB, resets_TxB))
-    before = jax.tree.map(lambda s0, s: jnp.concatenate([s0[None], s[:-1]]), start, states)
+    T = x.shape[0]  # may be 0
+    before = jax.tree.map(lambda s0, s: jnp.concatenate([s0[None], s[:-1]])[:T], start, states)
     if resets_TxB is not None:
         before = reset_columns(before, resets_TxB[:, None])
     return LSTMState(*map(to_rows, final)), states.h, Residuals(x, gates, before, states.c)

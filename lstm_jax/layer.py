@@ -12,7 +12,7 @@ from lstm_jax.coupled import CoupledParams, coupled_step
 from lstm_jax.layer_norm import LayerNormParams, layer_norm_step, project_normalized
 from lstm_jax.meshes import split_lanes, vary_alike
 from lstm_jax.mogrifier import MogrifierParams, drop_inputs, mogrifier_step
-from lstm_jax.projection import project
+from lstm_jax.projection import project, reads_ids
 from lstm_jax.zoneout import zone_out
 
 LayerParams = LSTMParams | CoupledParams | LayerNormParams | MogrifierParams
@@ -49,6 +49,32 @@ def reset_state(state: LSTMState, resets_B: Array) -> LSTMState:
     return LSTMState(*(jnp.where(resets_B[:, None], 0, s_BxH) for s_BxH in state))
 
 
+def check_shapes(
+    params: LayerParams,
+    state: LSTMState,
+    x: Array,
+    resets_TxB: Array | None = None,
+    mask_BxD: Array | None = None,
+) -> None:
+    """Raises ValueError for shapes that a layer cannot run over, some of which would broadcast."""
+    D, H = params.W.shape[0], params.U.shape[0]
+    T, B = x.shape[:2] if x.ndim >= 2 else (None, None)
+    good = (
+        x.shape == ((T, B) if reads_ids(x) else (T, B, D))
+        and all(s.shape == (B, H) for s in state)
+        and (resets_TxB is None or resets_TxB.shape == (T, B))
+        and (mask_BxD is None or mask_BxD.shape == (B, D))
+    )
+    if good:
+        return
+    shapes = {"h_BxH": state.h, "c_BxH": state.c, "resets_TxB": resets_TxB, "mask_BxD": mask_BxD}
+    others = [f"{name} {a.shape}" for name, a in shapes.items() if a is not None]
+    raise ValueError(
+        f"x_TxBxD (or ids TxB) {x.shape} does not fit {', '.join(others)} and parameters with "
+        f"D={D}, H={H}: time is the first axis, and the lanes the second"
+    )
+
+
 def unroll(
     params: LayerParams,
     state: LSTMState,
@@ -74,6 +100,8 @@ def unroll(
 
     Returns:
       The state after the last step, and the outputs TxBxH.
+
+    Raises ValueError, with all shapes, where they do not fit.
     """
     cell = CELLS[type(params)]
 
@@ -89,6 +117,7 @@ def unroll(
             state = zone_out(before, state, stay)
         return state, state.h
 
+    check_shapes(params, state, x, resets_TxB, mask_BxD)
     state = vary_alike(split_lanes(state, x), params, x, mask_BxD, resets_TxB, stay)
     T = x.shape[0]
     stay = jax.tree.map(lambda k: jnp.broadcast_to(k, (T, *k.shape[1:])), stay)

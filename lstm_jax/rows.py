@@ -51,7 +51,8 @@ def forward(
         return state, (state, gates)
 
     final, (states, gates) = lax.scan(step, state, (project(params, x, mask_BxD), resets_TxB))
-    before = jax.tree.map(lambda s0, s: jnp.concatenate([s0[None], s[:-1]]), state, states)
+    T = x.shape[0]  # may be 0
+    before = jax.tree.map(lambda s0, s: jnp.concatenate([s0[None], s[:-1]])[:T], state, states)
     if resets_TxB is not None:
         before = jax.vmap(reset_state)(before, resets_TxB)
     return final, states.h, Residuals(x, gates, before, states.c)

@@ -1,5 +1,6 @@
 """The unrolled layer against a forward pass that nobody here wrote: JAX's cuDNN-convention one."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -52,6 +53,43 @@ def compare(layer, x64, rng):
 @pytest.mark.parametrize("layer", [unroll, bptt_layer])
 def test_the_layer_is_cudnns(layer, x64, rng):
     compare(layer, x64, rng)
+
+
+@pytest.mark.parametrize("layer", [unroll, bptt_layer])
+def test_what_does_not_fit_is_said_in_one_line(layer):
+    params = LSTMParams(jnp.ones((D, 4 * H)), jnp.ones((H, 4 * H)), jnp.ones(4 * H))
+    h = jnp.zeros((B, H))
+    for x, h_BxH, resets_TxB in (
+        (jnp.ones((B, T, D)), h, None),  # the lanes first
+        (jnp.ones((T, B, D + 1)), h, None),
+        (jnp.ones((T, D)), jnp.zeros(H), None),  # no lanes
+        (jnp.ones(T, int), jnp.zeros(H), None),
+        (jnp.ones((T, B, D), int), h, None),
+        (jnp.ones((T, B, D)), jnp.zeros((1, H)), None),  # would broadcast
+        (jnp.ones((T, B, D)), jnp.zeros((B, H + 1)), None),
+        (jnp.ones((T, B, D)), h, jnp.zeros((B, T), bool)),
+        (jnp.ones((T, B, D)), h, jnp.zeros(T, bool)),
+    ):
+        with pytest.raises(ValueError, match=r"^x_TxBxD [^\n]*$") as error:
+            layer(params, LSTMState(h_BxH, h_BxH), x, resets_TxB=resets_TxB)
+        assert str(x.shape) in str(error.value) and f"h_BxH {h_BxH.shape}" in str(error.value)
+
+
+@pytest.mark.parametrize("layer", [unroll, bptt_layer])
+def test_no_steps_at_all(layer, x64, rng):
+    """The final state is the initial one, and so is its gradient."""
+    params = LSTMParams(jnp.ones((D, 4 * H)), jnp.ones((H, 4 * H)), jnp.ones(4 * H))
+    state = LSTMState(*map(jnp.asarray, rng.normal(size=(2, B, H))))
+
+    def loss(params, state, x):
+        final, h_TxBxH = layer(params, state, x)
+        return jnp.sum(final.h * state.c) + jnp.sum(h_TxBxH)
+
+    value, (dparams, dstate) = jax.value_and_grad(loss, (0, 1))(params, state, jnp.ones((0, B, D)))
+    np.testing.assert_allclose(value, np.vdot(state.h, state.c), rtol=1e-12)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(dparams))
+    np.testing.assert_array_equal(dstate.h, state.c)
+    np.testing.assert_array_equal(dstate.c, state.h)
 
 
 def test_the_comparison_notices_another_gate_order(x64, rng):
