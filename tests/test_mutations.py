@@ -187,7 +187,7 @@ MUTANTS = [
     ),
     (
         "the state of this step for the step before",
-        "jnp.concatenate([s0[None], s[:-1]]), state",
+        "jnp.concatenate([s0[None], s[:-1]])[:T], state",
         "s, state",
     ),
     ("the scan not reversed", "reverse=True", "reverse=False"),
