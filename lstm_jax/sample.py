@@ -24,7 +24,8 @@ def filter_logits(logits_BxV: Array, top_k: int, top_p: float) -> Array:
     """
     if top_k:
         _, kept_Bxk = lax.top_k(logits_BxV, min(top_k, logits_BxV.shape[-1]))
-        keep_BxV = jax.nn.one_hot(kept_Bxk, logits_BxV.shape[-1], dtype=bool).any(1)
+        keep_BxV = jnp.zeros(logits_BxV.shape, bool)
+        keep_BxV = jnp.put_along_axis(keep_BxV, kept_Bxk, True, -1, inplace=False)
         logits_BxV = jnp.where(keep_BxV, logits_BxV, -jnp.inf)
     if top_p < 1:
         order_BxV = jnp.argsort(logits_BxV, axis=-1, descending=True)
