@@ -73,7 +73,7 @@ PRODUCT_SIZE = 2048
 
 
 def get_config() -> Config:
-    """The start of a shape of one's own; as it stands, it stands for all of SHAPES."""
+    """The start of a shape of one's own."""
     return Config(
         model=ModelConfig(hidden_size=200, num_layers=2),
         optimizer=OptimizerConfig(
@@ -89,12 +89,6 @@ def get_config() -> Config:
 def shape_of(config: Config) -> Shape:
     model, train = config.model, config.train
     return Shape(train.batch_size, train.sequence_length, model.hidden_size, model.num_layers)
-
-
-def shapes_of(config: Config) -> tuple[Shape, ...]:
-    """All shapes; or, for a config of the user's own, its shape."""
-    own = shape_of(config)
-    return SHAPES if own == shape_of(get_config()) else (own,)
 
 
 def flops_per_step(shape: Shape, vocabulary_size: int) -> int:
@@ -324,15 +318,25 @@ def draw(entries: list[dict[str, Any]], path: Path) -> None:
     save(figure, path)
 
 
+def main_unchanged(workdir: Path) -> int:
+    """`main` for all of SHAPES."""
+    return compare(SHAPES, workdir)
+
+
 def main(config: Config, workdir: Path) -> int:
-    """Prints a table for each shape, writes benchmark.json (after each) and its picture."""
+    """Prints a table for the config's shape, writes benchmark.json and its picture."""
     check_run_fits(config, VOCABULARY_SIZE)
+    return compare((shape_of(config),), workdir)
+
+
+def compare(shapes: Sequence[Shape], workdir: Path) -> int:
+    """Measures one shape after the other; what is measured is written down after each."""
     reasons = {name: peers.why_missing(name) for name in peers.PEERS}
     missing = {name: reason for name, reason in reasons.items() if reason is not None}
     for name, reason in missing.items():
         show(f"{name}: {reason}")
     result: dict[str, Any] = {"machine": describe_machine(), "missing": missing, "shapes": []}
-    for shape in shapes_of(config):
+    for shape in shapes:
         result["shapes"].append(measure(shape, missing))
         show(f"\n{table(result['shapes'][-1])}")
         write_json(workdir / "benchmark.json", result)

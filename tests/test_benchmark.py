@@ -20,6 +20,7 @@ from lstm_jax.loss import sequence_loss
 from lstm_jax.model import init_carry, init_model
 from lstm_jax.sample import generate
 from lstm_jax.train import init_train_state
+from tests.cli import call, process_in
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -157,11 +158,17 @@ def test_a_timing_in_figures():
     assert Timing(1.0, 1, [2.0, 2.0]).compile_s == 0.0
 
 
-def test_all_shapes_or_ones_own():
-    config = benchmark.get_config()
-    assert benchmark.shapes_of(config) == benchmark.SHAPES
-    own = config.replace({"model.hidden_size": 32, "train.batch_size": 5})
-    assert benchmark.shapes_of(own) == (Shape(5, 100, 32, 2),)
+@pytest.mark.parametrize("module", [benchmark, benchmark_sampling])
+def test_everything_or_what_is_given(module, tmp_path, monkeypatch):
+    """Also where what is given is the default."""
+    compared = []
+    monkeypatch.setattr(module, "compare", lambda shapes, workdir: compared.append(shapes) or 0)
+    experiment = module.__name__.rpartition(".")[2]
+    for flags in ((), ("--config.model.hidden_size=200",)):
+        with process_in(tmp_path):
+            assert call(f"--experiment={experiment}", *flags).code == 0
+    everything, own = compared
+    assert len(everything) > 2 and {shape.hidden_size for shape in own} == {200}
 
 
 def test_a_peer_that_cannot_be_imported_says_why(tmp_path, monkeypatch):

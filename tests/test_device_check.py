@@ -47,7 +47,7 @@ def finished(small, tmp_path, standard_promotion):
 
 
 def test_all_of_it(small, tmp_path, monkeypatch, capsys, standard_promotion):
-    broken = lambda folder: 1 / 0  # noqa: E731
+    broken = lambda *args: 1 / 0  # noqa: E731
     assert device_check.main(Config(), tmp_path / "out") == 0
     checks = json.loads((tmp_path / "out" / "device_check.json").read_text())["checks"]
     assert len(checks) == 7 and all(check["holds"] for check in checks)

@@ -37,6 +37,11 @@ def split_ids(ids: np.ndarray, config: DataConfig) -> Split:
             f"{len(validation)} to validate on, where each needs 2; take a longer text, or "
             "--config.data.validation_fraction=0"
         )
+    if config.train_chars > len(train):
+        raise UserError(
+            f"data.train_chars={config.train_chars:,} is more than the {len(train):,} characters "
+            "of the training split: leave it out, or take fewer"
+        )
     return Split(train[: config.train_chars or None], validation)
 
 

@@ -13,6 +13,12 @@ def test_the_split_is_nanogpts(tiny_shakespeare):
     np.testing.assert_array_equal(np.concatenate(split), tiny_shakespeare.ids)
 
 
+def test_more_train_chars_than_there_are():
+    assert len(split_ids(np.arange(100), DataConfig(train_chars=90)).train) == 90
+    with pytest.raises(UserError, match="train_chars=91 is more than the 90 characters"):
+        split_ids(np.arange(100), DataConfig(train_chars=91))
+
+
 def test_train_chars_and_no_validation():
     split = split_ids(np.arange(100), DataConfig(validation_fraction=0.0, train_chars=26))
     assert split.validation is None
