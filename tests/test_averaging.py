@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lstm_jax import loop
-from lstm_jax.averaging import WAITING, Average, begin, should_begin
+from lstm_jax.averaging import WAITING, Average, begin, should_begin, update_average
 from lstm_jax.checkpoint import Checkpoints, load_model
 from lstm_jax.config import Config, TrainConfig, UserError
 from lstm_jax.data.batches import Streams, split_ids, stack_batches
@@ -78,6 +78,15 @@ def test_ema_is_the_mean_of_the_first_updates_and_exponential_afterwards(rng):
     np.testing.assert_allclose(averages, by_hand(0.8), atol=2e-5)
     assert abs(averages - by_hand(0.85)).max() > 1e-3
     assert abs(averages[-1] - params.mean(axis=0)).max() > 1e-3
+
+
+def test_an_updates_weight_is_a_thousandth_once_there_were_a_thousand():
+    """Where no decay is named, as the help of `train.average_decay` has it."""
+    for count, weight in (1, 1 / 2), (99, 1 / 100), (4999, 1 / 1000):
+        average = Average(jnp.zeros(1), jnp.asarray(count))
+        found = update_average(average, jnp.ones(1), TrainConfig(average="ema"))
+        assert float(found.params[0]) == pytest.approx(weight, rel=1e-4)
+        assert int(found.count) == count + 1
 
 
 def test_triggered_follows_the_latest_and_is_then_the_mean_of_all_that_follow(rng):

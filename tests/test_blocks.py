@@ -79,7 +79,11 @@ def test_by_hand_blocks_give_what_the_whole_gives(case, layout, x64):
     assert_blocks_equal_the_whole(["bptt", "truncated"], case)
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+# Units that stay, drawn for every step: each block has its own.
+ZONED = Case(ModelConfig(5, 2, dropout=0.25, zoneout_cell=0.4, zoneout_hidden=0.3), T, B)
+
+
+@pytest.mark.parametrize("case", [*CASES.values(), ZONED], ids=[*CASES, "zoneout"])
 def test_by_jax_blocks_give_what_the_whole_gives(case, x64):
     assert_blocks_equal_the_whole(["autodiff"], case)
 

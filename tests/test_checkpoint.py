@@ -14,10 +14,12 @@ import jax
 import numpy as np
 import pytest
 
-from lstm_jax.checkpoint import FORMAT, Checkpoints, load_model
+from lstm_jax import checkpoint
+from lstm_jax.checkpoint import FORMAT, METRICS, Checkpoints, Description, load_model
 from lstm_jax.config import UserError
 from lstm_jax.loop import Run
 from lstm_jax.metrics import read_metrics
+from lstm_jax.train import TrainState
 from tests.small import CONFIG, TEXT, as_written_before, assert_same_run
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -228,6 +230,7 @@ def test_a_run_from_before_the_format_was_written_down_goes_on(workdir):
         ({"model.num_layers": 1}, r"model.num_layers is 2 there and 1 here"),
         ({"optimizer.name": "sgd"}, r"optimizer.name is 'adamw' there and 'sgd' here"),
         ({"train.on_nonfinite": "skip"}, r"train.on_nonfinite is 'stop' there and 'skip' here"),
+        ({"train.seed": 1}, r"train.seed is 0 there and 1 here"),
     ],
 )
 @pytest.mark.parametrize("with_config", [True, False])
@@ -239,6 +242,16 @@ def test_another_model_is_refused_and_nothing_is_touched(change, message, with_c
     with pytest.raises(UserError, match=message):
         Run(CONFIG.replace(change), TEXT, workdir, "title")
     assert content(workdir) == before
+
+
+@pytest.mark.parametrize("key", CONFIG.flatten())
+def test_every_option_but_the_texts_place_makes_another_run(key):
+    here = Description.of(CONFIG, TEXT)
+    described = here.to_json()
+    assert here.differences(described) == []
+    described["config"][key] = "other"
+    differ = [found.partition(" is ")[0] for found in here.differences(described)]
+    assert differ == ([] if key == "data.path" else [key])
 
 
 def test_another_alphabet_and_another_dtype_are_refused(workdir):
@@ -280,3 +293,29 @@ def test_a_finished_run_without_its_checkpoints_is_not_begun_over(gone, workdir)
     (workdir / "metrics.jsonl").rename(workdir / "kept")
     with resume(workdir) as run:
         assert run.step == 0
+
+
+@pytest.mark.parametrize(
+    "losses, kept",
+    [
+        ([3.0, 1.0, 2.0, 2.5, 2.7], [2, 4, 5]),
+        ([1.0, None, 2.0, None, None], [1, 4, 5]),
+        ([None, None, None, None, None], [4, 5]),
+        ([3.0, 2.5, 2.0, 1.0, 2.0], [4, 5]),
+    ],
+)
+def test_of_many_the_latest_two_and_the_best_are_kept(losses, kept, tmp_path, monkeypatch):
+    """The best is long past, or was never validated, or is one of the latest."""
+
+    def write(folder, state, description, metrics):
+        (folder / METRICS).parent.mkdir(parents=True)
+        if metrics is not None:
+            (folder / METRICS).write_text(json.dumps(metrics))
+
+    monkeypatch.setattr(checkpoint, "write_checkpoint", write)
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step, loss in enumerate(losses, start=1):
+        metrics = loss and {"val_loss_stream": loss, "val_loss_windows": -loss}
+        checkpoints.save(TrainState(np.int32(step), (), (), ()), None, metrics)
+    checkpoints.close()
+    assert checkpoints.steps() == kept

@@ -5,13 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lstm_jax.cell import LSTMState
 from lstm_jax.config import DynamicConfig, EvaluateConfig, ModelConfig, UserError
-from lstm_jax.dynamic import evaluate_dynamic, make_rule, segment_losses
+from lstm_jax.dynamic import evaluate_dynamic, make_rule, mean_squares, segment_losses
 from lstm_jax.evaluate import mean_loss, stream_segments
-from lstm_jax.model import LMParams, init_carry, init_model
+from lstm_jax.model import LMParams, expected_masks, init_carry, init_model
 from tests import oracle
 
 V, N, LENGTH = 4, 24, 3
+NONE_STAYS = LSTMState(0.0, 0.0)
 
 
 @pytest.fixture
@@ -24,9 +26,13 @@ def problem(x64, rng):
 
 
 class Plain:
-    """The model as a flat vector: losses by the oracle, gradients by central differences."""
+    """The model as a flat vector: losses by the oracle, gradients by central differences.
 
-    def __init__(self, params: LMParams) -> None:
+    `stay`: how much of h, and of c, a step leaves as it was.
+    """
+
+    def __init__(self, params: LMParams, stay: LSTMState = NONE_STAYS) -> None:
+        self.stay = stay
         leaves, self.tree = jax.tree.flatten(params)
         self.shapes = [leaf.shape for leaf in leaves]
         self.start = np.concatenate([np.ravel(leaf) for leaf in leaves])
@@ -36,8 +42,13 @@ class Plain:
         cuts = np.cumsum([int(np.prod(shape)) for shape in self.shapes])[:-1]
         leaves = [p.reshape(s) for p, s in zip(np.split(flat, cuts), self.shapes, strict=True)]
         params = jax.tree.unflatten(self.tree, leaves)
-        logits, final = oracle.language_model(params, carry, piece[:-1, None])
-        return oracle.cross_entropy(logits, piece[1:, None])[0], final
+        logits = []
+        for symbol in piece[:-1]:
+            _, (new,) = oracle.language_model(params, carry, [[symbol]])
+            old_and_new = zip(self.stay, carry[0], new, strict=True)
+            carry = self.carried([[k * old + (1 - k) * new for k, old, new in old_and_new]])
+            logits.append(carry[0].h @ params.readout.W + params.readout.b)
+        return oracle.cross_entropy(logits, piece[1:, None])[0], carry
 
     def gradient(self, flat, carry, piece, step=1e-5):
         ways = step * np.eye(len(flat))
@@ -55,7 +66,7 @@ class Plain:
         pieces = self.pieces(training)
         for piece in pieces:
             total += self.gradient(self.start, carry, piece) ** 2
-            carry = self.carried(self.loss(self.start, carry, piece)[1])
+            carry = self.loss(self.start, carry, piece)[1]
         return total / len(pieces)
 
     def losses(self, ids, step, pull):
@@ -65,7 +76,7 @@ class Plain:
             losses.append(loss)
             gradient = self.gradient(flat, carry, piece)
             flat = flat - step * gradient + pull * (self.start - flat)
-            carry = self.carried(final)
+            carry = final
         return losses
 
 
@@ -89,6 +100,45 @@ def test_it_is_its_definition(rule, problem):
     assert (
         abs(evaluate_dynamic(params, training, ids, DynamicConfig(rule, LENGTH, 0.1)) - mean) > 1e-3
     )
+
+
+def test_the_statistics_too_are_of_a_model_with_its_zoneout(problem):
+    params, training, ids = problem
+    config = DynamicConfig("rms", LENGTH, rate=0.3, decay=0.7, epsilon=0.1)
+    plain = Plain(params, LSTMState(h=0.3, c=0.6))
+    roots = np.sqrt(plain.squares(training))
+    step, pull = 0.3 / (roots + 0.1), np.minimum(0.7 * roots / roots.mean(), 1)
+    expected = np.dot(plain.losses(ids, step, pull), [3] * 7 + [2]) / (N - 1)
+    masks = expected_masks(ModelConfig(zoneout_hidden=0.3, zoneout_cell=0.6))
+    found = evaluate_dynamic(params, training, ids, config, masks=masks)
+    assert found == pytest.approx(expected, abs=1e-8)
+    rule = make_rule(params, training, config)
+    losses, counts = segment_losses(params, ids, rule, LENGTH, masks=masks)
+    assert abs(losses @ counts / counts.sum() - found) > 1e-4
+
+
+def test_the_statistics_are_of_the_last_segments(problem, monkeypatch):
+    params, training, _ = problem
+    monkeypatch.setattr("lstm_jax.dynamic.SQUARES_SEGMENTS", 4)
+    wanted = Plain(params).squares(training[-(4 * LENGTH + 1) :])
+    for text in (training, training[1:]):
+        found = jax.tree.leaves(mean_squares(params, text, LENGTH))
+        np.testing.assert_allclose(np.concatenate([*map(np.ravel, found)]), wanted, atol=1e-8)
+
+
+def test_the_statistics_are_of_two_thousand_segments(problem, rng):
+    """What comes before them changes nothing; the first character that they read does."""
+    params, text = problem[0], rng.integers(V, size=2001 + 50).astype(np.uint8)
+
+    def squares(text):
+        found = jax.tree.leaves(mean_squares(params, text, 1))
+        return np.concatenate([*map(np.ravel, found)])
+
+    before, first = text.copy(), text.copy()
+    before[:50] = 1 - before[:50] % 2
+    first[50] = (first[50] + 1) % V
+    np.testing.assert_array_equal(squares(before), squares(text))
+    assert (squares(first) != squares(text)).any()
 
 
 def test_without_learning_it_is_the_strict_stream(problem):

@@ -10,12 +10,15 @@ import signal
 import threading
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from lstm_jax import checkpoint, loop
+from lstm_jax.averaging import Average
 from lstm_jax.checkpoint import Checkpoints, load_model
 from lstm_jax.config import UserError
 from lstm_jax.data.vocabulary import Text
+from lstm_jax.evaluate import Evaluation
 from lstm_jax.loop import Interrupted, Run
 from lstm_jax.metrics import append_sample, read_metrics, rewind
 from tests.small import CONFIG, TEXT, as_written_before, assert_same_run
@@ -238,6 +241,7 @@ def test_what_a_run_leaves_behind(finished):
     "change, text",
     [
         ({"model.hidden_size": 9}, TEXT),
+        ({"train.seed": 1}, TEXT),
         ({}, dataclasses.replace(TEXT, sha256="other")),
     ],
 )
@@ -263,6 +267,60 @@ def test_a_finished_run_has_nothing_left_to_do(finished):
     with Run(CONFIG, TEXT, finished, "title") as run:
         run.train()
     assert run.step == 20 and (finished / "metrics.jsonl").read_text() == before
+
+
+def test_a_resumed_run_goes_on_counting_its_seconds(finished):
+    with Run(CONFIG, TEXT, finished, "title") as run:
+        assert run.seconds == read_metrics(finished)[-1]["seconds"] > 0
+
+
+def with_readout(params, symbol):
+    """Parameters of a model that writes one symbol for ever."""
+    always = jax.tree.map(jnp.zeros_like, params)
+    b_V = always.readout.b.at[symbol].set(1e3)
+    return always._replace(readout=always.readout._replace(b=b_V))
+
+
+def test_the_sample_is_the_averages(finished):
+    with Run(CONFIG, TEXT, finished, "title") as run:
+        params = run.state.params
+        run.state = run.state._replace(params=with_readout(params, 1))
+        assert run.sample()[1:] == "a" * 10
+        average = Average(with_readout(params, 2), jnp.asarray(1))
+        run.state = run.state._replace(average=average)
+        assert run.sample()[1:] == "b" * 10
+
+
+def test_an_interrupted_state_is_looked_at_before_it_is_saved(finished, tmp_path):
+    """Its last update spoilt it, and no validation has looked at it."""
+    workdir = shutil.copytree(finished, tmp_path / "run")
+
+    def spoil(progress, received):
+        b_V = run.state.params.readout.b.at[0].set(jnp.nan)
+        readout = run.state.params.readout._replace(b=b_V)
+        params = run.state.params._replace(readout=readout)
+        run.state = run.state._replace(step=jnp.asarray(21), params=params)
+        received.append(signal.SIGTERM)
+
+    with Run(CONFIG, TEXT, workdir, "title") as run:
+        run._train = spoil
+        with pytest.raises(UserError, match=r"step 21: the parameters are not finite in readout.b"):
+            run.train()
+    assert 21 not in Checkpoints(workdir).steps()
+
+
+def test_the_best_is_by_stream_and_is_kept(tmp_path, monkeypatch):
+    """Validations after which the first is the best by `stream` and the last by `windows`."""
+    scores = {6: (1.0, 4.0), 12: (3.0, 3.0), 18: (2.0, 2.0), 20: (4.0, 1.0)}
+    found = iter(scores.values())
+    monkeypatch.setattr(loop, "evaluate", lambda *_: Evaluation(*next(found)))
+    with Run(CONFIG, TEXT, tmp_path, "title") as run:
+        run.train()
+        summary = run.summary()
+    assert summary["best_step"] == 6
+    assert (summary["val_loss_stream"], summary["val_loss_windows"]) == (1.0, 4.0)
+    assert Checkpoints(tmp_path).steps() == [6, 18, 20]
+    assert int(load_model(tmp_path, "best")[0].step) == 6
 
 
 def test_a_text_too_short_leaves_no_folder(tmp_path):

@@ -2,16 +2,24 @@
 
 import itertools
 import re
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lstm_jax.config import Config, DataConfig, EvaluateConfig, ModelConfig, TrainConfig
+from lstm_jax.config import (
+    Config,
+    DataConfig,
+    EvaluateConfig,
+    ModelConfig,
+    TrainConfig,
+    UserError,
+)
 from lstm_jax.evaluate import evaluate
 from lstm_jax.model import init_model
-from lstm_jax.monte_carlo import draw, evaluate_monte_carlo
+from lstm_jax.monte_carlo import check_drops, draw, evaluate_monte_carlo
 from tests.cli import TEXT, TRAIN, call, is_one_line, line_of, process_in
 
 V, N = 4, 9
@@ -110,6 +118,39 @@ def test_lanes_have_masks_of_their_own(x64, rng):
     drawn, masks = draw(jax.random.key(0), params, config.model, 2, 1)
     assert masks.readout.shape == (2, 8) and (masks.readout[0] != masks.readout[1]).any()
     assert drawn.layers[0].U.shape == params.layers[0].U.shape
+
+
+def test_no_two_draws_share_a_key(x64, rng, monkeypatch):
+    """Else which weights are left out would be known from the units."""
+    params, config, _ = make(
+        rng, hidden_size=3, dropout=0.5, input_dropout=0.5, weight_drop=0.5, zoneout_cell=0.5
+    )
+    drawn, bernoulli = [], jax.random.bernoulli
+
+    def recorded(key, *args):
+        drawn.append(tuple(jax.random.key_data(key).tolist()))
+        return bernoulli(key, *args)
+
+    monkeypatch.setattr(jax.random, "bernoulli", recorded)
+    for k in range(2):
+        draw(jax.random.key(k), params, config.model, 1, 1)
+    input_output_weights_and_zoneouts_h_and_c = 5
+    assert len(drawn) == 2 * input_output_weights_and_zoneouts_h_and_c
+    assert len({*drawn}) == len(drawn)
+
+
+DROPS = (
+    *("dropout", "input_dropout", "embedding_dropout", "weight_drop"),
+    *("zoneout_cell", "zoneout_hidden"),
+)
+
+
+@pytest.mark.parametrize("name", DROPS)
+def test_each_thing_that_is_dropped_is_reason_enough_for_draws(name):
+    config = ModelConfig(embedding_size=4)
+    with pytest.raises(UserError, match="nothing dropped"):
+        check_drops(config)
+    check_drops(replace(config, **{name: 0.1}))
 
 
 def test_zoneout_is_drawn_too(x64, rng):

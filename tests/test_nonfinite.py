@@ -17,7 +17,7 @@ from lstm_jax.loop import Run
 from lstm_jax.loss import sequence_loss
 from lstm_jax.metrics import read_metrics
 from lstm_jax.model import named_leaves
-from lstm_jax.nonfinite import describe_step, finite_steps
+from lstm_jax.nonfinite import describe_state, describe_step, finite_steps
 from lstm_jax.optimizer import skip_nonfinite
 from lstm_jax.progress import Progress
 from lstm_jax.train import StepInfo, init_train_state, make_train_step, reset_nonfinite
@@ -107,6 +107,16 @@ def test_what_the_last_update_spoilt_is_not_saved(tmp_path, finished):
             run._check_state()
         run.state = run.state._replace(params=run.checkpoints.restore(20)[0].params)
         run._check_state()
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("field", ["h", "c"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_carry_that_is_not_finite_is_found(layer, field, value):
+    state = jax.tree.map(np.array, init_train_state(CONFIG, 4))
+    assert describe_state(state) is None
+    getattr(state.carry[layer], field)[2, 7] = value
+    assert describe_state(state) == "the carry is not finite"
 
 
 def test_skipping_changes_nothing_where_there_is_nothing_to_skip(tmp_path, finished):

@@ -4,10 +4,11 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from lstm_jax.config import OptimizerConfig
-from lstm_jax.optimizer import make_optimizer, make_schedule
+from lstm_jax.optimizer import make_optimizer, make_schedule, skip_nonfinite
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -93,3 +94,15 @@ def test_update_rules(options, wanted):
 def test_the_global_norm_is_clipped():
     config = OptimizerConfig(name="sgd", learning_rate=1, schedule="constant", clip_norm=0.25)
     np.testing.assert_allclose(updates(config, [0.2, 5.0]), [0.8, 0.55], rtol=1e-6)
+
+
+def test_an_update_that_is_not_finite_is_skipped_though_loss_and_gradient_are():
+    """The rule itself overflows; and its state stays as it was."""
+    optimizer = skip_nonfinite(optax.chain(optax.trace(0.5), optax.scale(1e30)))
+    params, loss = jnp.ones(2), jnp.float32(1)
+    state = optimizer.init(params)
+    for gradient, update, skipped in ([1e-12, 0], [1e18, 0], 0), ([1e10, 0], [0, 0], 1):
+        updates, state = optimizer.update(jnp.array(gradient), state, params, loss=loss)
+        np.testing.assert_allclose(updates, update, rtol=1e-6)
+        assert (int(state.skipped), int(state.in_a_row)) == (skipped, skipped)
+        np.testing.assert_array_equal(state.inner[0].trace, np.float32([1e-12, 0]))

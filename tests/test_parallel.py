@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ON_FOUR_DEVICES = """
 import json
+from dataclasses import replace
 import jax
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_enable_x64", True)
@@ -35,10 +36,16 @@ found["large"] = lane_mesh(4096, parallel.CORES_APART_BELOW).size
 model = ModelConfig(hidden_size=6, num_layers=2, dropout=0.3, input_dropout=0.3)
 def run(gradient, problem):
     return jax.jit(gradient, compiler_options=UNOPTIMIZED)(*problem)
-problem = make_problem(Case(model, 7, 8, masked=True, resets=True, carry=True))
+complicated = {"masked": True, "resets": True, "carry": True}
+problem = make_problem(Case(model, 7, 8, **complicated))
+# With zoneout, whose masks have an axis more, where the gradient knows it.
+zoneout = replace(model, zoneout_cell=0.4, zoneout_hidden=0.3)
+zoned = make_problem(Case(zoneout, 7, 8, **complicated))
+assert zoned.masks.zoneout[1].h.shape == (7, 8, 6)
 for name, gradient in GRADIENTS.items():
-    whole = run(gradient, problem)
-    divided = run(over_lanes(gradient, lane_mesh(8, 6)), problem)
+    of_name = zoned if name == "autodiff" else problem
+    whole = run(gradient, of_name)
+    divided = run(over_lanes(gradient, lane_mesh(8, 6)), of_name)
     found[name] = largest(divided, whole)
 params, carry, batch, masks = problem
 unequal = batch._replace(mask=batch.mask & (np.arange(8) < 5))  # some devices count nothing

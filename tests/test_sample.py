@@ -37,6 +37,22 @@ def test_the_same_seed_gives_the_same_text_however_much_is_asked_for(params):
     assert not np.array_equal(one, generate(params, jax.random.key(6), PROMPT, 40))
 
 
+def test_every_character_has_a_key_of_its_own(params):
+    """Of a model that always predicts the same, so that a text tells its keys and nothing else."""
+    always = jax.tree.map(jnp.zeros_like, params)
+    always = always._replace(readout=always.readout._replace(b=params.readout.b))
+    config, key = SamplingConfig(temperature=2.0), jax.random.key(3)
+    found = generate(always, key, PROMPT, 2 * PIECE + 3, config, num_samples=2)
+    for sample, text in enumerate(found):
+        of_sample = jax.random.fold_in(key, sample)
+        wanted = [
+            int(jax.random.categorical(jax.random.fold_in(of_sample, t), params.readout.b / 2.0))
+            for t in range(len(text))
+        ]
+        assert text.tolist() == wanted
+        assert wanted[:PIECE] != wanted[PIECE : 2 * PIECE]
+
+
 def test_pieces_come_one_by_one(params):
     pieces = generate_pieces(params, jax.random.key(0), PROMPT, 2 * PIECE + 1)
     assert [piece.shape for piece in pieces] == [(1, PIECE), (1, PIECE), (1, 1)]
@@ -85,6 +101,15 @@ def test_of_equals_the_filters_keep_the_first(top_k, top_p):
         assert found.tolist() == [[1, 1, 1, 0, 0, 0], [1, 0, 0, 0, 1, 1]]
     else:
         assert found.tolist() == [[1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1]]
+
+
+@pytest.mark.parametrize("temperature, top_p, kept", [(0.5, 0.5, 1), (2.0, 0.75, 4)])
+def test_top_p_is_of_the_tempered_distribution(temperature, top_p, kept):
+    """Of the other one it would be 2, and 3."""
+    keys = jax.random.split(jax.random.key(0), 500)
+    logits = jnp.tile(jnp.log(jnp.asarray(PROBABILITIES, jnp.float32)), (500, 1))
+    drawn = choose(keys, logits, SamplingConfig(temperature=temperature, top_p=top_p))
+    assert {*drawn.tolist()} == {*range(kept)}
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])

@@ -1,5 +1,7 @@
 """The training step: what it computes, in how many dispatches, and that it compiles once."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -126,7 +128,7 @@ def test_training_in_blocks_is_the_same_training(gradient, streams):
 
 
 @pytest.mark.parametrize("L", [1, 2, 3])
-def test_no_two_draws_of_a_step_share_a_key(L, streams, monkeypatch):
+def test_no_two_draws_share_a_key_nor_one_with_the_initial_weights(L, streams, monkeypatch):
     """Else what one decides would be known from the other."""
     everything = {
         "model.num_layers": L,
@@ -140,15 +142,18 @@ def test_no_two_draws_of_a_step_share_a_key(L, streams, monkeypatch):
             *("zoneout_cell", "zoneout_hidden"),
         )
     }
-    drawn, bernoulli = [], jax.random.bernoulli
+    drawn = []
 
-    def recorded(key, *args):
+    def recorded(draw, key, *args, **kwargs):
         drawn.append(jax.random.key_data(key))
-        return bernoulli(key, *args)
+        return draw(key, *args, **kwargs)
 
-    monkeypatch.setattr(jax.random, "bernoulli", recorded)
+    for name in ("bernoulli", "uniform", "normal"):
+        monkeypatch.setattr(jax.random, name, partial(recorded, getattr(jax.random, name)))
     config = BASE.replace(everything)
     train_step, state = make_train_step(config), init_train_state(config, V)
+    keys = [tuple(key.tolist()) for key in drawn]
+    assert len(keys) == 2 * L + 2  # each layer's W and U, the embedding, the readout
 
     @jax.jit
     def keys_of(step):
@@ -156,7 +161,9 @@ def test_no_two_draws_of_a_step_share_a_key(L, streams, monkeypatch):
         train_step(state._replace(step=step), streams.batch_at(0))
         return drawn
 
-    keys = [tuple(key.tolist()) for step in (0, 1) for key in keys_of(step)]
     dropout, weights, zoneout = L + 1, L, 2 * L
-    assert len(keys) == 2 * (dropout + weights + zoneout + 2)  # and the symbols, and the resets
+    in_a_step = dropout + weights + zoneout + 2  # and the symbols, and the resets
+    for step in range(L + 4):
+        keys += [tuple(key.tolist()) for key in keys_of(step)]
+        assert len(keys) == 2 * L + 2 + (step + 1) * in_a_step
     assert len(set(keys)) == len(keys)
