@@ -3,6 +3,7 @@
 import itertools
 import re
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -120,23 +121,25 @@ def test_lanes_have_masks_of_their_own(x64, rng):
     assert drawn.layers[0].U.shape == params.layers[0].U.shape
 
 
-def test_no_two_draws_share_a_key(x64, rng, monkeypatch):
-    """Else which weights are left out would be known from the units."""
+def test_no_key_is_used_twice(x64, rng, monkeypatch):
+    """To draw with, or to be split: else the units would tell which weights are left out."""
     params, config, _ = make(
         rng, hidden_size=3, dropout=0.5, input_dropout=0.5, weight_drop=0.5, zoneout_cell=0.5
     )
-    drawn, bernoulli = [], jax.random.bernoulli
+    used = []
 
-    def recorded(key, *args):
-        drawn.append(tuple(jax.random.key_data(key).tolist()))
-        return bernoulli(key, *args)
+    def recorded(function, key, *args):
+        used.append(tuple(jax.random.key_data(key).tolist()))
+        return function(key, *args)
 
-    monkeypatch.setattr(jax.random, "bernoulli", recorded)
+    for name in ("split", "bernoulli"):
+        monkeypatch.setattr(jax.random, name, partial(recorded, getattr(jax.random, name)))
     for k in range(2):
         draw(jax.random.key(k), params, config.model, 1, 1)
-    input_output_weights_and_zoneouts_h_and_c = 5
-    assert len(drawn) == 2 * input_output_weights_and_zoneouts_h_and_c
-    assert len({*drawn}) == len(drawn)
+    drawn = 5  # input, output, weights, zoneout's h and c
+    split = 4  # the draw's own, the units', the weights', zoneout's
+    assert len(used) == 2 * (drawn + split)
+    assert len({*used}) == len(used)
 
 
 DROPS = (

@@ -128,8 +128,8 @@ def test_training_in_blocks_is_the_same_training(gradient, streams):
 
 
 @pytest.mark.parametrize("L", [1, 2, 3])
-def test_no_two_draws_share_a_key_nor_one_with_the_initial_weights(L, streams, monkeypatch):
-    """Else what one decides would be known from the other."""
+def test_no_key_is_used_twice_not_even_one_of_the_initial_weights(L, streams, monkeypatch):
+    """To draw with, or to be split: else what one decides would be known from the other."""
     everything = {
         "model.num_layers": L,
         "model.embedding_size": 8,
@@ -142,28 +142,29 @@ def test_no_two_draws_share_a_key_nor_one_with_the_initial_weights(L, streams, m
             *("zoneout_cell", "zoneout_hidden"),
         )
     }
-    drawn = []
+    used = []
 
-    def recorded(draw, key, *args, **kwargs):
-        drawn.append(jax.random.key_data(key))
-        return draw(key, *args, **kwargs)
+    def recorded(function, key, *args, **kwargs):
+        used.append(jax.random.key_data(key))
+        return function(key, *args, **kwargs)
 
-    for name in ("bernoulli", "uniform", "normal"):
+    for name in ("split", "bernoulli", "uniform", "normal"):
         monkeypatch.setattr(jax.random, name, partial(recorded, getattr(jax.random, name)))
     config = BASE.replace(everything)
     train_step, state = make_train_step(config), init_train_state(config, V)
-    keys = [tuple(key.tolist()) for key in drawn]
-    assert len(keys) == 2 * L + 2  # each layer's W and U, the embedding, the readout
+    keys = [tuple(key.tolist()) for key in used]
+    initial = (2 + 2 * L) + (1 + L)  # embedding, readout, each layer's W and U; what is split
+    assert len(keys) == initial
 
     @jax.jit
     def keys_of(step):
-        drawn.clear()
+        used.clear()
         train_step(state._replace(step=step), streams.batch_at(0))
-        return drawn
+        return used
 
-    dropout, weights, zoneout = L + 1, L, 2 * L
-    in_a_step = dropout + weights + zoneout + 2  # and the symbols, and the resets
+    dropout, weights, zoneout, split = L + 1, L, 2 * L, 3 + L
+    in_a_step = dropout + weights + zoneout + 2 + split  # and the symbols, and the resets
     for step in range(L + 4):
         keys += [tuple(key.tolist()) for key in keys_of(step)]
-        assert len(keys) == 2 * L + 2 + (step + 1) * in_a_step
+        assert len(keys) == initial + (step + 1) * in_a_step
     assert len(set(keys)) == len(keys)
