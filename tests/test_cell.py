@@ -89,6 +89,8 @@ def test_initial_parameters():
     params = init_cell(jax.random.key(0), D, H, forget_bias=1.5)
     assert params.W.shape == (D, 4 * H) and params.U.shape == (H, 4 * H)
     np.testing.assert_array_equal(params.b, np.repeat([0, 1.5, 0, 0], H).astype(np.float32))
+    by_default = init_cell(jax.random.key(0), D, H).b
+    np.testing.assert_array_equal(by_default, np.repeat([0, 1.0, 0, 0], H).astype(np.float32))
     for weights in (params.W, params.U):
         assert np.abs(weights).max() <= H**-0.5
         assert abs(np.std(weights) - H**-0.5 / 3**0.5) < 0.02

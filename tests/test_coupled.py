@@ -59,3 +59,5 @@ def test_it_begins_as_the_lstm_without_its_input_gate():
     for leaf, of_whole in zip(found, whole, strict=True):
         np.testing.assert_array_equal(leaf, of_whole[..., H:])
     np.testing.assert_array_equal(found.b, np.repeat([1.5, 0, 0], H).astype(np.float32))
+    by_default = init_coupled(key, D, H).b
+    np.testing.assert_array_equal(by_default, np.repeat([1.0, 0, 0], H).astype(np.float32))

@@ -104,5 +104,6 @@ def test_it_begins_as_the_lstm_with_gains_of_one():
         assert (gain == 1).all()
     assert found.gain_x.shape == found.gain_h.shape == (4 * H,) and found.gain_c.shape == (H,)
     assert not found.shift_c.any()
+    np.testing.assert_array_equal(init_layer_norm(key, D, H).b, init_cell(key, D, H).b)
     buffers = {leaf.unsafe_buffer_pointer() for leaf in found}
     assert len(buffers) == len(found)  # each may be donated

@@ -93,6 +93,8 @@ def test_the_factors_begin_uniform_by_their_rows(rank):
             bound = factor.shape[0] ** -0.5
             assert jnp.abs(factor).max() <= bound
             assert float(factor.std()) == pytest.approx(bound / 3**0.5, rel=0.15)
+    by_default = np.repeat([0, 1.0, 0, 0], H).astype(np.float32)
+    np.testing.assert_array_equal(params.b, by_default)
     first, third = params.rounds[0][0], params.rounds[2][0]
     assert (first != third).any()
 
