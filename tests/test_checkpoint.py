@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from lstm_jax import checkpoint
+from lstm_jax import checkpoint, files
 from lstm_jax.checkpoint import FORMAT, METRICS, Checkpoints, Description, load_model
 from lstm_jax.config import UserError
 from lstm_jax.loop import Run
@@ -242,6 +242,17 @@ def test_another_model_is_refused_and_nothing_is_touched(change, message, with_c
     with pytest.raises(UserError, match=message):
         Run(CONFIG.replace(change), TEXT, workdir, "title")
     assert content(workdir) == before
+
+
+@pytest.mark.parametrize("allowed", [0, -1])
+def test_a_file_larger_than_any_of_ours_is_not_read(allowed, workdir, monkeypatch):
+    config = workdir / "config.json"
+    monkeypatch.setattr(files, "JSON_LIMIT_BYTES", config.stat().st_size + allowed)
+    if not allowed:
+        resume(workdir).close()
+        return
+    with pytest.raises(UserError, match=r"config.json cannot be read \(it has .* bytes, more than"):
+        resume(workdir)
 
 
 @pytest.mark.parametrize("key", CONFIG.flatten())

@@ -9,7 +9,13 @@ import pytest
 from lstm_jax import memory
 from lstm_jax.config import Config, UserError
 from lstm_jax.data.batches import Streams, stack_batches
-from lstm_jax.memory import batch_bytes, check_run_fits, check_samples_fit, state_bytes
+from lstm_jax.memory import (
+    batch_bytes,
+    check_run_fits,
+    check_samples_fit,
+    check_state_fits,
+    state_bytes,
+)
 from lstm_jax.model import init_model
 from lstm_jax.train import init_train_state, make_dispatch
 
@@ -43,6 +49,41 @@ def test_no_run_takes_less(changes):
     planned = make_dispatch(config).lower(state, batches).compile().memory_analysis()
     needed = planned.temp_size_in_bytes + sum(leaf.nbytes for leaf in jax.tree.leaves(batches))
     assert needed / 8 < batch_bytes(config, V) <= needed
+
+
+@pytest.mark.parametrize(
+    "changes, steps, dispatched",
+    [
+        ({}, 64, 2),
+        ({"model.num_layers": 3}, 64, 2),
+        ({"train.checkpoint_every": 8}, 8, 2),
+        ({"train.checkpoint_every": 99}, 64, 2),
+        ({"train.validate_every": 1}, 64, 1),
+        ({"train.steps": 1}, 64, 1),
+    ],
+)
+def test_a_batch_is_what_its_steps_keep_and_the_ids_of_a_dispatch(changes, steps, dispatched):
+    config = config_of(changes)
+    floats = 8 * steps * (6 * 32 * config.model.num_layers + V)  # a layer's gates, h and c; logits
+    ids = 8 * 64 * dispatched * len(["input", "target", "reset"])
+    assert batch_bytes(config, V) == 4 * floats + ids
+
+
+def test_what_just_fits_is_let_through(monkeypatch):
+    config = config_of({})
+    params = init_model(jax.random.key(0), config.model, V)
+    whole = state_bytes(config, V) + batch_bytes(config, V)
+    samples = 4 * (100 * V + 7 * (2 * 32 + V))  # the prompt's logits; each sample's h, c, logits
+    for need, check in (
+        (whole, lambda: check_run_fits(config, V)),
+        (state_bytes(config, V), lambda: check_state_fits(config, V)),
+        (samples, lambda: check_samples_fit(params, 100, 7)),
+    ):
+        monkeypatch.setattr(memory, "memory_bytes", lambda need=need: need)
+        check()
+        monkeypatch.setattr(memory, "memory_bytes", lambda need=need: need - 1)
+        with pytest.raises(UserError):
+            check()
 
 
 @pytest.mark.parametrize(
