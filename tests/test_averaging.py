@@ -2,12 +2,14 @@
 
 import itertools
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import run, scoring
 from lstm_jax import loop
 from lstm_jax.averaging import WAITING, Average, begin, should_begin, update_average
 from lstm_jax.checkpoint import Checkpoints, load_model
@@ -17,6 +19,8 @@ from lstm_jax.evaluate import evaluate
 from lstm_jax.loop import Run
 from lstm_jax.metrics import read_metrics
 from lstm_jax.train import init_train_state, make_dispatch
+from tests.cli import EVALUATE, SAMPLE, TRAIN, call, line_of, process_in
+from tests.cli import TEXT as TRAINED_ON
 from tests.small import CONFIG, TEXT, assert_same_run, without_times
 from tests.test_loop import Stop, stop_after
 
@@ -268,3 +272,29 @@ def test_a_config_that_means_nothing_is_refused_in_one_line(changes, message):
 
 def test_ema_needs_no_validation_split():
     Config().replace({"train.average": "ema", "data.validation_fraction": 0.0})
+
+
+def test_all_that_is_done_with_a_run_afterwards_takes_its_average(tmp_path, monkeypatch):
+    """But for the one pair of losses that is the parameters' own: those are spoilt here."""
+
+    def spoilt(workdir, which):
+        state, description = load_model(workdir, which)
+        nothing = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), state.params)
+        return state._replace(params=nothing), description
+
+    (tmp_path / "text").write_bytes(TRAINED_ON)
+    averaged = {"config.train.average": "ema", "config.model.dropout": "0.3"}
+    flags = ["--dynamic", "--dynamic_rule=sgd", "--draws=2", "--ensemble=other"]
+    looks = [line_of(EVALUATE) + flags, line_of(SAMPLE)]
+    with process_in(tmp_path):
+        assert call(*line_of(TRAIN | averaged)).code == 0
+        shutil.copytree("run", "other")
+        before = [call(*look).stdout.splitlines() for look in looks]
+        for module in (run, scoring):
+            monkeypatch.setattr(module, "load_model", spoilt)
+        after = [call(*look).stdout.splitlines() for look in looks]
+    own = [
+        line.split()[0] for line, other in zip(before[0], after[0], strict=True) if line != other
+    ]
+    assert own == ["val_loss_stream", "val_loss_windows"] and len(before[0]) == 1 + 4 + 2 + 2 + 1
+    assert before[1] == after[1]
