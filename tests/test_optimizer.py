@@ -33,6 +33,12 @@ def test_schedules():
     )
 
 
+@pytest.mark.parametrize("warmup", [STEPS, STEPS + 5])
+def test_a_run_may_end_while_it_warms_up(warmup):
+    ramp = [2 * (step + 1) / warmup for step in range(STEPS)]
+    np.testing.assert_allclose(rates(schedule="cosine", warmup_steps=warmup), ramp, rtol=1e-6)
+
+
 def updates(config, gradients):
     """Parameter after each step, from 1.0."""
     optimizer = make_optimizer(config, STEPS)

@@ -105,6 +105,39 @@ def test_no_network_is_one_line_that_names_a_way_out(empty_cache, monkeypatch):
     assert "\n" not in str(error.value)
 
 
+def test_tiny_shakespeare_is_looked_for_in_the_folder_then_in_the_cache_then_fetched(
+    empty_cache, tmp_path, monkeypatch
+):
+    text, calls = b"First Citizen:\n", []
+    facts = corpora.Facts(len(text), 9, fetch.sha256(text))
+    monkeypatch.setattr(corpora, "TINY_SHAKESPEARE", facts)
+    monkeypatch.setattr(corpora, "download", lambda *args: calls.append(args) or text)
+    folder, cached = tmp_path / "tiny_shakespeare.txt", empty_cache / "tiny_shakespeare.txt"
+
+    monkeypatch.setenv(DATA_DIR_VARIABLE, str(tmp_path))
+    folder.write_bytes(text)
+    assert corpora.tiny_shakespeare() == text
+    assert not calls and not cached.exists()
+
+    folder.unlink()
+    assert corpora.tiny_shakespeare() == text
+    assert calls == [(corpora.TINY_SHAKESPEARE_URL, len(text), facts.sha256)]
+    assert cached.read_bytes() == text
+
+    assert corpora.tiny_shakespeare() == text and len(calls) == 1
+    cached.write_bytes(b"damaged")
+    assert corpora.tiny_shakespeare() == text and len(calls) == 2
+
+
+def test_without_a_network_tiny_shakespeare_asks_for_a_folder(empty_cache, monkeypatch):
+    def refuse(*args):
+        raise UserError("no network")
+
+    monkeypatch.setattr(corpora, "download", refuse)
+    with pytest.raises(UserError, match=f"^no network; .*name the folder in {DATA_DIR_VARIABLE}$"):
+        corpora.tiny_shakespeare()
+
+
 def test_a_wrong_tiny_shakespeare_is_refused(empty_cache, tmp_path, monkeypatch):
     (tmp_path / "tiny_shakespeare.txt").write_text("First Citizen:\n")
     monkeypatch.setenv(DATA_DIR_VARIABLE, str(tmp_path))

@@ -58,6 +58,15 @@ def test_the_two_maps_are_each_others_inverse():
     assert known.idx_to_char == {0: "a", 1: "b", 2: "c"}
 
 
+@pytest.mark.parametrize("symbols", [119, 120, 121, 150])
+def test_an_alphabet_is_shown_to_the_hundred_and_twentieth_symbol(symbols):
+    chars = "".join(map(chr, range(200, 200 + symbols)))
+    with pytest.raises(UserError) as refused:
+        Vocabulary(chars).encode("x")
+    more = f" and {symbols - 120} more" if symbols > 120 else ""
+    assert str(refused.value).endswith(f" alphabet: {chars[:120]!r}{more}")
+
+
 def test_the_alphabet_is_the_same_in_another_process():
     """The notebook's list(set(text)) changed with Python's hash seed."""
     program = (
