@@ -274,6 +274,22 @@ def test_a_resumed_run_goes_on_counting_its_seconds(finished):
         assert run.seconds == read_metrics(finished)[-1]["seconds"] > 0
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_bar_is_closed_however_training_ends(fails, finished, monkeypatch):
+    closed = []
+    monkeypatch.setattr(loop.Progress, "close", lambda progress: closed.append(progress))
+
+    def stop(*_):
+        raise Stop
+
+    with Run(CONFIG, TEXT, finished, "title") as run:
+        with contextlib.suppress(Stop):
+            if fails:
+                run._train = stop
+            run.train()
+        assert len(closed) == 1
+
+
 def with_readout(params, symbol):
     """Parameters of a model that writes one symbol for ever."""
     always = jax.tree.map(jnp.zeros_like, params)

@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from experiments import run
+from lstm_jax import memory
 from lstm_jax.config import UserError
 from tests.cli import EVALUATE, SAMPLE, TEXT, TRAIN, call, is_one_line, line_of, process_in
 
@@ -167,3 +168,12 @@ def test_a_rule_without_an_epsilon(trained):
 def test_in_sampling(args, message, trained):
     with process_in(trained):
         assert message in refused(*line_of(SAMPLE), *args)
+
+
+def test_a_long_prompt_and_many_samples_are_not_the_same(trained, monkeypatch):
+    """Of 15 logits a character of the prompt, and 8 numbers more a sample: each has its bound."""
+    with process_in(trained):
+        monkeypatch.setattr(memory, "memory_bytes", lambda: 40_000)
+        samples = ["--prompt=t", "--num_samples=600"]
+        assert "take a shorter --prompt or a smaller" in refused(*line_of(SAMPLE), *samples)
+        assert call(*line_of(SAMPLE), f"--prompt={'t' * 600}").code == 0
