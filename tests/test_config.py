@@ -13,6 +13,7 @@ from lstm_jax.config import (
     TrainConfig,
     UserError,
     check_read,
+    fields_of,
 )
 from lstm_jax.gradient import GRADIENTS
 from lstm_jax.optimizer import OPTIMIZERS
@@ -84,6 +85,38 @@ def test_a_value_that_still_means_something():
         {"train.steps": 5, "optimizer.warmup_steps": 4, "optimizer.final_ratio": 0.1},
     ):
         check_read(Config().replace(changes), changes)
+
+
+RATES = ("dropout", "input_dropout", "embedding_dropout", "weight_drop")
+# What would divide by zero, or leave every unit as it is, at 1.
+BELOW_ONE = {
+    **{f"model.{name}": {"model.embedding_size": 4} for name in RATES},
+    **{f"model.zoneout_{of}": {"train.gradient": "autodiff"} for of in ("cell", "hidden")},
+    **{f"optimizer.{name}": {} for name in ("b1", "b2")},
+    "train.average_decay": {"train.average": "ema"},
+    "data.validation_fraction": {},
+}
+
+
+@pytest.mark.parametrize("name", BELOW_ONE)
+def test_what_must_stay_below_one_does(name):
+    config = Config().replace(BELOW_ONE[name])
+    for value in (0, 0.9):
+        assert config.replace({name: value}).flatten()[name] == value
+    for value in (-1e-9, 1):
+        with pytest.raises(UserError, match=f"{name} lies between 0 and 0.9"):
+            config.replace({name: value})
+
+
+def test_the_ends_of_a_range_are_in_it():
+    for name in ("model.hidden_size", "train.batch_size", "evaluate.warmup", "train.reset_rate"):
+        section, _, key = name.partition(".")
+        meta = fields_of(section)[key].metadata
+        for value in (meta["low"], meta["high"]):
+            assert Config().replace({name: value}).flatten()[name] == value
+        for value in (meta["low"] - 1, meta["high"] + 1):
+            with pytest.raises(UserError, match=f"{name} lies between"):
+                Config().replace({name: value})
 
 
 def test_replace_changes_what_it_names_and_nothing_else():
