@@ -8,8 +8,10 @@ import pytest
 from lstm_jax.config import (
     Config,
     DataConfig,
+    DynamicConfig,
     ModelConfig,
     OptimizerConfig,
+    SamplingConfig,
     TrainConfig,
     UserError,
     check_read,
@@ -117,6 +119,37 @@ def test_the_ends_of_a_range_are_in_it():
         for value in (meta["low"] - 1, meta["high"] + 1):
             with pytest.raises(UserError, match=f"{name} lies between"):
                 Config().replace({name: value})
+
+
+# More than anybody needs, and less than is refused.
+ROOM = {
+    "model.hidden_size": 10_000,
+    "model.num_layers": 24,
+    "model.embedding_size": 10_000,
+    "train.steps": 10**9,
+    "train.batch_size": 10**5,
+    "train.sequence_length": 10**6,
+    "train.checkpoint_every": 10**5,
+    "train.seed": 2**32 - 1,
+    "train.steps_per_dispatch": 10**4,
+    "train.validate_every": 10**9,
+    "train.sample_length": 10**5,
+    "train.keep_checkpoints": 500,
+    "evaluate.window_length": 10**6,
+    "evaluate.lanes": 10**5,
+    "evaluate.warmup": 10**6,
+    "optimizer.learning_rate": 100.0,
+    "optimizer.warmup_steps": 10**6,
+    "optimizer.clip_norm": 1e6,
+    "model.forget_bias": -20.0,
+    "data.train_chars": 10**10,
+}
+
+
+def test_what_people_ask_for_is_in_range():
+    assert Config().replace(ROOM).flatten().items() >= ROOM.items()
+    DynamicConfig(segment_length=10**5, rate=10.0, epsilon=1e-10)
+    SamplingConfig(temperature=100.0, top_k=10**6)
 
 
 def test_replace_changes_what_it_names_and_nothing_else():

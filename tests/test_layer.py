@@ -102,3 +102,20 @@ def test_the_comparison_notices_another_gate_order(x64, rng):
 
     with pytest.raises(AssertionError):
         compare(permuted, x64, rng)
+
+
+@pytest.mark.parametrize("layer", [unroll, bptt_layer])
+def test_the_derivative_is_the_whole_one_unless_it_is_to_be_truncated(layer, x64, rng):
+    """By central differences, along all parameters at once."""
+    params = LSTMParams(*(jnp.asarray(rng.normal(size=s)) for s in ((D, 4 * H), (H, 4 * H), 4 * H)))
+    state = LSTMState(*map(jnp.asarray, rng.normal(size=(2, B, H))))
+    x = jnp.asarray(rng.normal(size=(T, B, D)))
+    loss = jax.jit(lambda params: layer(params, state, x)[1][-1].sum())
+    direction = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape)), params)
+
+    def at(offset):
+        return loss(jax.tree.map(lambda p, d: p + offset * d, params, direction))
+
+    slope = (at(1e-5) - at(-1e-5)) / 2e-5
+    found = jax.tree.map(jnp.vdot, jax.grad(loss)(params), direction)
+    assert float(sum(found)) == pytest.approx(float(slope), rel=1e-7)

@@ -118,3 +118,14 @@ def test_more_targets_than_float16_counts(name, masked, standard_promotion):
 
 def test_bits():
     assert bits(np.log(2)) == pytest.approx(1) and bits(np.log(65)) == pytest.approx(np.log2(65))
+
+
+def test_the_derivative_is_the_whole_one_unless_it_is_to_be_truncated(x64, rng):
+    _, params, carry, inputs = make_case(rng)
+    batch = make_batch(rng, inputs)
+
+    def program(**how):
+        gradient = jax.grad(lambda params: sequence_loss(params, carry, batch, **how)[0])
+        return str(jax.make_jaxpr(gradient)(params))
+
+    assert program() == program(truncated=False) != program(truncated=True)

@@ -126,3 +126,13 @@ def test_the_notebooks_initial_weights():
         np.testing.assert_allclose(deviations, 0.1, atol=0.005)
     assert not params.layers[0].b.any() and not params.readout.b.any()
     assert abs(float(params.readout.W.std()) - 0.1) < 0.005
+
+
+def test_the_derivative_is_the_whole_one_unless_it_is_to_be_truncated(x64, rng):
+    _, params, carry, inputs = make_case(rng)
+
+    def program(**how):
+        gradient = jax.grad(lambda params: apply(params, carry, inputs, **how)[0].sum())
+        return str(jax.make_jaxpr(gradient)(params))
+
+    assert program() == program(truncated=False) != program(truncated=True)
