@@ -108,3 +108,7 @@ def test_a_link_below_is_not_followed(tmp_path):
         found = call(*LINE)
     assert found.code == 2 and "seed_0/figures is a link" in found.stderr
     assert [*(tmp_path / "elsewhere").iterdir()] == []
+
+
+def test_a_record_is_of_three_seeds():
+    assert [*seeds.SEEDS] == [0, 1, 2]
