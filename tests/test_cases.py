@@ -36,13 +36,16 @@ def test_the_long_case_and_the_variants_have_everything():
         assert case.masked and case.resets and case.carry
         assert case.model.dropout > 0 and case.model.input_dropout > 0
     assert all(case.model.beyond_bptt() for case in variants())
+    tied = [case.model for case in variants() if case.model.readout == "tied"]
+    assert {model.embedding_size == model.hidden_size for model in tied} == {False, True}
     assert not any(case.model.beyond_bptt() for case in grid())
 
 
 @pytest.mark.parametrize("asked", [False, True])
 def test_a_problem_has_what_is_asked_for_and_nothing_else(asked):
     model = ModelConfig(hidden_size=25, dropout=0.3 * asked)
-    case = Case(model, T=100, B=20, masked=asked, resets=asked, carry=asked)
+    complications = {"masked": True, "resets": True, "carry": True} if asked else {}
+    case = Case(model, T=100, B=20, **complications)
     params, (state,), batch, masks = make_problem(case)
     assert np.std(params.layers[0].W) == pytest.approx(1 / 5, rel=0.1)
     for ids in (batch.inputs, batch.targets):

@@ -152,6 +152,63 @@ def test_what_people_ask_for_is_in_range():
     SamplingConfig(temperature=100.0, top_k=10**6)
 
 
+# A run from before an option existed is read as one with its default; and without the same protocol
+# two losses cannot be compared.
+DEFAULTS = {
+    "data.path": "",
+    "data.validation_fraction": 0.1,
+    "data.train_chars": 0,
+    "model.hidden_size": 128,
+    "model.num_layers": 1,
+    "model.embedding_size": 0,
+    "model.dropout": 0.0,
+    "model.input_dropout": 0.0,
+    "model.embedding_dropout": 0.0,
+    "model.weight_drop": 0.0,
+    "model.zoneout_cell": 0.0,
+    "model.zoneout_hidden": 0.0,
+    "model.cell": "lstm",
+    "model.mogrifier_rounds": None,
+    "model.mogrifier_rank": None,
+    "model.skip": "none",
+    "model.readout": "full",
+    "model.readout_rank": 0,
+    "model.forget_bias": 1.0,
+    "optimizer.name": "adamw",
+    "optimizer.learning_rate": 2e-3,
+    "optimizer.schedule": "cosine",
+    "optimizer.warmup_steps": 0,
+    "optimizer.clip_norm": 1.0,
+    **{f"optimizer.{name}": None for name in ("b1", "b2", "weight_decay", "momentum", "decay")},
+    "optimizer.final_ratio": None,
+    "train.steps": 2000,
+    "train.batch_size": 64,
+    "train.sequence_length": 128,
+    "train.seed": 0,
+    "train.reset_rate": 0.0,
+    "train.average": "none",
+    "train.average_decay": None,
+    "train.average_patience": None,
+    "train.gradient": "bptt",
+    "train.checkpoint_every": 0,
+    "train.on_nonfinite": "stop",
+    "train.steps_per_dispatch": 20,
+    "train.validate_every": 200,
+    "train.sample_length": 400,
+    "train.keep_checkpoints": 2,
+    "evaluate.window_length": 256,
+    "evaluate.lanes": 64,
+    "evaluate.warmup": 1024,
+}
+
+
+def test_the_defaults_stay_what_they_are():
+    assert DEFAULTS.items() <= Config().flatten().items()
+    assert SamplingConfig() == SamplingConfig(temperature=0.8, top_k=0, top_p=1.0)
+    wanted = DynamicConfig("rms", segment_length=20, rate=1e-3, decay=1e-3, epsilon=1e-4)
+    assert DynamicConfig() == wanted
+
+
 def test_replace_changes_what_it_names_and_nothing_else():
     config = Config().replace({"model.hidden_size": 7, "optimizer.learning_rate": 1})
     assert config.model == ModelConfig(hidden_size=7)

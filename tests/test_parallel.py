@@ -5,20 +5,29 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+
+from lstm_jax.checkpoint import Checkpoints
+from lstm_jax.train import init_train_state
 
 ROOT = Path(__file__).parent.parent
 ON_FOUR_DEVICES = """
 import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 import jax
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_enable_x64", True)
 import numpy as np
 from lstm_jax import parallel
 from lstm_jax.cases import Case, make_problem
+from lstm_jax.checkpoint import Checkpoints, Description
 from lstm_jax.config import Config, ModelConfig
 from lstm_jax.data.batches import Batch, stack_batches
+from lstm_jax.data.vocabulary import Vocabulary
 from lstm_jax.gradient import GRADIENTS
 from lstm_jax.model import Masks
 from lstm_jax.parallel import lane_mesh, over_lanes
@@ -57,6 +66,13 @@ found["broken"] = largest(divided, whole)  # another loss, which the comparison 
 config = Config().replace({"train.batch_size": 8, "train.sequence_length": 7,
                            "model.hidden_size": 6, "model.dropout": 0.3})
 plain = Batch(batch.inputs, batch.targets, resets=batch.resets)
+checkpoints = Checkpoints(Path(sys.argv[1]))
+description = Description(config, Vocabulary("abcdefghijk"), "hash", "float64")
+state = init_train_state(config, 11)
+state = state._replace(carry=jax.tree.map(lambda s: s + 1, state.carry))
+assert len(state.carry[0].h.sharding.device_set) == 4
+checkpoints.save(state, description, None)
+checkpoints.close()
 def trained():
     dispatch, batches = make_dispatch(config), stack_batches([plain] * 3)
     state = init_train_state(config, 11)
@@ -72,8 +88,14 @@ print(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
-def found():
-    command = [sys.executable, "-c", ON_FOUR_DEVICES]
+def workdir(tmp_path_factory):
+    """Where the process with four devices saves a checkpoint."""
+    return tmp_path_factory.mktemp("four")
+
+
+@pytest.fixture(scope="module")
+def found(workdir):
+    command = [sys.executable, "-c", ON_FOUR_DEVICES, str(workdir)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -98,3 +120,14 @@ def test_devices_weigh_as_many_targets_as_they_count(found):
 def test_training_is_that_of_one_device_and_compiles_once(found):
     assert found["trained"] < 1e-12
     assert found["compiled"] == 1
+
+
+def test_what_four_devices_saved_one_restores(found, workdir, x64):
+    checkpoints = Checkpoints(workdir)
+    state, description = checkpoints.restore(0)
+    checkpoints.close()
+    wanted = init_train_state(description.config, 11)
+    wanted = wanted._replace(carry=jax.tree.map(lambda s: s + 1, wanted.carry))
+    jax.tree.map(np.testing.assert_array_equal, state, wanted)
+    for leaf in jax.tree.leaves(state):
+        assert leaf.devices() == {jax.local_devices()[0]}
