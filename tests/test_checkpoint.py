@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import jax
@@ -324,9 +325,12 @@ def test_of_many_the_latest_two_and_the_best_are_kept(losses, kept, tmp_path, mo
             (folder / METRICS).write_text(json.dumps(metrics))
 
     monkeypatch.setattr(checkpoint, "write_checkpoint", write)
+    before = {*threading.enumerate()}
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step, loss in enumerate(losses, start=1):
         metrics = loss and {"val_loss_stream": loss, "val_loss_windows": -loss}
         checkpoints.save(TrainState(np.int32(step), (), (), ()), None, metrics)
+    assert {*threading.enumerate()} - before
     checkpoints.close()
+    assert {*threading.enumerate()} <= before
     assert checkpoints.steps() == kept
