@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import shutil
 
 import jax
 import jax.numpy as jnp
@@ -287,8 +286,8 @@ def test_all_that_is_done_with_a_run_afterwards_takes_its_average(tmp_path, monk
     flags = ["--dynamic", "--dynamic_rule=sgd", "--draws=2", "--ensemble=other"]
     looks = [line_of(EVALUATE) + flags, line_of(SAMPLE)]
     with process_in(tmp_path):
-        assert call(*line_of(TRAIN | averaged)).code == 0
-        shutil.copytree("run", "other")
+        for more in ({}, {"workdir": "other", "config.train.seed": "1"}):
+            assert call(*line_of(TRAIN | averaged | more)).code == 0
         before = [call(*look).stdout.splitlines() for look in looks]
         for module in (run, scoring):
             monkeypatch.setattr(module, "load_model", spoilt)
