@@ -1,18 +1,14 @@
 """Dynamic evaluation against its definition, with gradients by finite differences of the oracle."""
 
-from functools import partial
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import scoring
 from lstm_jax.cell import LSTMState
-from lstm_jax.config import Config, DynamicConfig, EvaluateConfig, ModelConfig, UserError
+from lstm_jax.config import DynamicConfig, EvaluateConfig, ModelConfig, UserError
 from lstm_jax.dynamic import evaluate_dynamic, make_rule, mean_squares, segment_losses
-from lstm_jax.evaluate import Evaluation, mean_loss, stream_segments
+from lstm_jax.evaluate import mean_loss, stream_segments
 from lstm_jax.model import LMParams, expected_masks, init_carry, init_model
 from tests import oracle
 
@@ -182,48 +178,6 @@ def test_many_segments_are_the_same_in_any_number_of_dispatches(problem, monkeyp
     parts = segment_losses(params, ids, rule, 1, reports.append)[0]
     np.testing.assert_allclose(parts, whole, rtol=1e-13)
     assert reports == [0.25, 0.5, 0.75, 1.0]
-
-
-class Bar:
-    """Stands for tqdm's; `shares` is what all of them showed."""
-
-    shares: ClassVar[list[float]] = []
-
-    def __init__(self, *, total, **_):
-        self.n, self.total = 0, total
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def update(self, more):
-        self.n += more
-        self.shares.append(self.n / self.total)
-
-
-def in_three_parts(*args):
-    """Stands for an evaluation."""
-    (report,) = (arg for arg in args if callable(arg))
-    for part in (0.25, 0.5, 1.0):
-        report(part)
-    return Evaluation(1.5, 2.5)
-
-
-@pytest.mark.parametrize(
-    "evaluation, score",
-    [
-        ("evaluate_dynamic", partial(scoring.score_dynamically, config=DynamicConfig("sgd"))),
-        ("evaluate_monte_carlo", lambda *_: scoring.score_draws(None, Config(), None, 3)),
-    ],
-)
-def test_a_bar_shows_the_share_that_is_done(evaluation, score, monkeypatch):
-    monkeypatch.setattr(scoring, "tqdm", Bar)
-    monkeypatch.setattr(scoring, evaluation, in_three_parts)
-    Bar.shares.clear()
-    score(None, None, None, None)
-    assert Bar.shares == [0.25, 0.5, 1.0]
 
 
 def test_a_training_text_below_one_segment_is_refused(problem):

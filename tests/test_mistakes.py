@@ -5,7 +5,7 @@ import warnings
 import jax
 import pytest
 
-from experiments import run
+from experiments import run, verify_gradients
 from lstm_jax import memory
 from lstm_jax.config import UserError
 from tests.cli import EVALUATE, SAMPLE, TEXT, TRAIN, call, is_one_line, line_of, process_in
@@ -177,3 +177,9 @@ def test_a_long_prompt_and_many_samples_are_not_the_same(trained):
         samples = ["--prompt=t", "--num_samples=600"]
         assert "take a shorter --prompt or a smaller" in refused(*line_of(SAMPLE), *samples)
         assert call(*line_of(SAMPLE), f"--prompt={'t' * 600}").code == 0
+
+
+def test_a_model_that_no_memory_holds_is_not_analysed(empty, monkeypatch):
+    monkeypatch.setattr(verify_gradients, "main", lambda *_: 0)
+    large = ["--config.model.hidden_size=65536", "--config.model.num_layers=64"]
+    assert "smaller model.hidden_size" in refused("--experiment=verify_gradients", *large)
