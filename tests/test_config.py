@@ -9,6 +9,7 @@ from lstm_jax.config import (
     Config,
     DataConfig,
     DynamicConfig,
+    EvaluateConfig,
     ModelConfig,
     OptimizerConfig,
     SamplingConfig,
@@ -108,6 +109,24 @@ def test_what_must_stay_below_one_does(name):
     for value in (-1e-9, 1):
         with pytest.raises(UserError, match=f"{name} lies between 0 and 0.9"):
             config.replace({name: value})
+
+
+@pytest.mark.parametrize(
+    "section, wrong",
+    [
+        (DataConfig, {"train_chars": -1}),
+        (ModelConfig, {"num_layers": 0}),
+        (OptimizerConfig, {"clip_norm": -1.0}),
+        (TrainConfig, {"steps": 0}),
+        (EvaluateConfig, {"lanes": 0}),
+        (SamplingConfig, {"temperature": -1.0}),
+        (DynamicConfig, {"rate": -1.0}),
+    ],
+)
+def test_no_section_exists_with_a_wrong_value(section, wrong):
+    (name,) = wrong
+    with pytest.raises(UserError, match=f"{section.prefix}{name} lies between"):
+        section(**wrong)
 
 
 def test_the_ends_of_a_range_are_in_it():
