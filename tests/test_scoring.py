@@ -29,7 +29,7 @@ def text_of(length):
 
 
 def test_the_end_of_the_training_split_is_as_long_as_the_validation_split():
-    ids, config = np.arange(100), DataConfig(validation_fraction=0.2)
+    ids, config = np.arange(100), Config(data=DataConfig(validation_fraction=0.2))
     for split, start, end in (("validation", 80, 100), ("training_end", 60, 80)):
         before, scored = scoring.split_to_score(text_of(100), config, split)
         np.testing.assert_array_equal(before, ids[:start])
@@ -37,14 +37,13 @@ def test_the_end_of_the_training_split_is_as_long_as_the_validation_split():
 
 
 def test_a_training_split_shorter_than_two_of_them_has_no_such_end():
-    config = DataConfig(validation_fraction=0.4)
+    config = Config(data=DataConfig(validation_fraction=0.4))
     before, scored = scoring.split_to_score(text_of(10), config, "validation")
     assert (len(before), len(scored)) == (6, 4)
     with pytest.raises(UserError, match=r"a training split of twice the 4 characters .* it has 6"):
         scoring.split_to_score(text_of(10), config, "training_end")
-    before, scored = scoring.split_to_score(
-        text_of(9), DataConfig(validation_fraction=1 / 3), "training_end"
-    )
+    config = Config(data=DataConfig(validation_fraction=1 / 3))
+    before, scored = scoring.split_to_score(text_of(9), config, "training_end")
     assert (len(before), len(scored)) == (3, 3)
 
 

@@ -283,7 +283,7 @@ def has_line_of(workdir, step):
 
 def test_a_signal_during_a_validation(shared, tmp_path):
     """Which is finished, and saved with its step: it comes right after the line of step 4."""
-    workdir, flags = tmp_path / "run", ["--config.evaluate.lanes=1"]  # which nobody has compiled
+    workdir, flags = tmp_path / "run", ["--config.evaluate.lanes=3"]  # which nobody has compiled
     happens = has_line_of(workdir, 4)
     code, stderr = interrupt(shared, workdir, flags, happens, signal.SIGINT)
     assert code == 130 and "stopping after this dispatch" in stderr

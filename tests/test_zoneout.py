@@ -169,12 +169,16 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("zoneout")
     (folder / "text").write_bytes(TEXT)
     with process_in(folder):
-        assert call(*line_of(RUN)).code == 0
-        state, description = load_model(folder / "run", "best")
-        params = jax.tree.map(lambda leaf: np.array(leaf, np.float64), state.params)
-        units, symbols = params.readout.W.shape
+        for name, seed in (("run", 0), ("other", 1)):
+            changes = {"workdir": name, "config.train.seed": str(seed)}
+            assert call(*line_of(RUN | changes)).code == 0
+        _, description = load_model(folder / "run", "best")
 
-        def make_step(rates):
+        def make_step(rates, name="run"):
+            state, _ = load_model(folder / name, "best")
+            params = jax.tree.map(lambda leaf: np.array(leaf, np.float64), state.params)
+            symbols = params.readout.W.shape[1]
+
             def step(h, c, symbol):
                 new = map(np.array, oracle.cell(*params.layers[0], h, c, np.eye(symbols)[symbol]))
                 h, c = (k * a + (1 - k) * b for k, a, b in zip(rates, (h, c), new, strict=True))
@@ -182,37 +186,40 @@ def trained(tmp_path_factory):
 
             return step
 
-        yield folder, description, make_step, np.zeros(units)
+        yield folder, description, make_step, np.zeros(description.config.model.hidden_size)
 
 
 def read(ids, step, zero, window=None):
-    """Mean nats over all characters but the first."""
+    """Nats of all characters but the first."""
     losses, h, c = [], zero, zero
     for t, (symbol, target) in enumerate(itertools.pairwise(ids)):
         if window and t % window == 0:
             h, c = zero, zero
         h, c, logits = step(h, c, symbol)
         losses.append(np.log(np.exp(logits).sum()) - logits[target])
-    return np.mean(losses)
+    return np.array(losses)
 
 
 def test_validation_scoring_ensembles_and_learning_on_take_the_rates(trained):
     folder, description, make_step, zero = trained
-    step = make_step(RATES)
     ids = description.vocabulary.encode(TEXT.decode())
     ids = split_ids(ids, description.config.data).validation
-    stream, windows = read(ids, step, zero), read(ids, step, zero, window=8)
-    best = min(read_metrics(folder / "run"), key=lambda m: m.get("val_loss_stream", np.inf))
-    assert best["val_loss_stream"] == pytest.approx(stream, abs=1e-5)
-    assert best["val_loss_windows"] == pytest.approx(windows, abs=1e-5)
-    still = ("--dynamic", "--dynamic_rule=sgd", "--dynamic_rate=0", "--dynamic_decay=0")
-    found = call("--mode=evaluate", "--workdir=run", "--ensemble=run,run", *still)
-    printed = {line.split()[0]: float(line.split()[1]) for line in found.stdout.splitlines()[1:]}
-    wanted = {
-        **{"val_loss_stream": stream, "val_loss_windows": windows},
-        **{"val_loss_stream_ensemble": stream, "val_loss_windows_ensemble": windows},
-        "val_loss_dynamic": stream,
+    steps = [make_step(RATES, name) for name in ("run", "other")]
+    losses = {
+        name: [read(ids, step, zero, window) for step in steps]
+        for name, window in (("stream", None), ("windows", 8))
     }
+    alone = {f"val_loss_{name}": np.mean(first) for name, (first, _) in losses.items()}
+    best = min(read_metrics(folder / "run"), key=lambda m: m.get("val_loss_stream", np.inf))
+    assert {name: best[name] for name in alone} == pytest.approx(alone, abs=1e-5)
+    still = ("--dynamic", "--dynamic_rule=sgd", "--dynamic_rate=0", "--dynamic_decay=0")
+    found = call("--mode=evaluate", "--workdir=run", "--ensemble=other", *still)
+    printed = {line.split()[0]: float(line.split()[1]) for line in found.stdout.splitlines()[1:]}
+    together = {
+        f"val_loss_{name}_ensemble": np.mean(-np.log(np.mean(np.exp(-np.array(each)), axis=0)))
+        for name, each in losses.items()
+    }
+    wanted = alone | together | {"val_loss_dynamic": alone["val_loss_stream"]}
     assert printed == pytest.approx(wanted, abs=6e-5)
 
 
