@@ -68,6 +68,11 @@ def test_several_are_labelled_with_the_mean_of_their_bests(drawn):
     assert points == [(1, 2), (2, 1), (1, 5), (3, 4)]
 
 
+def test_the_learning_rate_is_drawn_from_zero(drawn):
+    _, rate = drawn(RUNS).figure.axes
+    assert rate.get_ylim()[0] == 0 and rate.get_ylim()[1] > 0.1
+
+
 def test_an_average_has_curves_of_its_own_and_decides_what_is_best(drawn):
     averaged = [
         {**scored(1, 1.0, 1.5), "val_loss_stream_average": 3.0, "val_loss_windows_average": 3.5},

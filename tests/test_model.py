@@ -136,3 +136,12 @@ def test_the_derivative_is_the_whole_one_unless_it_is_to_be_truncated(x64, rng):
         return str(jax.make_jaxpr(gradient)(params))
 
     assert program() == program(truncated=False) != program(truncated=True)
+
+
+@pytest.mark.parametrize("embedding_size, first", [(0, 4.0), (9, 1 / 8)])
+def test_only_what_reads_ids_begins_with_large_input_weights(embedding_size, first):
+    config = ModelConfig(hidden_size=64, num_layers=2, embedding_size=embedding_size)
+    params = jax.jit(lambda: init_model(jax.random.key(0), config, V))()
+    for layer, bound in zip(params.layers, (first, 1 / 8), strict=True):
+        assert 0.95 * bound < float(jnp.abs(layer.W).max()) <= bound
+        assert 0.95 / 8 < float(jnp.abs(layer.U).max()) <= 1 / 8

@@ -55,6 +55,7 @@ def test_the_step_the_leaf_and_the_last_good_checkpoint_are_named(tmp_path, fini
         "step 19: the loss is nan and the gradient is not finite in layers[0].W"
     )
     assert f"The last good checkpoint is {workdir / 'checkpoints' / '18'};" in message
+    assert f"the state is in {workdir / 'nonfinite' / 'step-19.npz'}, for a look" in message
     assert folder(workdir / "checkpoints") == before
     assert read_metrics(workdir)[-1]["step"] == 18
 
