@@ -5,6 +5,7 @@ batches and lengths, with their dropout and weight drop, the carry not zero and 
 Minutes on two cores. Exit code 1 if anything fails.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from experiments import shakespeare, tiny_shakespeare, tiny_shakespeare_hour
@@ -13,7 +14,7 @@ from lstm_jax.cases import Case
 from lstm_jax.config import Config
 from lstm_jax.files import write_json
 from lstm_jax.terminal import say, show
-from lstm_jax.verify import Row, verify_as_trained
+from lstm_jax.verify import Row, verify_as_trained, workers
 
 READS = ()  # the recipes say all
 SYMBOLS = 65  # the alphabet of tiny Shakespeare
@@ -42,15 +43,17 @@ def case_of(config: Config) -> Case:
 
 
 def verify_recipes() -> dict[str, list[Row]]:
-    """Every recipe's rows; prints its table as soon as it is done."""
-    found = {}
-    for number, (name, config) in enumerate(recipes().items(), start=1):
-        case = case_of(config)
-        say(f"recipe {number}/{len(recipes())}")
-        found[name] = verify_as_trained(case)
-        H, L = case.model.hidden_size, case.model.num_layers
-        show(f"{name}: H {H}, L {L}, B {case.B}, T {case.T}")
-        show(table("pair", found[name]) + "\n")
+    """Every recipe's rows, side by side as compiling allows; prints each table in its turn."""
+    cases, found = {name: case_of(config) for name, config in recipes().items()}, {}
+    with ThreadPoolExecutor(workers()) as pool:
+        verified = pool.map(verify_as_trained, cases.values())
+        for name, rows in zip(cases, verified, strict=True):
+            say(f"recipe {len(found) + 1}/{len(cases)} done")
+            found[name] = rows
+            case = cases[name]
+            H, L = case.model.hidden_size, case.model.num_layers
+            show(f"{name}: H {H}, L {L}, B {case.B}, T {case.T}")
+            show(table("pair", rows) + "\n")
     return found
 
 
