@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.checksums import SUMS, damage, write_sums
+from lstm_jax.checksums import damage, write_sums
 from lstm_jax.config import Config, UserError, shown
 from lstm_jax.data.vocabulary import Text, Vocabulary, summary
-from lstm_jax.files import PART, cannot_write, read_json
+from lstm_jax.files import PART, cannot_write, named, read_json
 from lstm_jax.memory import check_state_fits, state_bytes
 from lstm_jax.metrics import check_losses, kept_losses
 from lstm_jax.terminal import warn
@@ -36,8 +36,7 @@ from lstm_jax.train import TrainState, init_train_state
 FOLDER = "checkpoints"
 DAMAGED = "damaged"  # where damaged checkpoints are set aside
 STATE, DESCRIPTION, METRICS = "state", "description/metadata", "metrics/metrics"
-FORMAT = 1  # of checkpoints and config.json; those from before it was written down are 0
-DTYPE_BEFORE = "float32"  # of runs that do not say
+FORMAT = 1  # of checkpoints and config.json
 SMALL_BYTES = 2**28  # hashed in a second or so, whatever it is
 LOOKS = 5  # at a folder in which a run under way deletes what was just found
 
@@ -74,7 +73,7 @@ class Description(NamedTuple):
             return {
                 **Config().flatten(),
                 **described["config"],
-                "dtype": described.get("dtype", DTYPE_BEFORE),
+                "dtype": described["dtype"],
                 "the vocabulary": summary(described["vocabulary"]),
                 "the text's sha256": described["text_sha256"],
             }
@@ -92,7 +91,7 @@ class Description(NamedTuple):
             Config().replace(data["config"]),
             Vocabulary(data["vocabulary"]),
             data["text_sha256"],
-            data.get("dtype", DTYPE_BEFORE),
+            data["dtype"],
         )
 
 
@@ -111,45 +110,36 @@ def read_description(path: Path) -> dict[str, Any]:
     described = read_json(path)
     if not isinstance(described, dict):
         raise ValueError("it describes no run")
-    found = {"dtype": DTYPE_BEFORE, "format": 0, **described}
     for key, kind in kinds.items():
-        if type(found.get(key)) is not kind:
-            raise ValueError(f"its {key} is {shown(found.get(key))}")
+        if type(described.get(key)) is not kind:
+            raise ValueError(f"its {key} is {shown(described.get(key))}")
     return described
 
 
 def refuse_newer(path: Path, described: dict[str, Any]) -> None:
     """Raises NewerFormat for what a later release wrote."""
-    if described.get("format", 0) > FORMAT:
+    if described["format"] > FORMAT:
         raise NewerFormat(
             f"{path} is of format {described['format']}, and this release of lstm_jax reads none "
             f"above {FORMAT}: upgrade lstm_jax"
         )
 
 
-# Fields that the first releases did not have: not in a checkpoint where they are None.
-LATER_FIELDS = ("average", "skips", "P")
-
-
-def as_stored(tree: Any) -> Any:
-    """A TrainState as nested dicts and lists, as a checkpoint has it."""
+def to_plain(tree: Any) -> Any:
+    """A TrainState as the dicts and lists that a checkpoint has; what is None is left out."""
     if hasattr(tree, "_asdict"):
         fields = tree._asdict().items()
-        return {
-            name: as_stored(value)
-            for name, value in fields
-            if value is not None or name not in LATER_FIELDS
-        }
-    return [*map(as_stored, tree)] if isinstance(tree, tuple) else tree
+        return {name: to_plain(value) for name, value in fields if value is not None}
+    return [*map(to_plain, tree)] if isinstance(tree, tuple) else tree
 
 
-def as_before(stored: Any, like: Any) -> Any:
-    """`as_stored` undone: what was stored, in the types of `like`."""
+def from_plain(stored: Any, like: Any) -> Any:
+    """`to_plain` undone: what was stored, in the types of `like`."""
     if hasattr(like, "_asdict"):
         fields = like._asdict().items()
-        return type(like)(**{name: as_before(stored.get(name), value) for name, value in fields})
+        return type(like)(**{name: from_plain(stored.get(name), value) for name, value in fields})
     if isinstance(like, tuple):
-        return tuple(as_before(*pair) for pair in zip(stored, like, strict=True))
+        return tuple(from_plain(*pair) for pair in zip(stored, like, strict=True))
     return stored
 
 
@@ -198,15 +188,7 @@ class Checkpoints:
         return good, damaged
 
     def _damage(self, step: int) -> str | None:
-        path = self.path(step)
-        if not (path / SUMS).exists():
-            try:
-                described = self.described(step)
-            except UserError:
-                return f"neither {SUMS} nor {DESCRIPTION} can be read"
-            if "format" not in described:
-                return None  # from before there were checksums
-        return self._excess(step) or damage(path)
+        return self._excess(step) or damage(self.path(step))
 
     def _excess(self, step: int) -> str | None:
         """What is wrong with a checkpoint's size: hashing what it cannot hold may take for ever."""
@@ -295,8 +277,8 @@ class Checkpoints:
         )
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
             folder = (self.path(step) / STATE).absolute()
-            found = checkpointer.restore(folder, args=ocp.args.StandardRestore(as_stored(target)))
-        return as_before(found, target)
+            found = checkpointer.restore(folder, args=ocp.args.StandardRestore(to_plain(target)))
+        return from_plain(found, target)
 
     def save(
         self, state: TrainState, description: Description, metrics: dict[str, float] | None
@@ -362,7 +344,7 @@ def write_checkpoint(
     folder.parent.mkdir(exist_ok=True)  # not the one above: it may just have been deleted
     folder.mkdir()
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-        checkpointer.save((folder / STATE).absolute(), args=ocp.args.StandardSave(as_stored(state)))
+        checkpointer.save((folder / STATE).absolute(), args=ocp.args.StandardSave(to_plain(state)))
     for name, content in ((DESCRIPTION, description.to_json()), (METRICS, metrics)):
         if content is not None:
             (folder / name).parent.mkdir()
@@ -370,8 +352,9 @@ def write_checkpoint(
     write_sums(folder)
 
 
-def load_model(workdir: Path, which: str) -> tuple[TrainState, Description]:
+def load_model(workdir: str | Path, which: str) -> tuple[TrainState, Description]:
     """The `best` or the `latest` undamaged checkpoint of a run folder, which stays as it is."""
+    workdir = named(str(workdir))
     if not (workdir / FOLDER).is_dir():
         raise UserError(
             f"{workdir} holds no {FOLDER} folder: train there first, or name another folder"

@@ -29,7 +29,7 @@ from lstm_jax.data.batches import Split, Streams, split_ids, stack_batches
 from lstm_jax.data.vocabulary import Text
 from lstm_jax.evaluate import check_lanes, evaluate
 from lstm_jax.figures import draw_curves
-from lstm_jax.files import check_plain, delete_parts, write_json
+from lstm_jax.files import check_plain, delete_parts, named, write_json
 from lstm_jax.lock import LOCK, only_process
 from lstm_jax.memory import check_run_fits
 from lstm_jax.metrics import (
@@ -119,9 +119,14 @@ def check_validates(config: Config, text: Text, what: str) -> None:
 
 
 class Run:
-    """One training run in its folder, which is this process's alone until the run is closed."""
+    """One training run in its folder, which is this process's alone until the run is closed.
 
-    def __init__(self, config: Config, text: Text, workdir: Path, title: str) -> None:
+    Args:
+      workdir: a path, or its name as a user writes it (`~` is the home).
+    """
+
+    def __init__(self, config: Config, text: Text, workdir: str | Path, title: str) -> None:
+        workdir = named(str(workdir))
         self.config, self.text, self.workdir, self.title = config, text, workdir, title
         self.split, self.streams = split_and_streams(config, text)
         self.description = Description.of(config, text)

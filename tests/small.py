@@ -1,7 +1,5 @@
 """A small run, what it leaves behind, and how two of them are compared."""
 
-import json
-
 import jax
 import numpy as np
 
@@ -44,18 +42,3 @@ def assert_same_run(workdir, finished):
     jax.tree.map(np.testing.assert_array_equal, state, wanted)
     assert without_times(workdir) == without_times(finished)
     assert (workdir / "samples.txt").read_text() == (finished / "samples.txt").read_text()
-
-
-def as_written_before(workdir):
-    """Takes out of a run's descriptions, and from beside them, what an early release lacked."""
-    for path in [workdir / "config.json", *workdir.rglob("description/metadata")]:
-        described = json.loads(path.read_text())
-        for part, keys in (
-            (described, ("format", "dtype")),
-            (described["config"], ("train.checkpoint_every", "train.on_nonfinite")),
-        ):
-            for key in keys:
-                part.pop(key, None)
-        path.write_text(json.dumps(described))
-    for path in workdir.rglob("SHA256SUMS"):
-        path.unlink()

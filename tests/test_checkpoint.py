@@ -21,7 +21,7 @@ from lstm_jax.config import UserError
 from lstm_jax.loop import Run
 from lstm_jax.metrics import read_metrics
 from lstm_jax.train import TrainState
-from tests.small import CONFIG, TEXT, as_written_before, assert_same_run
+from tests.small import CONFIG, TEXT, assert_same_run
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -216,12 +216,12 @@ def test_a_newer_format_is_refused_and_nothing_is_touched(with_config, workdir):
     assert content(workdir) == before
 
 
-def test_a_run_from_before_the_format_was_written_down_goes_on(workdir):
-    as_written_before(workdir)
-    state, description = load_model(workdir, "best")
-    assert description.config.train.on_nonfinite == "stop" and int(state.step) > 0
-    with resume(workdir) as run:
-        assert run.step == 20
+@pytest.mark.parametrize("key", ["format", "dtype", "config", "vocabulary", "text_sha256"])
+def test_a_description_without_one_of_its_parts_is_none(key, workdir):
+    rewrite(workdir, lambda described: described.pop(key))
+    for use in (resume, lambda workdir: load_model(workdir, "latest")):
+        with pytest.raises(UserError, match=f"its {key} is None"):
+            use(workdir)
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,13 @@ import pytest
 from lstm_jax import checkpoint, loop
 from lstm_jax.averaging import Average
 from lstm_jax.checkpoint import Checkpoints, load_model
+from lstm_jax.checksums import write_sums
 from lstm_jax.config import UserError
 from lstm_jax.data.vocabulary import Text
 from lstm_jax.evaluate import Evaluation
 from lstm_jax.loop import Interrupted, Run
 from lstm_jax.metrics import append_sample, read_metrics, rewind
-from tests.small import CONFIG, TEXT, as_written_before, assert_same_run
+from tests.small import CONFIG, TEXT, assert_same_run
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -254,12 +255,27 @@ def test_another_run_in_the_same_folder_is_refused(change, text, finished):
 
 def test_a_run_from_before_an_option_existed_is_the_one_without_it(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "old")
-    as_written_before(tmp_path / "old")
+    for path in [tmp_path / "old" / "config.json", *tmp_path.rglob("description/metadata")]:
+        described = json.loads(path.read_text())
+        del described["config"]["train.checkpoint_every"]
+        path.write_text(json.dumps(described))
+    for sums in tmp_path.rglob("SHA256SUMS"):
+        sums.unlink()
+        write_sums(sums.parent)
     with Run(CONFIG, TEXT, tmp_path / "old", "title") as run:
         assert run.step == 20
-    as_written_before(tmp_path / "old")
     with pytest.raises(UserError, match=r"train.checkpoint_every is 0 there and 2 here"):
         Run(CONFIG.replace({"train.checkpoint_every": 2}), TEXT, tmp_path / "old", "title")
+
+
+def test_a_folder_may_be_named_by_a_string(finished, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "run")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    for name in (str(tmp_path / "run"), "~/run"):
+        with Run(CONFIG, TEXT, name, "title") as run:
+            assert run.step == 20 and run.workdir == tmp_path / "run"
+        assert int(load_model(name, "latest")[0].step) == 20
 
 
 def test_a_finished_run_has_nothing_left_to_do(finished):

@@ -44,10 +44,6 @@ class Vocabulary:
     def char_to_idx(self) -> dict[str, int]:
         return {char: idx for idx, char in enumerate(self.chars)}
 
-    @cached_property
-    def idx_to_char(self) -> dict[int, str]:
-        return dict(enumerate(self.chars))
-
     @property
     def dtype(self) -> np.dtype:
         """The smallest unsigned integer type that holds every id."""
