@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import peers
-from experiments.machine import usable_cpus
 from experiments.timing import (
     Contender,
     Timing,
@@ -26,6 +25,7 @@ from experiments.timing import (
     warm_up,
 )
 from lstm_jax.config import Config, ModelConfig, OptimizerConfig, TrainConfig
+from lstm_jax.container import usable_cpus
 from lstm_jax.data.batches import Batch, Streams, stack_batches
 from lstm_jax.figures import new_figure, picture, save, tidy
 from lstm_jax.files import write_json

@@ -14,9 +14,9 @@ import numpy as np
 
 from experiments import peers
 from experiments.benchmark import OURS, TORCH, TORCH_ALONE, VOCABULARY_SIZE
-from experiments.machine import usable_cpus
 from experiments.timing import Contender, describe_machine, in_turn, warm_up
 from lstm_jax.config import Config, ModelConfig, SamplingConfig
+from lstm_jax.container import usable_cpus
 from lstm_jax.files import write_json
 from lstm_jax.model import init_model
 from lstm_jax.sample import PIECE, generate

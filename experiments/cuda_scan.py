@@ -5,7 +5,7 @@ took eight steps per round; BUILD_NOTES.md says what is known. Nothing trains so
 for whoever has a GPU and wants the cause.
 
     python -m experiments.cuda_scan                  the table; minutes on an H100
-    python -m experiments.cuda_scan --only=pdl       the settings whose name holds that word
+    python -m experiments.cuda_scan --only=pdl       the first, and those whose name holds that word
     python -m experiments.cuda_scan --dump=DIR       also XLA's dumps of the first setting
 
 Each line gives the largest error of a leaf of layers[0] against the NumPy reference, relative to
@@ -22,6 +22,7 @@ import os
 import subprocess
 import sys
 import types
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -139,6 +140,11 @@ def gradients_of(cell: Cell, problem: Problem) -> list[LMParams]:
         return [jax.tree.map(np.asarray, compiled(*problem)[0][0]) for _ in range(3)]
 
 
+def largest(numbers: Iterable[float]) -> float:
+    """The largest number; NaN where one of them is NaN, which `max` may lose."""
+    return float(np.max([0.0, *numbers]))
+
+
 def run(cell: Cell) -> dict[str, Any]:
     """One line of the table."""
     change_rows(cell)
@@ -152,23 +158,23 @@ def run(cell: Cell) -> dict[str, Any]:
     limit = verify.TOLERANCES[cell.dtype]
     return {
         "cell": str(cell),
-        "first": max(first.values()),
-        "rest": max((e for n, e in errors.items() if n not in first), default=0.0),
-        "moved": max(float(abs(a - b).max()) for a, b in pairs),
+        "first": largest(first.values()),
+        "rest": largest(e for n, e in errors.items() if n not in first),
+        "moved": largest(float(abs(a - b).max()) for a, b in pairs),
         "limit": limit,
-        "where": where(cell, wanted, leaves, first, limit) if max(first.values()) > limit else "",
+        "where": "" if largest(first.values()) <= limit else where(cell, wanted, leaves, first),
     }
 
 
-def where(cell: Cell, wanted: Any, leaves: Any, first: dict[str, float], limit: float) -> str:
+def where(cell: Cell, wanted: Any, leaves: Any, first: dict[str, float]) -> str:
     """Which entries of W are wrong, and by how much each leaf."""
     W = wanted["layers[0].W"]
-    bad = abs(leaves["layers[0].W"] - W) > limit * abs(W).max()
+    bad = ~(abs(leaves["layers[0].W"] - W) <= verify.TOLERANCES[cell.dtype] * abs(W).max())
     units = sorted({int(u) % cell.H for u in bad.any(0).nonzero()[0]})
     text = f"{bad.mean():.1%} of W, {len(units)} units {units[:1]} to {units[-1:]}; "
     sizes = {n: abs(leaves[n] - wanted[n]).max() for n in first}
     text += " ".join(f"{n[10:]} {e:.1e} (abs {sizes[n]:.1e})" for n, e in first.items())
-    if cell.own_ids:
+    if cell.own_ids and bad.any():
         by_step = bad.reshape(cell.T, cell.B, -1)
         steps, lanes, _ = by_step.nonzero()
         columns = by_step[steps.max()].any(0).nonzero()[0].tolist()  # where the scan began
@@ -195,11 +201,11 @@ def start(name: str, cells: list[dict[str, Any]], flags: str = "") -> str:
     env = os.environ | changed
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     lines = []
-    for row in map(json.loads, done.stdout.splitlines()):
+    for row in (json.loads(said) for said in done.stdout.splitlines() if said.startswith("{")):
         if "error" in row:
             lines.append(f"{name:23} {row['cell']:34} ERROR {row['error']}")
             continue
-        verdict = "ok" if max(row["first"], row["rest"]) <= row["limit"] else "WRONG"
+        verdict = "ok" if largest((row["first"], row["rest"])) <= row["limit"] else "WRONG"
         numbers = f"layers[0] {row['first']:.1e}  rest {row['rest']:.1e}  moved {row['moved']:.1e}"
         lines.append(f"{name:23} {row['cell']:34} {numbers}  {verdict:5} {row['where']}")
     if done.returncode:

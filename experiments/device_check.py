@@ -33,12 +33,12 @@ from lstm_jax.config import Config, UserError
 from lstm_jax.data.corpora import load_text
 from lstm_jax.files import write_json
 from lstm_jax.layer import unroll
-from lstm_jax.loop import Run
+from lstm_jax.loop import Interrupted, Run
 from lstm_jax.metrics import read_metrics
 from lstm_jax.terminal import say, show
 from lstm_jax.verify import TOLERANCES, Row, make_row, verify, worst
 
-READS = ()  # it checks what it checks
+READS = ()  # no config value changes what is checked
 
 # How far a loss of the short run may be from a CPU's, in nats: with float32 products everywhere,
 # and with the device's own, which may have ten bits.
@@ -254,6 +254,8 @@ def attempt(check: Callable[[], tuple[bool, str]]) -> tuple[bool, str]:
     """The check's outcome; one that breaks off does not hold, and the others are still made."""
     try:
         return check()
+    except (Interrupted, BrokenPipeError):  # asked to stop, which is no verdict
+        raise
     except Exception as error:
         return False, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 

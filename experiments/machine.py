@@ -7,7 +7,7 @@ import sys
 import jax
 
 from lstm_jax.config import UserError
-from lstm_jax.container import cpu_limit
+from lstm_jax.container import schedulable_cpus, usable_cpus
 
 # Parameters of glibc's mallopt, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
@@ -27,18 +27,6 @@ def keep_memory() -> None:
         mallopt(M_ARENA_MAX, 1)
         mallopt(M_MMAP_THRESHOLD, 1 << 30)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def schedulable_cpus() -> int:
-    """The processors this process may run on, where the system tells; else all."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def usable_cpus() -> int:
-    """The processors this process can keep busy: a container may be allowed fewer than it sees."""
-    return min(schedulable_cpus(), cpu_limit() or sys.maxsize)
 
 
 def use_devices(count: int) -> None:

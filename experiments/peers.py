@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from experiments.machine import usable_cpus
+from lstm_jax.container import usable_cpus
 from lstm_jax.data.batches import Batch
 from lstm_jax.model import LMParams
 

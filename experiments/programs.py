@@ -19,9 +19,9 @@ from typing import Any
 
 import jax
 
-from experiments.machine import schedulable_cpus
-from lstm_jax.checksums import SUMS, sums_of
+from lstm_jax.checksums import SUMS, sha256_of
 from lstm_jax.config import UserError
+from lstm_jax.container import schedulable_cpus
 from lstm_jax.files import write_atomically
 from lstm_jax.terminal import warn
 
@@ -130,7 +130,7 @@ def delete_changed(place: Path) -> None:
     """
     there = read_sums(place)
     names = {name_in(line) for line in there}
-    changed = [line for line in sums_of(place).splitlines() if line not in there]
+    changed = [line for line in program_sums(place).splitlines() if line not in there]
     wrong = {name_in(line) for line in changed} & names
     wrong |= {path.name for path in place.glob(PROGRAMS) if path.is_dir()}
     for name in wrong:
@@ -155,10 +155,19 @@ def name_in(line: str) -> str:
     return line.partition("  ")[2]
 
 
+def program_sums(place: Path) -> str:
+    """A line for each program, as `checksums.sums_of` has it."""
+    lines = []
+    for path in sorted(place.glob(PROGRAMS)):
+        with suppress(OSError):  # a folder; or another process has just deleted it
+            lines.append(f"{sha256_of(path)}  {path.name}\n")
+    return "".join(lines)
+
+
 def write_sums(place: Path) -> None:
     """Writes down what the programs are; where that fails, nothing is known of the newest."""
     with suppress(OSError, UserError):
-        write_atomically(place / SUMS, sums_of(place).encode())
+        write_atomically(place / SUMS, program_sums(place).encode())
 
 
 def delete(program: Path) -> None:

@@ -215,11 +215,11 @@ def check_flags(mode: str, changes: dict[str, Any]) -> None:
             raise UserError(f"--{name} is empty: name a folder, or leave the flag out")
     if flags.FLAGS["ensemble"].present and not all(ENSEMBLE.value or [""]):
         raise UserError("--ensemble has an empty name: give folders, with commas between them")
-    train, named = mode == "train", flags.FLAGS["workdir"].present
+    train, in_a_folder = mode == "train", flags.FLAGS["workdir"].present
     for names, meaningless, reader in (
         (set().union(*READ_BY_MODE.values()) - READ_BY_MODE[mode], True, f"to --mode={mode}"),
         (ignored_by(EXPERIMENT.value), train, f"to --experiment={EXPERIMENT.value}"),
-        (("experiment",), named and not train, f"to --mode={mode} beside --workdir"),
+        (("experiment",), in_a_folder and not train, f"to --mode={mode} beside --workdir"),
         (DYNAMIC_OPTIONS, not DYNAMIC.value, "without --dynamic"),
         (("sample_seed", "top_k", "top_p"), TEMPERATURE.value == 0, "at --temperature=0"),
         (("sample_seed", "temperature", "top_p"), TOP_K.value == 1, "at --top_k=1"),
@@ -268,7 +268,7 @@ def workdir() -> Path:
     return named(f"runs/{EXPERIMENT.value}" if WORKDIR.value is None else WORKDIR.value)
 
 
-def check_folder(folder: Path, flag: str) -> None:
+def check_usable(folder: Path, flag: str) -> None:
     """Refuses what can be no run's folder."""
     try:
         str(folder).encode()  # what writes the checkpoints takes no other names
@@ -378,9 +378,9 @@ def evaluate_run() -> int:
     validated = SPLIT.value == "validation"
     split, of = ("val", "") if validated else ("train", ", the end of the training split")
     show(f"step {int(state.step)}, {len(scored):,} characters of {text.name}{of}")
-    named = {f"{split}_loss_{loss.name}": loss for loss in losses}
-    width = max(17, *map(len, named))
-    for name, loss in named.items():
+    by_name = {f"{split}_loss_{loss.name}": loss for loss in losses}
+    width = max(17, *map(len, by_name))
+    for name, loss in by_name.items():
         show(f"{name:{width}} {in_both_units(loss.nats)}  ({loss.how})")
     return 0
 
@@ -449,9 +449,9 @@ def carry_out(argv: Sequence[str]) -> int:
         check_flags(MODE.value, overrides())
         keep_memory()
         use_devices(CPU_DEVICES.value)
-        check_folder(workdir(), "workdir")
+        check_usable(workdir(), "workdir")
         for folder in ENSEMBLE.value:
-            check_folder(named(folder), "ensemble")
+            check_usable(named(folder), "ensemble")
         set_compile_cache()
         modes = {"train": run_experiment, "evaluate": evaluate_run, "sample": sample_run}
         return modes[MODE.value]()

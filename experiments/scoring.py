@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from lstm_jax.averaging import is_waiting
 from lstm_jax.checkpoint import Description, load_model
+from lstm_jax.checksums import sha256_of
 from lstm_jax.config import Config, DynamicConfig, EvaluateConfig, UserError, shown
 from lstm_jax.data.batches import split_ids
 from lstm_jax.data.corpora import load_text
@@ -55,8 +56,7 @@ def check_text_of_run(path: Path, wanted: str) -> None:
                 f"the run's data.path={shown(str(path))} is no plain file: put its text into one "
                 "and name that with --config.data.path"
             )
-        with open(path, "rb") as file:
-            check_sha256(str(path), hashlib.file_digest(file, "sha256").hexdigest(), wanted)
+        check_sha256(str(path), sha256_of(path), wanted)
     except UserError:
         raise
     except (OSError, ValueError):

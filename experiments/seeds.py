@@ -1,7 +1,6 @@
 """One recipe with several seeds, each a run in a folder of its own; what is done is not done
 again."""
 
-import math
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,8 +41,14 @@ def train(configs: dict[Path, Config], text: Text, title: str) -> Iterator[dict[
             run.draw()
         stream, windows = kept_losses(found)
         # Without its metrics.jsonl nobody knows how long a run took.
-        named = {"seconds": math.nan, **found, "seed": config.train.seed}
+        named = {"seconds": None, **found, "seed": config.train.seed}
         yield named | {"stream": stream, "windows": windows}
+
+
+def mean_seconds(runs: list[dict[str, Any]]) -> str:
+    """What the runs took, on average; a dash where one of them does not know."""
+    found = [run["seconds"] for run in runs]
+    return "-" if None in found else f"{statistics.mean(found):,.0f}"
 
 
 def spread(values: list[float]) -> str:

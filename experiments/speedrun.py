@@ -18,10 +18,10 @@ from typing import Any
 import jax
 
 from experiments import tiny_shakespeare_small
-from experiments.machine import usable_cpus
 from experiments.seeds import READS as READS
 from experiments.timing import describe_machine
 from lstm_jax.config import Config, UserError
+from lstm_jax.container import usable_cpus
 from lstm_jax.data.corpora import load_text
 from lstm_jax.files import write_json
 from lstm_jax.loop import check_validates

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments.machine import usable_cpus
+from lstm_jax.container import usable_cpus
 
 MIN_ROUNDS = 5
 # A turn lasts about this long: as many calls as fit, one at least.

@@ -12,7 +12,7 @@ from typing import Any
 
 from experiments import tiny_shakespeare_hour
 from experiments.seeds import READS as READS
-from experiments.seeds import seeded, spread, train
+from experiments.seeds import mean_seconds, seeded, spread, train
 from experiments.timing import describe_machine
 from lstm_jax.checkpoint import load_model
 from lstm_jax.config import Config
@@ -65,7 +65,7 @@ def main(config: Config, workdir: Path) -> int:
         if not runs:
             show(HEADER)
         runs.append(run)
-        seconds = f"  {run['seconds']:7,.0f} s"
+        seconds = f"  {mean_seconds([run]):>7} s"
         show(row(f"seed {run['seed']}", exactly(run), run["parameters"]) + seconds)
     means = [spread([run[protocol] for run in runs]) for protocol in PROTOCOLS]
     show(row("mean", means, runs[0]["parameters"]))

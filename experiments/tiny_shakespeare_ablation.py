@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import seeds, tiny_shakespeare_hour
-from experiments.seeds import spread
+from experiments.seeds import mean_seconds, spread
 from experiments.timing import describe_machine
 from lstm_jax.config import Config, UserError
 from lstm_jax.data.corpora import load_text
@@ -87,10 +87,9 @@ def row(name: str, runs: list[dict[str, Any]], base: list[dict[str, Any]]) -> st
     """A variant's line of the table."""
     stream, windows = ([run[protocol] for run in runs] for protocol in ("stream", "windows"))
     differs = statistics.mean(stream) - statistics.mean(run["stream"] for run in base)
-    seconds = statistics.mean(run["seconds"] for run in runs)
     return (
         f"{name:{WIDTH}}  {spread(stream):16}  {differs:+.4f}  {spread(windows):16}  "
-        f"{runs[0]['parameters']:>10,}  {seconds:5.0f} s"
+        f"{runs[0]['parameters']:>10,}  {mean_seconds(runs):>5} s"
     )
 
 

@@ -211,6 +211,7 @@ def stack_forward(
 ) -> tuple[Carry, Array, list[Kept]]:
     """All layers forward: the final carry, the top layer's outputs, what the backward needs."""
     check_known(params, masks)
+    carry = vary_alike(split_lanes(carry, batch.inputs), params, batch, masks)
     x = embed(params, batch.inputs, masks.embedding)
     if params.embedding is not None:
         x = layout.enter(x)
@@ -317,10 +318,13 @@ def readout_backward(
     masked_TxBxH = h_TxBxH if mask_BxH is None else h_TxBxH * mask_BxH[None]
     logits_TxBxV = masked_TxBxH @ readout.W + readout.b[None, None]  # (F6)
     loss, count, dy_TxBxV = loss_backward(logits_TxBxV, batch, count)
-    e_TxBxH = dy_TxBxV @ readout.W.T  # (B2)
+    dtype = dy_TxBxV.dtype  # float32 at least
+    e_TxBxH = dy_TxBxV @ readout.W.T.astype(dtype)  # (B2)
     if mask_BxH is not None:
-        e_TxBxH = e_TxBxH * mask_BxH[None]
-    dreadout = Readout(W=outer_sum(masked_TxBxH, dy_TxBxV), b=jnp.sum(dy_TxBxV, (0, 1)))
+        e_TxBxH = e_TxBxH * mask_BxH[None].astype(dtype)
+    dreadout = Readout(
+        W=outer_sum(masked_TxBxH.astype(dtype), dy_TxBxV), b=jnp.sum(dy_TxBxV, (0, 1))
+    )
     return (loss, count), dreadout, e_TxBxH
 
 

@@ -197,7 +197,10 @@ class Checkpoints:
         if size <= SMALL_BYTES:
             return None
         try:
-            description = Description.from_json(self.described(step))
+            described = self.described(step)
+            if described["format"] > FORMAT:
+                return None  # a later release knows what it may hold
+            description = Description.from_json(described)
             state = state_bytes(description.config, len(description.vocabulary))
         except (ValueError, KeyError, TypeError, AttributeError):
             state = 0
@@ -307,19 +310,23 @@ class Checkpoints:
             write_checkpoint(part, state, description, metrics)
             self._check()
             part.rename(self.path(step))
-            self._delete_old()
         except (OSError, ValueError) as error:
             self._check()  # what is there now may be another's
             told = cannot_write(self.path(step), error)  # first: it says how much room there is
             shutil.rmtree(part, ignore_errors=True)
             raise told from error
+        self._delete_old()
 
     def _delete_old(self) -> None:
         """Deletes all but the latest few and the best."""
+        self._check()
         steps = self.steps()
         for step in set(steps) - {*steps[-self._keep :], self.best_step(steps)}:
             self._check()
-            shutil.rmtree(self.path(step).rename(self.part(step)))
+            try:
+                shutil.rmtree(self.path(step).rename(self.part(step)))
+            except OSError as error:  # the run is no worse for it
+                warn(f"{self.path(step)} cannot be deleted: {error.strerror}")
 
     def wait(self) -> None:
         """Waits until everything is on disk."""

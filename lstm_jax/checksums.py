@@ -12,14 +12,19 @@ SUMS = "SHA256SUMS"
 SUMS_LIMIT_BYTES = 2**24
 
 
+def sha256_of(path: Path) -> str:
+    """A file's hash, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def sums_of(folder: Path) -> str:
     """A line for each file in the folder and those below, but for the checksums themselves."""
     lines = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name != SUMS:
-            with open(path, "rb") as file:
-                lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
+            lines.append(f"{sha256_of(path)}  {name}\n")
     return "".join(lines)
 
 

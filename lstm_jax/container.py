@@ -5,7 +5,9 @@ processors than its group may have is put to sleep; both see the whole machine a
 """
 
 import math
+import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,3 +63,15 @@ def cpu_limit(root: Path = Path("/")) -> int | None:
             if len(quota) == 2 and min(quota) > 0:  # a quota of -1 is none
                 shares.append(quota[0] / quota[1])
     return math.ceil(min(shares)) if shares else None
+
+
+def schedulable_cpus() -> int:
+    """The processors this process may run on, where the system tells; else all."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def usable_cpus() -> int:
+    """The processors this process can keep busy: a container may be allowed fewer than it sees."""
+    return min(schedulable_cpus(), cpu_limit() or sys.maxsize)

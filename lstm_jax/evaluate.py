@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import optax
 from jax import Array
 
 from lstm_jax.config import EvaluateConfig, UserError
 from lstm_jax.data.batches import MAX_LANES, Batch, cut_segments
+from lstm_jax.loss import target_losses
 from lstm_jax.model import Carry, LMParams, Masks, apply, init_carry, sizes
 from lstm_jax.parallel import Placement, lane_mesh
 
@@ -37,8 +37,7 @@ def _score(
 ) -> tuple[Array, Carry]:
     """The loss of every target, TxB, and the carry."""
     logits_TxBxV, carry = apply(params, carry, batch.inputs, masks, batch.resets)
-    losses = optax.losses.softmax_cross_entropy_with_integer_labels
-    return losses(logits_TxBxV, batch.targets), carry
+    return target_losses(logits_TxBxV, batch.targets), carry
 
 
 def score(

@@ -29,6 +29,12 @@ def count_targets(batch: Batch) -> Array:
     return jnp.asarray(batch.targets.size) if batch.mask is None else jnp.sum(batch.mask)
 
 
+def target_losses(logits_TxBxV: Array, targets_TxB: Array) -> Array:
+    """Softmax cross-entropy of every target, TxB, in nats and in float32 at least."""
+    logits_TxBxV = logits_TxBxV.astype(at_least_float32(logits_TxBxV.dtype))
+    return optax.losses.softmax_cross_entropy_with_integer_labels(logits_TxBxV, targets_TxB)
+
+
 def sequence_loss(
     params: LMParams,
     carry: Carry,
@@ -49,8 +55,7 @@ def sequence_loss(
     logits_TxBxV, carry = apply(
         params, carry, batch.inputs, masks, batch.resets, truncated=truncated
     )
-    logits_TxBxV = logits_TxBxV.astype(at_least_float32(logits_TxBxV.dtype))
-    nll_TxB = optax.losses.softmax_cross_entropy_with_integer_labels(logits_TxBxV, batch.targets)
+    nll_TxB = target_losses(logits_TxBxV, batch.targets)
     if batch.mask is None and count is None:
         return jnp.mean(nll_TxB), Aux(carry, jnp.asarray(nll_TxB.size))
     counted_TxB = nll_TxB if batch.mask is None else jnp.where(batch.mask, nll_TxB, 0)

@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lstm_jax.metrics import AVERAGE, kept_losses
-from lstm_jax.terminal import on_terminal, put
+from lstm_jax.terminal import UNHEARD, on_terminal, put
 
 LINE_EVERY_S = 10.0
 
@@ -39,7 +39,7 @@ class Progress:
             yield
         except BrokenPipeError:
             self.reader_left = True
-        except OSError:  # a terminal that was closed, a log on a full disk
+        except UNHEARD:  # a terminal that was closed, a log on a full disk
             pass
 
     def update(self, line: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 LINE_LIMIT = 800  # characters
+UNHEARD = (OSError, ValueError)  # what a stream raises that takes nothing, or was closed
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but for tabs and the ends of lines
 
 
@@ -38,15 +39,15 @@ def on_terminal(stream: Any) -> bool:
     return hasattr(stream, "isatty") and stream.isatty()
 
 
-def put(message: object) -> None:
-    """A line on stderr, where there is one; an OSError where it takes none."""
+def put(message: object, begin: str = "", end: str = "\n") -> None:
+    """A line on stderr, where there is one; one of UNHEARD where it takes none."""
     if sys.stderr is not None:  # `print` would take stdout for it
-        print(one_line(message), file=sys.stderr, flush=True)
+        print(f"{begin}{one_line(message)}", end=end, file=sys.stderr, flush=True)
 
 
 def say(message: object) -> None:
     """A line on stderr; where it cannot be printed there is nobody to tell."""
-    with suppress(OSError):
+    with suppress(*UNHEARD):
         put(message)
 
 
@@ -57,7 +58,8 @@ def warn(message: object) -> None:
 
 def overwrite(message: object, end: str = "") -> None:
     """A line on stderr in place of the one before."""
-    print(f"\r{one_line(message):79}", end=end, file=sys.stderr, flush=True)
+    with suppress(*UNHEARD):
+        put(f"{one_line(message):79}", "\r", end)
 
 
 def show(lines: str = "") -> None:

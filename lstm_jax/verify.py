@@ -10,7 +10,6 @@ sources in float64 answer for one another, and for the gradients in float32.
 """
 
 import math
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
@@ -24,7 +23,7 @@ import numpy as np
 from lstm_jax import reference
 from lstm_jax.bptt import COLUMNS, ROWS, value_and_grad_in
 from lstm_jax.cases import Case, Problem, make_problem, make_weight_masks
-from lstm_jax.container import cpu_limit
+from lstm_jax.container import usable_cpus
 from lstm_jax.gradient import GRADIENTS, GradFn, truncated_autodiff
 from lstm_jax.loss import sequence_loss
 from lstm_jax.model import LMParams, named_leaves
@@ -204,7 +203,7 @@ def make_row(pair: str, kind: str, leaf: str, a: np.ndarray, b: np.ndarray, scal
 
     What is not finite, or of another shape, is infinitely far.
     """
-    if a.shape != b.shape or not np.isfinite([*a.flat, *b.flat]).all():
+    if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
         return Row(pair, kind, leaf, math.inf, math.inf, 0.0, 1)
     absolute = float(np.abs(a - b).max())
     norms = float(np.linalg.norm(a) * np.linalg.norm(b))
@@ -282,7 +281,7 @@ def verify_case(
     """
     problem = make_problem(case)
     if case.model.beyond_bptt():
-        return verify_by_differences(problem, suspects.autodiff, directions)
+        return verify_by_differences(problem, suspects.autodiff, directions, optimized)
     dtypes = ("float64", "float32")[: 1 + float32]
     rules = RULES[: 1 + truncated]
     found: dict[tuple[str, str], dict[str, LMParams]] = {(d, r): {} for d in dtypes for r in rules}
@@ -314,12 +313,15 @@ def verify_case(
     return rows
 
 
-def verify_by_differences(problem: Problem, autodiff: GradFn, directions: int) -> list[Row]:
+def verify_by_differences(
+    problem: Problem, autodiff: GradFn, directions: int, optimized: bool
+) -> list[Row]:
     """The one gradient of a model that the others do not know, against central differences."""
-    found = compile_gradients((autodiff,), ("float64",), optimized=False)(*problem)
+    found = compile_gradients((autodiff,), ("float64",), optimized)(*problem)
     return compare_differences(problem, {"autodiff": found[0][0]}, directions)
 
 
+@cache  # one function for each gradient, so that its programs are found again
 def with_weights(gradient: GradFn) -> Callable[..., Any]:
     """The gradient with the weight drop's masks as one argument more."""
 
@@ -382,8 +384,7 @@ def worst(rows: list[Row], *fields: str) -> list[Row]:
 
 def workers() -> int:
     """How many cases to verify side by side: each compiles its programs in turn, on one core."""
-    cpus = min(os.cpu_count() or 1, cpu_limit() or MOST_WORKERS)
-    return min(max(cpus, 2), MOST_WORKERS)
+    return min(max(usable_cpus(), 2), MOST_WORKERS)
 
 
 def verify(

@@ -267,6 +267,20 @@ def test_a_model_of_several_dtypes(x64, standard_promotion):
         assert_near(found, wanted, 0.03)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_a_narrow_model_promotes_nothing(dtype):
+    """Under strict promotion, as everything else; losses and what comes of them are float32."""
+    model = ModelConfig(hidden_size=H, num_layers=2, dropout=0.25)
+    problem = make_problem(Case(model, T, B, masked=True, resets=True, carry=True))
+    low = rounded(jax.tree.map(jnp.asarray, problem[:2]), dtype)
+    rest = problem.batch, rounded(jax.tree.map(jnp.asarray, problem.masks), dtype)
+    wanted = jax.jit(jax.grad(lambda *args: sequence_loss(*args)[0]))(*low, *rest)
+    for layout in (bptt.ROWS, bptt.COLUMNS):
+        (loss, _), found = jax.jit(partial(bptt.value_and_grad_in, layout))(*low, *rest)
+        assert loss.dtype == jnp.float32 and dtypes(found) == dtypes(low[0])
+        assert_near(rounded(found, jnp.float32), rounded(wanted, jnp.float32), 0.05)
+
+
 def test_many_like_ids_add_up_in_bfloat16():
     ids = jnp.zeros((1000, 1), jnp.int32)
     d = jnp.ones((1000, 1, 1), jnp.bfloat16)

@@ -130,7 +130,7 @@ def test_the_free_memory_is_the_containers(monkeypatch):
 def test_the_processors_are_the_containers(limit, wanted, monkeypatch):
     """XLA's threads, too; what its programs are divided for stays the machine's."""
     asked = {}
-    monkeypatch.setattr(machine, "cpu_limit", lambda: limit)
+    monkeypatch.setattr(container, "cpu_limit", lambda: limit)
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: range(8))
     monkeypatch.setattr(machine.jax.config, "update", asked.__setitem__)
     monkeypatch.setattr(machine.os, "environ", {})

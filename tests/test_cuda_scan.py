@@ -31,6 +31,19 @@ def test_the_scan_takes_so_many_steps_per_round():
     assert [eqn.params["unroll"] for eqn in scans] == [4] * 4  # two layers, there and back
 
 
+def test_what_is_not_a_number_is_no_success(monkeypatch):
+    right = cuda_scan.gradients_of
+
+    def broken(cell, problem):
+        found = right(cell, problem)
+        first, second = found[0].layers
+        return [found[0]._replace(layers=(first._replace(U=first.U * np.nan), second)), *found[1:]]
+
+    monkeypatch.setattr(cuda_scan, "gradients_of", broken)
+    line = cuda_scan.run(Cell(**SMALL, own_ids=True))
+    assert np.isnan(line["first"]) and "U nan" in line["where"]
+
+
 def test_a_wrong_entry_is_named(monkeypatch):
     right = cuda_scan.gradients_of
 

@@ -9,6 +9,7 @@ import pytest
 from experiments import device_check, verify_recipes
 from lstm_jax.cases import Case
 from lstm_jax.config import Config, ModelConfig, TrainConfig
+from lstm_jax.loop import Interrupted
 from lstm_jax.metrics import METRICS
 
 SMALL = device_check.get_config().replace(
@@ -59,6 +60,17 @@ def test_all_of_it(small, tmp_path, monkeypatch, capsys, standard_promotion):
     lines = capsys.readouterr().out.splitlines()
     assert sum("FAILED" in line and "ZeroDivisionError" in line for line in lines) >= 3
     assert sum(" holds " in line for line in lines) == 3
+
+
+@pytest.mark.parametrize("stop", [Interrupted(15, 2), BrokenPipeError()])
+def test_it_can_be_stopped(stop):
+    """Which is no verdict on the device."""
+
+    def check():
+        raise stop
+
+    with pytest.raises(type(stop)):
+        device_check.attempt(check)
 
 
 def test_a_resumed_run_begins_at_its_first_checkpoint(finished, tmp_path, capfd):

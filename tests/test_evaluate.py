@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lstm_jax.config import EvaluateConfig, ModelConfig
-from lstm_jax.evaluate import evaluate, mean_loss, stream_segments, window_segments
+from lstm_jax.evaluate import evaluate, mean_loss, score, stream_segments, window_segments
 from lstm_jax.model import init_carry, init_model
 from tests import oracle
 
@@ -53,6 +53,13 @@ def test_stream_in_lanes_is_the_same_after_enough_warm_up(model_and_ids):
     assert mean_loss(params, stream_segments(ids, whole)) == pytest.approx(strict, abs=1e-12)
     cold = EvaluateConfig(lanes=7, warmup=0)
     assert abs(mean_loss(params, stream_segments(ids, cold)) - strict) > 1e-4
+
+
+def test_a_narrow_models_losses_are_float32(model_and_ids):
+    params, ids = model_and_ids
+    low = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)
+    losses = np.concatenate([*score(low, stream_segments(ids, EvaluateConfig()))])
+    assert losses.dtype == np.float32
 
 
 def test_evaluate_names_the_protocols(model_and_ids):

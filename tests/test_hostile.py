@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lstm_jax.checkpoint import FORMAT, SMALL_BYTES
 from lstm_jax.checksums import write_sums
 from lstm_jax.files import check_plain
 from lstm_jax.loop import RUN_FILES
@@ -381,6 +382,16 @@ def test_a_checkpoint_larger_than_its_state_is_not_read(name, mode, workdir, fol
     sparse(workdir / "checkpoints" / "1" / name, 2**40)
     code, stderr = look(mode, folder)
     assert code == 2 and re.search("too large to be one|it has 1,099,511,6", stderr), stderr
+
+
+def test_a_large_checkpoint_of_a_later_release_is_not_called_damaged(workdir, folder, impatient):
+    path = workdir / "checkpoints" / "1" / "description" / "metadata"
+    described = json.loads(path.read_text())
+    path.write_text(json.dumps(described | {"format": FORMAT + 1}))
+    sparse(workdir / "checkpoints" / "1" / "more", SMALL_BYTES + 1)
+    write_sums(workdir / "checkpoints" / "1")
+    code, stderr = look("evaluate", folder)
+    assert code == 2 and "upgrade lstm_jax" in stderr
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "samples.txt", "config.json"])

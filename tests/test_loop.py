@@ -120,13 +120,16 @@ def test_a_reader_that_goes_away_ends_the_run_saved(
     assert_same_run(tmp_path, finished)
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
-def test_progress_that_cannot_be_shown_is_left_out(number, tmp_path, finished, monkeypatch):
-    """The terminal was closed and SIGHUP ignored; a log's disk is full: training goes on."""
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, ""), OSError(errno.ENOSPC, ""), ValueError("closed file")]
+)
+def test_progress_that_cannot_be_shown_is_left_out(error, tmp_path, finished, monkeypatch):
+    """The terminal was closed and SIGHUP ignored; a log's disk is full; Python's stream was
+    closed: training goes on."""
 
     class Broken(Head):
         def write(self, text):
-            raise OSError(number, "cannot be written")
+            raise error
 
     monkeypatch.setattr("sys.stderr", Broken(0, False))
     with Run(CONFIG, TEXT, tmp_path, "title") as run:

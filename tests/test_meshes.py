@@ -25,6 +25,7 @@ from lstm_jax.cell import LSTMParams, LSTMState
 from lstm_jax.config import ModelConfig
 from lstm_jax.gradient import GRADIENTS
 from lstm_jax.layer import unroll
+from lstm_jax.model import init_carry
 from lstm_jax.verify import UNOPTIMIZED
 
 T, B, D, H = 6, 4, 3, 5
@@ -93,6 +94,21 @@ for embedding in (0, 3):
     wanted = jit(GRADIENTS["autodiff"])(*problem)
     for name, f in (("autodiff", GRADIENTS["autodiff"]), ("rows", rows), ("columns", columns)):
         found[f"model {name} {embedding}"] = largest(jit(f)(*split), wanted)
+
+# The state as `init_carry` makes it, which lies on every device: on the mesh, and made inside.
+params, _, batch, masks = problem
+start = init_carry(params, B)
+wanted = jit(GRADIENTS["autodiff"])(params, start, batch, masks)
+for name, f in (("autodiff", GRADIENTS["autodiff"]), ("rows", rows), ("columns", columns)):
+    split = [put(part, spec) for part, spec in zip(
+        (params, start, batch, masks), (EVERYWHERE, EVERYWHERE, LATER_LANES, LANES), strict=True)]
+    found[f"model {name} replicated"] = largest(jit(f)(*split), wanted)
+    def on_a_device(f, params, batch, masks):
+        (loss, aux), _ = f(params, init_carry(params, B // 2), batch, masks)
+        return lax.psum(loss * aux.count, "d") / lax.psum(aux.count, "d")
+    mapped = jax.shard_map(partial(on_a_device, f), mesh=mesh,
+                           in_specs=(EVERYWHERE, LATER_LANES, LANES), out_specs=EVERYWHERE)
+    found[f"model {name} made inside"] = largest(jit(mapped)(split[0], *split[2:]), wanted[0][0])
 print(json.dumps(found))
 """
 
@@ -116,6 +132,8 @@ def test_a_layer_by_jaxs_defaults(way, layer, read, state, found):
 
 
 @pytest.mark.parametrize("gradient", ["autodiff", "rows", "columns"])
-@pytest.mark.parametrize("embedding", [0, 3])
-def test_a_model_on_an_explicit_mesh(gradient, embedding, found):
-    assert found[f"model {gradient} {embedding}"] < 1e-13
+@pytest.mark.parametrize("what", [0, 3, "replicated", "made inside"])
+def test_a_model_by_jaxs_defaults(gradient, what, found):
+    """On an Explicit mesh, of ids or embeddings; with a zero state that is not split; and with one
+    that is made inside `shard_map`."""
+    assert found[f"model {gradient} {what}"] < 1e-13

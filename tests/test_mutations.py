@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from lstm_jax import bptt, columns, rows
+from lstm_jax import bptt, columns, rows, verify
 from lstm_jax.bptt import COLUMNS, ROWS, value_and_grad_in
 from lstm_jax.cases import Case
 from lstm_jax.config import ModelConfig
@@ -44,7 +44,11 @@ MUTANTS = [
         "masked_TxBxH = h_TxBxH if mask_BxH is None else h_TxBxH * mask_BxH[None]",
         "masked_TxBxH = h_TxBxH",
     ),
-    ("the readout mask forgotten backward", "e_TxBxH = e_TxBxH * mask_BxH[None]", "pass"),
+    (
+        "the readout mask forgotten backward",
+        "e_TxBxH = e_TxBxH * mask_BxH[None].astype(dtype)",
+        "pass",
+    ),
     (
         "the readout's bias without its gradient",
         "b=jnp.sum(dy_TxBxV, (0, 1))",
@@ -52,8 +56,8 @@ MUTANTS = [
     ),
     (
         "the readout's gradient of unmasked outputs",
-        "Readout(W=outer_sum(masked_TxBxH, dy_TxBxV)",
-        "Readout(W=outer_sum(h_TxBxH, dy_TxBxV)",
+        "W=outer_sum(masked_TxBxH.astype(dtype), dy_TxBxV)",
+        "W=outer_sum(h_TxBxH.astype(dtype), dy_TxBxV)",
     ),
     # (B3) what arrives at h
     (
@@ -368,6 +372,20 @@ def test_a_truncated_rule_that_is_not_truncated_is_caught():
     old, new = "jnp.zeros_like(params.U) if truncated else params.U", "params.U"
     whole = partial(mutate_columns(old, new), truncated=True)
     assert fails(Suspects(truncated_columns=whole), truncated=True)
+
+
+@pytest.mark.parametrize("optimized", [False, True])
+def test_a_variant_is_compiled_as_it_is_asked_for(optimized, monkeypatch):
+    asked = []
+    original = verify.compile_gradients
+
+    def compile_gradients(gradients, dtypes, optimized):
+        asked.append(optimized)
+        return original(gradients, dtypes, False)
+
+    monkeypatch.setattr(verify, "compile_gradients", compile_gradients)
+    verify_case(VARIANT, directions=1, optimized=optimized)
+    assert asked == [optimized]
 
 
 WRONG = {

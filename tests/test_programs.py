@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from experiments import programs, run
-from experiments.machine import schedulable_cpus
 from experiments.programs import delete_oldest, keep_programs_unasked
 from lstm_jax.checkpoint import load_model
+from lstm_jax.container import schedulable_cpus
 from lstm_jax.data.fetch import cache_folder
 from lstm_jax.metrics import read_metrics
 

@@ -45,6 +45,16 @@ def test_no_message_is_obeyed_or_endless(tell, message, capsys):
     assert said.isprintable() and 6 <= len(said) < 900
 
 
+@pytest.mark.parametrize("tell", [terminal.say, terminal.warn, terminal.overwrite])
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_message_that_nobody_takes_is_no_fault(tell, closed, monkeypatch, capsys):
+    stream = io.StringIO()
+    stream.close()
+    monkeypatch.setattr(sys, "stderr", stream if closed else None)
+    tell("message")
+    assert capsys.readouterr().out == ""
+
+
 def test_what_is_cut_keeps_its_ends(capsys):
     terminal.say(f"begins{'x' * 10**5}ends")
     assert capsys.readouterr().err.startswith("beginsxx")

@@ -16,7 +16,7 @@ from lstm_jax.data.fetch import (
     sha256,
 )
 from lstm_jax.data.plays import read_plays
-from lstm_jax.data.vocabulary import Text, encode_file
+from lstm_jax.data.vocabulary import PIECE_BYTES, Text, encode_file
 from lstm_jax.files import named, write_atomically
 from lstm_jax.terminal import warn
 
@@ -159,10 +159,13 @@ def seekable(file: BinaryIO) -> BinaryIO:
     refuse_device(mode)
     if stat.S_ISREG(mode):
         return file
-    data = file.read(PIPE_LIMIT_BYTES + 1)
-    if len(data) > PIPE_LIMIT_BYTES:
-        raise OSError(f"more than {PIPE_LIMIT_BYTES:,} bytes came through the pipe")
-    return io.BytesIO(data)
+    read = io.BytesIO()
+    while piece := file.read(PIECE_BYTES):
+        read.write(piece)
+        if read.tell() > PIPE_LIMIT_BYTES:
+            raise OSError(f"more than {PIPE_LIMIT_BYTES:,} bytes came through the pipe")
+    read.seek(0)
+    return read
 
 
 def refuse_device(mode: int) -> None:
