@@ -46,6 +46,8 @@ def keep_programs(folder: Path) -> None:
     except OSError as error:
         warn_of_none(place, str(error.strerror))
         return
+    if others_can_write(folder):
+        warn(f"others can write {folder}, and the programs that are found there are run")
     watch_for_trouble(place)
     atexit.register(write_sums, place)
     jax.config.update("jax_compilation_cache_dir", str(place))
@@ -144,6 +146,8 @@ def delete_changed(place: Path) -> None:
 
 def read_sums(place: Path) -> set[str]:
     """The lines of the checksums; none where they were not written yet."""
+    if not (place / SUMS).is_file():
+        delete(place / SUMS)  # a pipe would never be read to its end
     try:
         return {*(place / SUMS).read_text(errors="replace").splitlines()}
     except FileNotFoundError:

@@ -316,8 +316,10 @@ def train(config: Config, folder: Path) -> int:
     with Run(config, text, folder, EXPERIMENT.value) as run:
         announce(run)
         run.train()
-        report(run)
-        run.draw()
+        try:
+            report(run)
+        finally:  # also where nobody reads the report
+            run.draw()
     return 0
 
 

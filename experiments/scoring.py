@@ -51,10 +51,11 @@ def check_text_of_run(path: Path, wanted: str) -> None:
     be turned into ids before it is known to be another.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) or not found.st_size:  # the system's own have no size
             raise UserError(
-                f"the run's data.path={shown(str(path))} is no plain file: put its text into one "
-                "and name that with --config.data.path"
+                f"the run's data.path={shown(str(path))} is no plain file with a text in it: put "
+                "the text into one and name that with --config.data.path"
             )
         check_sha256(str(path), sha256_of(path), wanted)
     except UserError:

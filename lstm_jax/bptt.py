@@ -59,7 +59,7 @@ from lstm_jax.cell import LSTMParams, LSTMState
 from lstm_jax.data.batches import Batch
 from lstm_jax.layer import check_shapes
 from lstm_jax.loss import Aux
-from lstm_jax.meshes import split_lanes, vary_alike
+from lstm_jax.meshes import split_alike, split_lanes, vary_alike
 from lstm_jax.model import Carry, LMParams, Masks, Readout, embed, no_masks, sizes
 from lstm_jax.precision import at_least_float32
 from lstm_jax.projection import mask_of_ids
@@ -349,7 +349,7 @@ def bptt_layer(
     Raises ValueError, with all shapes, where they do not fit.
     """
     check_shapes(params, state, x, resets_TxB)
-    state = split_lanes(state, x)
+    state, x, resets_TxB = split_alike(state, x, resets_TxB)
     return _layer(*vary_alike((params, state, x, resets_TxB)))
 
 

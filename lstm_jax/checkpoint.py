@@ -15,6 +15,7 @@ JAX does, and a new run is well under way before it saves.
 
 import itertools
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,7 +37,10 @@ from lstm_jax.train import TrainState, init_train_state
 FOLDER = "checkpoints"
 DAMAGED = "damaged"  # where damaged checkpoints are set aside
 STATE, DESCRIPTION, METRICS = "state", "description/metadata", "metrics/metrics"
-FORMAT = 1  # of checkpoints and config.json
+FORMAT = 2  # of checkpoints and config.json
+# Below such a folder orbax writes what nobody can read: it takes the first for patterns of names,
+# and the last for a storage of Google's.
+NO_PLACE = re.compile(r"[\[\]]|(^|/)gs:(/|$)")
 SMALL_BYTES = 2**28  # hashed in a second or so, whatever it is
 LOOKS = 5  # at a folder in which a run under way deletes what was just found
 
@@ -100,8 +104,8 @@ def default_dtype() -> str:
     return str(jnp.zeros(()).dtype)
 
 
-class NewerFormat(UserError):
-    """A later release wrote in a format that is not known yet."""
+class OtherFormat(UserError):
+    """Another release wrote in a format that this one does not know."""
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -116,12 +120,22 @@ def read_description(path: Path) -> dict[str, Any]:
     return described
 
 
-def refuse_newer(path: Path, described: dict[str, Any]) -> None:
-    """Raises NewerFormat for what a later release wrote."""
-    if described["format"] > FORMAT:
-        raise NewerFormat(
-            f"{path} is of format {described['format']}, and this release of lstm_jax reads none "
-            f"above {FORMAT}: upgrade lstm_jax"
+def refuse_other_format(path: Path, described: dict[str, Any]) -> None:
+    """Raises OtherFormat for what a later release wrote, or one from before the first release."""
+    if (found := described["format"]) != FORMAT:
+        remedy = "upgrade lstm_jax" if found > FORMAT else "go on with the version that wrote it"
+        raise OtherFormat(
+            f"{path} is of format {found}, and this version of lstm_jax reads format {FORMAT}: "
+            f"{remedy}, or choose another --workdir"
+        )
+
+
+def check_place(workdir: Path) -> None:
+    """Refuses a folder in which checkpoints would be written that cannot be read."""
+    if found := NO_PLACE.search(workdir.absolute().as_posix()):
+        raise UserError(
+            f"no checkpoint can be kept below {workdir.absolute()}, because of the "
+            f"{found[0].strip('/')} in that name: choose another --workdir"
         )
 
 
@@ -198,8 +212,8 @@ class Checkpoints:
             return None
         try:
             described = self.described(step)
-            if described["format"] > FORMAT:
-                return None  # a later release knows what it may hold
+            if described["format"] != FORMAT:
+                return None  # who wrote it knows what it may hold
             description = Description.from_json(described)
             state = state_bytes(description.config, len(description.vocabulary))
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -221,7 +235,7 @@ class Checkpoints:
         """Deletes what a killed process was writing or deleting."""
         for part in (self._workdir / FOLDER).glob(f"*{PART}"):
             self._check()
-            shutil.rmtree(part)
+            shutil.rmtree(part) if part.is_dir() else part.unlink()
 
     def best_step(self, steps: Sequence[int]) -> int:
         """Of some steps, the one of lowest validation loss; the latest where none was validated."""
@@ -254,10 +268,10 @@ class Checkpoints:
         """The state at a step, every bit as it was saved, and what run it belongs to."""
         described = self.described(step)
         try:
-            refuse_newer(self.path(step), described)
+            refuse_other_format(self.path(step), described)
             description = Description.from_json(described)
             return self._restore(step, description), description
-        except NewerFormat:
+        except OtherFormat:
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise self._unreadable(step, error) from error

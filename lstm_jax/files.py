@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -23,6 +24,8 @@ def named(path: str) -> Path:
 
     A shell itself puts the home in at the beginning of a word alone, and not in --workdir=~/runs.
     """
+    if re.match(r"\w+://", path):
+        raise UserError(f"{shown(path)} is an address: name a folder or a file of this machine")
     if not path.startswith("~"):
         return Path(path)
     try:

@@ -57,10 +57,12 @@ def check_shapes(
     mask_BxD: Array | None = None,
 ) -> None:
     """Raises ValueError for shapes that a layer cannot run over, some of which would broadcast."""
-    D, H = params.W.shape[0], params.U.shape[0]
+    (D, G), H = params.W.shape, params.U.shape[0]
     T, B = x.shape[:2] if x.ndim >= 2 else (None, None)
     good = (
-        x.shape == ((T, B) if reads_ids(x) else (T, B, D))
+        params.U.shape == (H, G)
+        and params.b.shape == (G,)
+        and x.shape == ((T, B) if reads_ids(x) else (T, B, D))
         and all(s.shape == (B, H) for s in state)
         and (resets_TxB is None or resets_TxB.shape == (T, B))
         and (mask_BxD is None or mask_BxD.shape == (B, D))
@@ -70,8 +72,9 @@ def check_shapes(
     shapes = {"h_BxH": state.h, "c_BxH": state.c, "resets_TxB": resets_TxB, "mask_BxD": mask_BxD}
     others = [f"{name} {a.shape}" for name, a in shapes.items() if a is not None]
     raise ValueError(
-        f"x_TxBxD (or ids TxB) {x.shape} does not fit {', '.join(others)} and parameters with "
-        f"D={D}, H={H}: time is the first axis, and the lanes the second"
+        f"x_TxBxD (or ids TxB) {x.shape} does not fit {', '.join(others)} and parameters W "
+        f"{params.W.shape}, U {params.U.shape}, b {params.b.shape}, so D={D}, H={H}: time is the "
+        "first axis, and the lanes the second"
     )
 
 

@@ -20,9 +20,10 @@ from lstm_jax.checkpoint import (
     FOLDER,
     Checkpoints,
     Description,
-    NewerFormat,
+    OtherFormat,
+    check_place,
     read_description,
-    refuse_newer,
+    refuse_other_format,
 )
 from lstm_jax.config import Config, UserError
 from lstm_jax.data.batches import Split, Streams, split_ids, stack_batches
@@ -74,15 +75,16 @@ class Interrupted(Exception):
 def check_folder(workdir: Path, description: Description) -> None:
     """Refuses a folder whose config.json is of another run, or cannot be read, and one with a link
     or a pipe where a run would write."""
+    check_place(workdir)
     check_plain(workdir, RUN_FILES)
     path = workdir / CONFIG
     if not path.exists():
         return
     try:
         described = read_description(path)
-        refuse_newer(path, described)
+        refuse_other_format(path, described)
         differ = description.differences(described)
-    except NewerFormat:
+    except OtherFormat:
         raise
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); choose another --workdir") from error

@@ -45,6 +45,27 @@ def split_lanes(state: Any, x: Array) -> Any:
     )
 
 
+def split_alike(state: Any, x: Array, resets_TxB: Array | None) -> tuple[Any, Array, Array | None]:
+    """A state BxH, x and resets TxB..., with the lanes of all split as those of one of them are.
+
+    The derivative comes back split as each was.
+    """
+    lane_axes = [(x, 1), *([] if resets_TxB is None else [(resets_TxB, 1)])]
+    lane_axes += [(s, 0) for s in jax.tree.leaves(state)]
+    split = [(a, axes_of(a)[axis]) for a, axis in lane_axes if axes_of(a)[axis] is not None]
+    if not split:
+        return state, x, resets_TxB
+    mesh, lanes = jax.typeof(split[0][0]).sharding.mesh, split[0][1]
+
+    def put(a: Array, axis: int) -> Array:
+        axes = axes_of(a)
+        spec = PartitionSpec(*axes[:axis], lanes, *axes[axis + 1 :])
+        return jax.reshard(a, NamedSharding(mesh, spec))
+
+    state = jax.tree.map(lambda s: put(s, 0), state)
+    return state, put(x, 1), None if resets_TxB is None else put(resets_TxB, 1)
+
+
 def vary_alike(tree: Any, *others: Any) -> Any:
     """The tree, each leaf of which varies over all axes that a leaf of tree or others varies over.
 

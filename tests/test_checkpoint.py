@@ -209,11 +209,34 @@ def test_a_newer_format_is_refused_and_nothing_is_touched(with_config, workdir):
     if not with_config:
         (workdir / "config.json").unlink()
     before = content(workdir)
-    message = rf"of format {FORMAT + 1}, .* none above {FORMAT}: upgrade"
+    message = rf"of format {FORMAT + 1}, .* reads format {FORMAT}: upgrade"
     for use in (resume, lambda workdir: load_model(workdir, "latest")):
         with pytest.raises(UserError, match=message):
             use(workdir)
     assert content(workdir) == before
+
+
+def test_a_format_of_before_the_first_release_is_refused(workdir):
+    rewrite(workdir, lambda described: described.update(format=FORMAT - 1))
+    for use in (resume, lambda workdir: load_model(workdir, "latest")):
+        with pytest.raises(UserError, match=rf"format {FORMAT - 1}, .* reads format {FORMAT}: go"):
+            use(workdir)
+
+
+@pytest.mark.parametrize("name", ["lr[0.1]", "a]", "gs:/bucket"])
+def test_a_folder_whose_checkpoints_nobody_could_read_is_refused(name, tmp_path):
+    (tmp_path / name).mkdir(parents=True)
+    for folder in (tmp_path / name, tmp_path / name / "below"):
+        with pytest.raises(UserError, match=r"no checkpoint can be kept below .* because of the"):
+            Run(CONFIG, TEXT, folder, "title")
+    assert [*tmp_path.rglob("*.json")] == []
+
+
+def test_a_file_in_the_place_of_what_a_killed_process_wrote(workdir):
+    (workdir / "checkpoints" / "7.part").touch()
+    with resume(workdir) as run:
+        assert run.step == 20
+    assert not (workdir / "checkpoints" / "7.part").exists()
 
 
 @pytest.mark.parametrize("key", ["format", "dtype", "config", "vocabulary", "text_sha256"])

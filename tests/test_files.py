@@ -42,6 +42,13 @@ def test_who_may_read_a_run_is_for_the_umask_to_say(mask, umask, folder):
     assert [path for path in run if path.stat().st_mode != wanted[path.is_dir()]] == []
 
 
+@pytest.mark.parametrize("name", ["gs://bucket/run", "s3://bucket", "file:///run"])
+def test_an_address_is_no_folder(name, folder):
+    found = call(*line_of(TRAIN | {"workdir": name}))
+    assert found.code == 2 and is_one_line(found.stderr) and "is an address" in found.stderr
+    assert [path.name for path in folder.iterdir()] == ["text"]
+
+
 def test_a_file_system_may_refuse_to_change_who_may_read(folder, monkeypatch):
     def refuse(*args, **kwargs):
         raise PermissionError(1, "Operation not permitted")

@@ -336,7 +336,7 @@ def redescribe(workdir, **changes):
     put(path, json.dumps(described).encode())
 
 
-@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "socket", "gone", "large"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "socket", "gone", "large", "empty"])
 def test_a_text_that_a_folder_names_is_not_waited_for(kind, workdir, folder, impatient, tmp_path):
     path = tmp_path / "it"
     make = {
@@ -345,6 +345,8 @@ def test_a_text_that_a_folder_names_is_not_waited_for(kind, workdir, folder, imp
         "folder": Path.mkdir,
         "socket": lambda path: os.mknod(path, stat.S_IFSOCK | 0o600),
         "gone": lambda path: None,
+        # As the system's own files say that they are, some of which are waited for.
+        "empty": Path.touch,
         "large": lambda path: sparse(path, 2**29),
     }
     make[kind](path)

@@ -76,6 +76,16 @@ def test_what_does_not_fit_is_said_in_one_line(layer):
 
 
 @pytest.mark.parametrize("layer", [unroll, bptt_layer])
+@pytest.mark.parametrize("leaf, cut", [("b", 1), ("W", 1), ("U", 1), ("W", H)])
+def test_parameters_that_would_broadcast_or_do_not_fit(layer, leaf, cut):
+    params = LSTMParams(jnp.ones((D, 4 * H)), jnp.ones((H, 4 * H)), jnp.ones(4 * H))
+    params = params._replace(**{leaf: getattr(params, leaf)[..., :cut]})
+    state = LSTMState(jnp.zeros((B, H)), jnp.zeros((B, H)))
+    with pytest.raises(ValueError, match=rf"^x_TxBxD [^\n]* {leaf} \([^\n]*$"):
+        layer(params, state, jnp.ones((T, B, D)))
+
+
+@pytest.mark.parametrize("layer", [unroll, bptt_layer])
 def test_no_steps_at_all(layer, x64, rng):
     """The final state is the initial one, and so is its gradient."""
     params = LSTMParams(jnp.ones((D, 4 * H)), jnp.ones((H, 4 * H)), jnp.ones(4 * H))

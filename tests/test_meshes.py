@@ -84,6 +84,17 @@ for read, x in inputs.items():
             found[f"shard_map {name} {read} {lies}"] = largest(
                 jit(mapped)(*split), (value, grads[0], *grads[2:]))
 
+# Only the state, one part of it, or the resets are split, the rest lies on every device.
+state = LSTMState(*rng.normal(size=(2, B, H)))
+args, by = (params, state, inputs["vectors"], resets), (0, 1, 2)
+wanted = jit(partial(results, textbook))(*args)
+whole = [put(arg, EVERYWHERE) for arg in args]
+for name, place, part in (("state", 1, put(state, LANES)), ("resets", 3, put(resets, LATER_LANES)),
+                          ("h", 1, whole[1]._replace(h=put(state.h, LANES)))):
+    split = [*whole[:place], part, *whole[place + 1:]]
+    by = (0, 1, 2)
+    found[f"only {name}"] = largest(jit(partial(results, bptt_layer))(*split), wanted)
+
 rows, columns = (partial(bptt.value_and_grad_in, lay) for lay in (bptt.ROWS, bptt.COLUMNS))
 for embedding in (0, 3):
     model = ModelConfig(hidden_size=6, num_layers=2, embedding_size=embedding, dropout=0.3,
@@ -129,6 +140,11 @@ def test_a_layer_by_jaxs_defaults(way, layer, read, state, found):
     """Forward, loss and gradients, with Explicit axes and inside `shard_map`."""
     assert found[f"{way} {layer} {read} {state}"] < 1e-12
     assert found["broken"] > 1e-3
+
+
+@pytest.mark.parametrize("what", ["state", "resets", "h"])
+def test_a_layer_of_which_a_part_is_split(what, found):
+    assert found[f"only {what}"] < 1e-12
 
 
 @pytest.mark.parametrize("gradient", ["autodiff", "rows", "columns"])

@@ -16,6 +16,7 @@ import pytest
 from experiments import programs, run
 from experiments.programs import delete_oldest, keep_programs_unasked
 from lstm_jax.checkpoint import load_model
+from lstm_jax.checksums import SUMS
 from lstm_jax.container import schedulable_cpus
 from lstm_jax.data.fetch import cache_folder
 from lstm_jax.metrics import read_metrics
@@ -119,6 +120,36 @@ def test_exchanged_programs_are_not_run(tmp_path):
     assert stdout == "42 63 2\n"
     assert stderr.startswith("warning: 2 compiled programs in ") and stderr.count("\n") == 1
     assert python("-c", both, tmp_path) == ("42 63 0\n", "")
+
+
+@pytest.mark.parametrize("mode, warned", [(0o777, True), (0o700, False)])
+def test_a_folder_that_is_asked_for_and_that_others_can_write(mode, warned, tmp_path):
+    """It is used, with a warning."""
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept").chmod(mode)
+    stdout, stderr = double(tmp_path / "kept")
+    assert stdout.startswith("42 ") and ("warning: others can write" in stderr) == warned
+    assert len(kept(tmp_path / "kept" / f"cores-{schedulable_cpus()}")) == 1
+
+
+def test_a_pipe_for_the_checksums_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / SUMS)
+    assert programs.read_sums(tmp_path) == set() and not (tmp_path / SUMS).exists()
+    programs.write_sums(tmp_path)
+    assert (tmp_path / SUMS).is_file()
+
+
+def test_a_program_that_vanishes_costs_no_other_its_checksum(tmp_path, monkeypatch):
+    for name in ("a-cache", "b-cache"):
+        (tmp_path / name).write_text(name)
+    original = programs.sha256_of
+
+    def vanish(path):
+        (tmp_path / "a-cache").unlink(missing_ok=True)
+        return original(path)
+
+    monkeypatch.setattr(programs, "sha256_of", vanish)
+    assert programs.program_sums(tmp_path).split()[1::2] == ["b-cache"]
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_program_cut_short(tmp_path):

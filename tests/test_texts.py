@@ -89,9 +89,13 @@ LINES = "to be, or not\tto be\n" * 30
         (("быть или не быть\n" * 30).encode("utf-16-be"), "if it is UTF-16"),
         (b"\x01\x02\x03 to be" * 60, "that no text has"),
         (LINES.replace("\n", "\r").encode(), "a carriage return alone"),
+        ((LINES * 5).replace("\n", "\r").encode() + b"\n", "a carriage return alone"),
         (LINES.encode() + "\ufffd".encode() * 5, r"5 of its 605 characters .* \(U\+FFFD\)"),
     ],
-    ids=["UTF-16", "UTF-32", "UTF-16 of Russian", "binary", "CR", "decoded wrongly"],
+    ids=[
+        *("UTF-16", "UTF-32", "UTF-16 of Russian", "binary", "CR", "CR, but for the end"),
+        "decoded wrongly",
+    ],
 )
 def test_a_text_that_is_probably_another_is_warned_of(content, doubt, folder):
     (folder / "text").write_bytes(content)

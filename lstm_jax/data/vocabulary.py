@@ -112,7 +112,7 @@ def doubts(counts: np.ndarray) -> str | None:
             f"{replaced:,} of its {length:,} characters stand for what somebody could not decode "
             "(U+FFFD); decode the original again"
         )
-    if counts[ord("\r")] and not counts[ord("\n")]:
+    if counts[ord("\r")] > 100 * counts[ord("\n")]:
         return "its lines end with a carriage return alone; put a line feed in its place"
     return None
 
