@@ -171,6 +171,7 @@ class Run:
         if good:
             state, found = self.checkpoints.restore(step)
             refuse_other_run(self.workdir, self.description.differences(found.to_json()))
+            self.checkpoints.best_step(good)  # what it cannot read is said before anything is done
         else:
             self._refuse_to_begin_over()
             # As one program: dozens of small ones take twice as long, compiled or read from disk.

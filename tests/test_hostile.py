@@ -386,6 +386,13 @@ def test_a_checkpoint_larger_than_its_state_is_not_read(name, mode, workdir, fol
     assert code == 2 and re.search("too large to be one|it has 1,099,511,6", stderr), stderr
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_losses_that_are_none_are_refused_before_anything_is_done(mode, workdir, folder):
+    put(workdir / "checkpoints" / "1" / "metrics" / "metrics", b"no JSON")
+    code, stderr = look(mode, folder)
+    assert code == 2 and "cannot be read" in stderr and is_one_line(stderr)
+
+
 def test_a_large_checkpoint_of_a_later_release_is_not_called_damaged(workdir, folder, impatient):
     path = workdir / "checkpoints" / "1" / "description" / "metadata"
     described = json.loads(path.read_text())

@@ -253,7 +253,8 @@ def test_memory_does_not_grow_from_dispatch_to_dispatch(shared, tmp_path):
         process.communicate()
     assert process.returncode == 0
     print("resident MB after dispatches:", sizes)
-    assert max(sizes.values()) - sizes[100] < 20
+    # Until then libraries are still being imported, in the background.
+    assert max(sizes.values()) - sizes[300] < 20
 
 
 def interrupt(shared, workdir, flags, happens, *numbers):
