@@ -39,10 +39,10 @@ def on_terminal(stream: Any) -> bool:
     return hasattr(stream, "isatty") and stream.isatty()
 
 
-def put(message: object, begin: str = "", end: str = "\n") -> None:
+def put(message: object, begin: str = "", end: str = "\n", width: int = 0) -> None:
     """A line on stderr, where there is one; one of UNHEARD where it takes none."""
     if sys.stderr is not None:  # `print` would take stdout for it
-        print(f"{begin}{one_line(message)}", end=end, file=sys.stderr, flush=True)
+        print(f"{begin}{one_line(message):{width}}", end=end, file=sys.stderr, flush=True)
 
 
 def say(message: object) -> None:
@@ -59,7 +59,7 @@ def warn(message: object) -> None:
 def overwrite(message: object, end: str = "") -> None:
     """A line on stderr in place of the one before."""
     with suppress(*UNHEARD):
-        put(f"{one_line(message):79}", "\r", end)
+        put(message, "\r", end, width=79)  # as wide as what it covers
 
 
 def show(lines: str = "") -> None:

@@ -55,6 +55,12 @@ def test_a_message_that_nobody_takes_is_no_fault(tell, closed, monkeypatch, caps
     assert capsys.readouterr().out == ""
 
 
+def test_a_shorter_line_covers_the_one_before(capsys):
+    terminal.overwrite("a long one" * 7)
+    terminal.overwrite("short")
+    assert capsys.readouterr().err.rpartition("\r")[2] == "short".ljust(79)
+
+
 def test_what_is_cut_keeps_its_ends(capsys):
     terminal.say(f"begins{'x' * 10**5}ends")
     assert capsys.readouterr().err.startswith("beginsxx")
