@@ -21,26 +21,23 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
-from experiments import (
+from experiments.recipes import notebook, shakespeare, tiny_shakespeare_hour, tiny_shakespeare_small
+from experiments.studies import (
     benchmark,
     benchmark_sampling,
     device_check,
     memory,
-    notebook,
     notebook_audit,
-    shakespeare,
     speedrun,
     tiny_shakespeare,
     tiny_shakespeare_ablation,
-    tiny_shakespeare_hour,
-    tiny_shakespeare_small,
     verify_gradients,
     verify_recipes,
 )
-from experiments.machine import keep_memory, use_devices
-from experiments.output import READER_LEFT, flush_streams, open_streams
-from experiments.programs import keep_no_programs, keep_programs, keep_programs_unasked
-from experiments.scoring import (
+from experiments.support.machine import keep_memory, use_devices
+from experiments.support.output import READER_LEFT, flush_streams, open_streams
+from experiments.support.programs import keep_no_programs, keep_programs, keep_programs_unasked
+from experiments.support.scoring import (
     in_both_units,
     load_members,
     score_alone,
@@ -50,25 +47,18 @@ from experiments.scoring import (
     split_to_score,
     text_of,
 )
-from lstm_jax.checkpoint import load_model
-from lstm_jax.config import (
-    SECTIONS,
-    Config,
-    DynamicConfig,
-    SamplingConfig,
-    UserError,
-    check_read,
-    fields_of,
-    value_type,
-)
+from lstm_jax.config import SECTIONS, Config, DynamicConfig, SamplingConfig, check_read, fields_of
 from lstm_jax.data.corpora import load_text
 from lstm_jax.data.fetch import cache_folder
+from lstm_jax.errors import UserError
 from lstm_jax.files import check_plain, named
-from lstm_jax.loop import RUN_FILES, Interrupted, Run
-from lstm_jax.memory import check_samples_fit, check_state_fits
 from lstm_jax.model import count_parameters, expected_masks
-from lstm_jax.monte_carlo import check_drops
+from lstm_jax.options import value_type
+from lstm_jax.run.checkpoint import load_model
+from lstm_jax.run.loop import RUN_FILES, Interrupted, Run
+from lstm_jax.run.memory import check_samples_fit, check_state_fits
 from lstm_jax.sample import generate_pieces
+from lstm_jax.scoring.monte_carlo import check_drops
 from lstm_jax.terminal import say, show, warn, write
 
 EXPERIMENTS: dict[str, Callable[[], Config]] = {

@@ -5,74 +5,13 @@ command line, `config.json` and the checkpoints are all written from these defin
 """
 
 import dataclasses
-import math
-import reprlib
-import types
 import typing
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import Any, Self
 
-
-class UserError(ValueError):
-    """Something the user can mend: shown as one line, without a traceback."""
-
-
-SHORT = reprlib.Repr()
-SHORT.maxstring = SHORT.maxlong = SHORT.maxother = 200
-
-
-def shown(value: Any) -> str:
-    """The value as Python shows it, cut in the middle where it is long: it may come from a file."""
-    if isinstance(value, int) and value.bit_length() > 10_000:  # Python does not show those
-        return f"a number of {value.bit_length():,} bits"
-    return SHORT.repr(value)
-
-
-def option(
-    default: Any,
-    help: str,
-    *,
-    low: float = -math.inf,
-    high: float = math.inf,
-    choices: tuple[str, ...] | None = None,
-) -> Any:
-    """A config field with its help text and its valid values (`low` to `high`, both included)."""
-    meta = {"help": help, "low": low, "high": high, "choices": choices}
-    return field(default=default, metadata=meta)
-
-
-def value_type(f: dataclasses.Field) -> type:
-    """The type of a field's value, None aside."""
-    if isinstance(f.type, types.UnionType):
-        return next(t for t in typing.get_args(f.type) if t is not types.NoneType)
-    return typing.cast(type, f.type)
-
-
-def _checked(name: str, value: Any, f: dataclasses.Field) -> Any:
-    """The value in the field's own type, or a UserError that says what is wrong with it."""
-    kind, meta = value_type(f), f.metadata
-    if value is None and isinstance(f.type, types.UnionType):
-        return None
-    if type(value) is not kind and not (kind is float and type(value) is int):
-        raise UserError(f"{name} takes {kind.__name__}, not {shown(value)}")
-    if meta["choices"] is not None and value not in meta["choices"]:
-        raise UserError(f"{name} is one of {', '.join(meta['choices'])}; not {shown(value)}")
-    if kind in (int, float) and not meta["low"] <= value <= meta["high"]:
-        raise UserError(f"{name} lies between {meta['low']} and {meta['high']}; not {shown(value)}")
-    return kind(value)
-
-
-@dataclass(frozen=True)
-class Section:
-    """Checks every field against its definition."""
-
-    prefix: ClassVar[str]  # what stands before a field's name on the command line
-
-    def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            value = _checked(f"{self.prefix}{f.name}", getattr(self, f.name), f)
-            object.__setattr__(self, f.name, value)
+from lstm_jax.errors import UserError, shown
+from lstm_jax.options import Section, option
 
 
 @dataclass(frozen=True)

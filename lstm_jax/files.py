@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.config import UserError, shown
+from lstm_jax.errors import UserError, shown
 
 JSON_LIMIT_BYTES = 2**25  # an alphabet of all of Unicode takes 13 million
 PART = ".part"  # ends the name of what is not whole yet

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from lstm_jax.cell import LSTMParams, LSTMState, activate, advance
-from lstm_jax.coupled import CoupledParams, coupled_step
-from lstm_jax.layer_norm import LayerNormParams, layer_norm_step, project_normalized
+from lstm_jax.cells.coupled import CoupledParams, coupled_step
+from lstm_jax.cells.layer_norm import LayerNormParams, layer_norm_step, project_normalized
+from lstm_jax.cells.lstm import LSTMParams, LSTMState, activate, advance
+from lstm_jax.cells.mogrifier import MogrifierParams, drop_inputs, mogrifier_step
+from lstm_jax.cells.projection import project, reads_ids
+from lstm_jax.cells.zoneout import zone_out
 from lstm_jax.meshes import split_lanes, vary_alike
-from lstm_jax.mogrifier import MogrifierParams, drop_inputs, mogrifier_step
-from lstm_jax.projection import project, reads_ids
-from lstm_jax.zoneout import zone_out
 
 LayerParams = LSTMParams | CoupledParams | LayerNormParams | MogrifierParams
 

@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lstm_jax.cell import LSTMState, init_cell, init_cell_notebook, init_state
+from lstm_jax.cells.coupled import init_coupled
+from lstm_jax.cells.layer_norm import init_layer_norm
+from lstm_jax.cells.lstm import LSTMState, init_cell, init_cell_notebook, init_state
+from lstm_jax.cells.mogrifier import ROUNDS, init_mogrifier
+from lstm_jax.cells.projection import multiply
+from lstm_jax.cells.zoneout import expected_stay, sample_stay
 from lstm_jax.config import ModelConfig
-from lstm_jax.coupled import init_coupled
 from lstm_jax.layer import LayerParams, unroll
-from lstm_jax.layer_norm import init_layer_norm
-from lstm_jax.mogrifier import ROUNDS, init_mogrifier
-from lstm_jax.projection import multiply
-from lstm_jax.zoneout import expected_stay, sample_stay
 
 
 class Readout(NamedTuple):

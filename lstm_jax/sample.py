@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from lstm_jax.config import SamplingConfig, UserError
+from lstm_jax.config import SamplingConfig
+from lstm_jax.errors import UserError
 from lstm_jax.model import Carry, LMParams, Masks, apply, init_carry
 
 PIECE = 32  # characters of one compiled scan: how often a reader sees something new

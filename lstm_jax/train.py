@@ -11,13 +11,13 @@ from jax import Array, lax
 from jax.sharding import Mesh
 
 from lstm_jax.averaging import Average, init_average, update_average
-from lstm_jax.blocks import make_gradient
 from lstm_jax.config import Config
 from lstm_jax.data.batches import Batch
+from lstm_jax.gradients.lanes import Placement, lane_mesh, over_lanes
+from lstm_jax.gradients.remat import make_gradient
+from lstm_jax.gradients.weight_drop import sample_weight_masks, with_weight_drop
 from lstm_jax.model import Carry, LMParams, init_carry, init_model, sample_masks
 from lstm_jax.optimizer import SkipState, make_optimizer, make_schedule, skip_nonfinite
-from lstm_jax.parallel import Placement, lane_mesh, over_lanes
-from lstm_jax.weight_drop import sample_weight_masks, with_weight_drop
 
 
 class TrainState(NamedTuple):

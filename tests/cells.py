@@ -5,8 +5,8 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from lstm_jax.cell import LSTMState
-from lstm_jax.coupled import CoupledParams
+from lstm_jax.cells.coupled import CoupledParams
+from lstm_jax.cells.lstm import LSTMState
 from tests import oracle
 
 T, B, D, H = 5, 2, 4, 3

@@ -13,8 +13,10 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments import run, seeds, speedrun, tiny_shakespeare_ablation
-from lstm_jax import memory
+from experiments import run
+from experiments.studies import speedrun, tiny_shakespeare_ablation
+from experiments.support import seeds
+from lstm_jax.run import memory
 
 # One step of a small model on the file `text`; then a look at what came of it.
 TRAIN = {

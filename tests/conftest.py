@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from lstm_jax.config import DataConfig, UserError
+from lstm_jax.config import DataConfig
 from lstm_jax.data.corpora import DATA_DIR_VARIABLE, load_text
 from lstm_jax.data.vocabulary import Text
-from lstm_jax.loop import Run
-from lstm_jax.verify import UNOPTIMIZED
+from lstm_jax.errors import UserError
+from lstm_jax.run.loop import Run
+from lstm_jax.verification.compare import UNOPTIMIZED
 from tests.small import CONFIG, TEXT
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")

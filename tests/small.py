@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 
-from lstm_jax.checkpoint import load_model
 from lstm_jax.config import Config
 from lstm_jax.data.vocabulary import Text, Vocabulary
-from lstm_jax.metrics import read_metrics
+from lstm_jax.run.checkpoint import load_model
+from lstm_jax.run.metrics import read_metrics
 
 CONFIG = Config().replace(
     {

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from lstm_jax.data.batches import Batch
-from lstm_jax.loop import Run
+from lstm_jax.run.loop import Run
 from lstm_jax.train import init_train_state, make_train_step, start_afresh
+from tests.run.test_loop import Stop, stop_after
 from tests.small import CONFIG, TEXT, assert_same_run
-from tests.test_loop import Stop, stop_after
 
 V, T, B = 5, 4, 16
 KEY = jax.random.key(0)

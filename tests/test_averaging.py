@@ -8,20 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import run, scoring
-from lstm_jax import loop
+from experiments import run
+from experiments.support import scoring
 from lstm_jax.averaging import WAITING, Average, begin, should_begin, update_average
-from lstm_jax.checkpoint import Checkpoints, load_model
-from lstm_jax.config import Config, TrainConfig, UserError
+from lstm_jax.config import Config, TrainConfig
 from lstm_jax.data.batches import Streams, split_ids, stack_batches
-from lstm_jax.evaluate import evaluate
-from lstm_jax.loop import Run
-from lstm_jax.metrics import read_metrics
+from lstm_jax.errors import UserError
+from lstm_jax.run import loop
+from lstm_jax.run.checkpoint import Checkpoints, load_model
+from lstm_jax.run.loop import Run
+from lstm_jax.run.metrics import read_metrics
+from lstm_jax.scoring.protocols import evaluate
 from lstm_jax.train import init_train_state, make_dispatch
 from tests.cli import EVALUATE, SAMPLE, TRAIN, call, line_of, process_in
 from tests.cli import TEXT as TRAINED_ON
+from tests.run.test_loop import Stop, stop_after
 from tests.small import CONFIG, TEXT, assert_same_run, without_times
-from tests.test_loop import Stop, stop_after
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 

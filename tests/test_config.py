@@ -14,11 +14,11 @@ from lstm_jax.config import (
     OptimizerConfig,
     SamplingConfig,
     TrainConfig,
-    UserError,
     check_read,
     fields_of,
 )
-from lstm_jax.gradient import GRADIENTS
+from lstm_jax.errors import UserError
+from lstm_jax.gradients import GRADIENTS
 from lstm_jax.optimizer import OPTIMIZERS
 
 

@@ -2,9 +2,10 @@
 
 import pytest
 
-from experiments import machine
-from experiments import memory as memory_experiment
-from lstm_jax import container, memory
+from experiments.studies import memory as memory_experiment
+from experiments.support import machine
+from lstm_jax import container
+from lstm_jax.run import memory
 
 UNLIMITED = "9223372036854771712"  # what version 1 says where there is no limit
 

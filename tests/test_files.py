@@ -7,8 +7,8 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from lstm_jax.config import UserError
 from lstm_jax.data import fetch
+from lstm_jax.errors import UserError
 from lstm_jax.files import named, write_atomically
 from tests.cli import EVALUATE, SAMPLE, TEXT, TRAIN, call, is_one_line, line_of, process_in
 

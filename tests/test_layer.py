@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax.experimental import rnn
 
-from lstm_jax.bptt import bptt_layer
-from lstm_jax.cell import LSTMParams, LSTMState
+from lstm_jax.cells.lstm import LSTMParams, LSTMState
+from lstm_jax.gradients.bptt import bptt_layer
 from lstm_jax.layer import unroll
 
 T, B, D, H = 7, 3, 4, 5

@@ -7,7 +7,7 @@ import pytest
 
 from lstm_jax.config import ModelConfig
 from lstm_jax.data.batches import Batch
-from lstm_jax.gradient import GRADIENTS
+from lstm_jax.gradients import GRADIENTS
 from lstm_jax.loss import bits, sequence_loss
 from lstm_jax.model import init_carry, init_model, sample_masks
 from tests import oracle

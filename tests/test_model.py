@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lstm_jax.cell import LSTMState
+from lstm_jax.cells.lstm import LSTMState
 from lstm_jax.config import ModelConfig
 from lstm_jax.model import (
     LMParams,

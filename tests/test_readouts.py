@@ -9,7 +9,7 @@ from lstm_jax.config import ModelConfig
 from lstm_jax.data.batches import Batch
 from lstm_jax.loss import sequence_loss
 from lstm_jax.model import LMParams, apply, init_carry, init_model, no_masks
-from lstm_jax.verify import UNOPTIMIZED
+from lstm_jax.verification.compare import UNOPTIMIZED
 from tests import oracle
 
 V, T, B, H = 5, 4, 2, 3

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lstm_jax.config import ModelConfig, SamplingConfig, UserError
+from lstm_jax.config import ModelConfig, SamplingConfig
+from lstm_jax.errors import UserError
 from lstm_jax.model import apply, init_carry, init_model
 from lstm_jax.sample import PIECE, choose, filter_logits, generate, generate_pieces
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lstm_jax.data import corpora
-from lstm_jax.metrics import read_metrics
+from lstm_jax.run.metrics import read_metrics
 from tests.cli import TEXT, TRAIN, call, is_one_line, line_of, process_in
 
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from jax import Array
 
-from lstm_jax.config import DataConfig, UserError
+from lstm_jax.config import DataConfig
+from lstm_jax.errors import UserError
 
 Ids = np.ndarray | Array
 MAX_LANES = 128  # of a split that is scored, side by side

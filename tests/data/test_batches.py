@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from lstm_jax.config import DataConfig, UserError
+from lstm_jax.config import DataConfig
 from lstm_jax.data.batches import Streams, cut_segments, split_ids, stack_batches
+from lstm_jax.errors import UserError
 
 
 def test_the_split_is_nanogpts(tiny_shakespeare):

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from lstm_jax.config import DataConfig, UserError
+from lstm_jax.config import DataConfig
 from lstm_jax.data import corpora, fetch
 from lstm_jax.data.corpora import CORPORA, DATA_DIR_VARIABLE, load_text
+from lstm_jax.errors import UserError
 
 
 @pytest.fixture

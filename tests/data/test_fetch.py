@@ -12,9 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from lstm_jax.config import UserError
 from lstm_jax.data import corpora, fetch
 from lstm_jax.data.fetch import download, download_wheel, read_cached, sha256
+from lstm_jax.errors import UserError
 from lstm_jax.files import write_atomically
 
 TEXT = b"To be, or not to be" * 10_000

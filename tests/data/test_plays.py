@@ -8,8 +8,8 @@ import zipfile
 
 import pytest
 
-from lstm_jax.config import UserError
 from lstm_jax.data.plays import LIMIT_BYTES, plain_text, read_plays
+from lstm_jax.errors import UserError
 
 
 def test_speeches_in_the_plain_form():

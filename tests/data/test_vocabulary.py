@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from lstm_jax.config import UserError
 from lstm_jax.data import vocabulary
 from lstm_jax.data.vocabulary import Vocabulary, encode_file
+from lstm_jax.errors import UserError
 
 
 def encode(data: bytes):

@@ -1,0 +1,338 @@
+"""How long a training step takes, here and in other libraries, contenders in turn in one process.
+
+Without further flags it runs the shapes below, in about a quarter of an hour on two cores; with
+--config.model.hidden_size, --config.model.num_layers, --config.train.batch_size or
+--config.train.sequence_length it runs that one shape. The peers (pip install '.[peers]') are
+optional: one that is not there is named. What every contender does is written in `peers`.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.support import peers
+from experiments.support.timing import Contender, Timing, Warm, describe_machine, in_turn, warm_up
+from lstm_jax.config import Config, ModelConfig, OptimizerConfig, TrainConfig
+from lstm_jax.container import usable_cpus
+from lstm_jax.data.batches import Batch, Streams, stack_batches
+from lstm_jax.files import write_json
+from lstm_jax.model import LMParams
+from lstm_jax.run.figures import new_figure, picture, save, tidy
+from lstm_jax.run.memory import check_run_fits
+from lstm_jax.terminal import overwrite, show
+from lstm_jax.train import init_train_state, make_dispatch
+
+READS = (
+    "model.hidden_size",
+    "model.num_layers",
+    "train.batch_size",
+    "train.sequence_length",
+)
+IGNORES = ("compile_cache",)  # it says how long compiling takes, so it compiles
+
+
+class Shape(NamedTuple):
+    batch_size: int
+    sequence_length: int
+    hidden_size: int
+    num_layers: int
+
+    def __str__(self) -> str:
+        return "B {}, T {}, H {}, L {}".format(*self)
+
+
+SHAPES = (
+    Shape(1, 25, 100, 1),  # the notebook's
+    Shape(50, 50, 128, 2),  # char-rnn's
+    Shape(32, 128, 256, 2),
+    Shape(64, 128, 512, 1),
+    Shape(64, 128, 512, 2),
+    Shape(32, 128, 1024, 3),
+)
+VOCABULARY_SIZE = 65
+BUDGET_S = 40.0  # of rounds for a shape; at least timing.MIN_ROUNDS of them
+OURS, AUTODIFF, TORCH, PRODUCT = "lstm_jax", "lstm_jax autodiff", "torch", "large product"
+# Where our step is this short, two rows more: many of our steps in one dispatch, as training makes
+# them, and torch without threads, whose meeting at every product can cost more than they save.
+SHORT_STEP_S = 0.1
+DISPATCH_STEPS = 20
+MANY, TORCH_ALONE = f"lstm_jax, {DISPATCH_STEPS} steps a dispatch", "torch, 1 thread"
+PRODUCT_SIZE = 2048
+
+
+def get_config() -> Config:
+    """The start of a shape of one's own."""
+    return Config(
+        model=ModelConfig(hidden_size=200, num_layers=2),
+        optimizer=OptimizerConfig(
+            name="adam",
+            learning_rate=peers.LEARNING_RATE,
+            schedule="constant",
+            clip_norm=peers.CLIP_NORM,
+        ),
+        train=TrainConfig(batch_size=32, sequence_length=100),
+    )
+
+
+def shape_of(config: Config) -> Shape:
+    model, train = config.model, config.train
+    return Shape(train.batch_size, train.sequence_length, model.hidden_size, model.num_layers)
+
+
+def flops_per_step(shape: Shape, vocabulary_size: int) -> int:
+    """Additions and multiplications in the matrix products of a training step.
+
+    A product of MxK with KxN takes 2 M K N. For each of the T B characters the forward pass has
+
+        2 H 4H       the recurrent product of each of the L layers,
+        2 H 4H       the input product of each layer but the first, whose one-hot input is a row,
+        2 H V        the readout,
+
+    and the backward pass of a product is two of the same size (for its input, for its matrix). The
+    pointwise work is left out, and what a contender computes beyond this is its own affair.
+    """
+    B, T, H, L = shape
+    forward = 2 * H * 4 * H * (2 * L - 1) + 2 * H * vocabulary_size
+    return 3 * forward * T * B
+
+
+def make_batches(shape: Shape) -> list[Batch]:
+    """DISPATCH_STEPS batches of random ids, laid out as training lays out its text."""
+    B, T, *_ = shape
+    ids = np.random.default_rng(0).integers(VOCABULARY_SIZE, size=B * T * DISPATCH_STEPS + 1)
+    streams = Streams(ids.astype(np.uint8), B, T)
+    return [streams.batch_at(step) for step in range(DISPATCH_STEPS)]
+
+
+def config_of(shape: Shape, gradient: str | None = None) -> Config:
+    """This project's config for the shape, with its default gradient or another."""
+    B, T, H, L = shape
+    changes = {
+        "model.hidden_size": H,
+        "model.num_layers": L,
+        "train.batch_size": B,
+        "train.sequence_length": T,
+        "train.gradient": gradient or TrainConfig().gradient,
+    }
+    return get_config().replace(changes)
+
+
+def initial_weights(shape: Shape) -> LMParams:
+    """The weights that all contenders start from, as NumPy arrays."""
+    state = init_train_state(config_of(shape), VOCABULARY_SIZE)
+    return jax.tree.map(np.array, state.params)
+
+
+def make_ours(config: Config) -> peers.Step:
+    """This project's training step as training runs it: from batches with a leading axis K to the
+    losses of K steps."""
+    dispatch, state = make_dispatch(config), init_train_state(config, VOCABULARY_SIZE)
+
+    def step(batches: Batch) -> jax.Array:
+        nonlocal state
+        state, infos = jax.block_until_ready(dispatch(state, batches))
+        return infos.loss
+
+    return step
+
+
+def make_product() -> Callable[[], jax.Array]:
+    """A large product of float32, whose rate is what the machine can be brought to."""
+    keys = jax.random.split(jax.random.key(0))
+    a, b = (jax.random.normal(key, (PRODUCT_SIZE, PRODUCT_SIZE)) for key in keys)
+    product = jax.jit(jnp.matmul)
+    return lambda: jax.block_until_ready(product(a, b))
+
+
+def on(step: peers.Step, batches: list[Batch], steps: int = 1) -> Contender:
+    """A step that takes the batches one after the other, round and round."""
+    endless = itertools.cycle(batches)
+    return Contender(lambda: step(next(endless)), steps)
+
+
+def enter(shape: Shape, missing: dict[str, str]) -> dict[str, Warm]:
+    """Makes every contender and warms it up, those that are missing aside."""
+    batches = make_batches(shape)
+    ours = [stack_batches([batch]) for batch in batches]
+    entered = {}
+
+    def add(name: str, contender: Contender) -> None:
+        report(shape, f"warming up {name}")
+        entered[name] = warm_up(contender)
+
+    add(OURS, on(make_ours(config_of(shape)), ours))
+    short = entered[OURS].call_s < SHORT_STEP_S
+    if short:
+        many = [stack_batches(batches)]
+        add(MANY, on(make_ours(config_of(shape)), many, DISPATCH_STEPS))
+    add(AUTODIFF, on(make_ours(config_of(shape, "autodiff")), ours))
+    weights = initial_weights(shape)
+    for name, make in peers.PEERS.items():
+        if name not in missing:
+            add(name, on(make(weights, shape.batch_size), batches))
+    on_cores = jax.default_backend() == "cpu" and usable_cpus() > 1
+    if short and TORCH in entered and on_cores:
+        add(TORCH_ALONE, on(peers.make_torch(weights, shape.batch_size, threads=1), batches))
+    add(PRODUCT, Contender(make_product()))
+    return entered
+
+
+def report(shape: Shape, text: str, end: str = "") -> None:
+    overwrite(f"{shape}: {text}", end)
+
+
+def summarize(shape: Shape, timings: dict[str, Timing]) -> dict[str, Any]:
+    """The entry of benchmark.json for a shape."""
+    flops = flops_per_step(shape, VOCABULARY_SIZE)
+    product_gflops = 2 * PRODUCT_SIZE**3 / timings[PRODUCT].median / 1e9
+    contenders = {}
+    for name, timing in timings.items():
+        if name == PRODUCT:
+            continue
+        gflops = flops / timing.median / 1e9
+        contenders[name] = {
+            "ms": timing.median * 1e3,
+            "ms_quartiles": [1e3 * s for s in timing.quartiles],
+            "compile_s": timing.compile_s,
+            "times_lstm_jax": timing.median / timings[OURS].median,
+            "gflops": gflops,
+            "share_of_product": gflops / product_gflops,
+            "ms_rounds": [1e3 * s for s in timing.rounds],
+        }
+    return {
+        **shape._asdict(),
+        "vocabulary_size": VOCABULARY_SIZE,
+        "flops_per_step": flops,
+        "product_gflops": product_gflops,
+        "rounds": len(timings[OURS].rounds),
+        "best_torch": fastest(contenders, (TORCH, TORCH_ALONE)),
+        "best_jax_peer": fastest(contenders, [name for name in peers.PEERS if name != TORCH]),
+        "contenders": contenders,
+    }
+
+
+def fastest(contenders: dict[str, Any], names: Sequence[str]) -> str | None:
+    """The fastest of the named contenders that took part."""
+    return min(
+        (n for n in names if n in contenders), key=lambda n: contenders[n]["ms"], default=None
+    )
+
+
+def measure(shape: Shape, missing: dict[str, str]) -> dict[str, Any]:
+    """Runs the contenders on a shape; its entry of benchmark.json."""
+    warm = enter(shape, missing)
+    timings = in_turn(warm, BUDGET_S, lambda done: report(shape, f"round {done}"))
+    report(shape, f"{len(timings[OURS].rounds)} rounds", end="\n")
+    return summarize(shape, timings)
+
+
+def table(entry: dict[str, Any]) -> str:
+    """A shape's contenders, as aligned text."""
+    width = len(MANY)
+    lines = [
+        f"{title(entry)}: {entry['flops_per_step'] / 1e9:.3g} GFLOP a step; a {PRODUCT} runs at "
+        f"{entry['product_gflops']:.0f} GFLOP/s; {entry['rounds']} rounds",
+        f"{'':{width}}  ms a step           quartiles  compile s  x lstm_jax  GFLOP/s  of product",
+    ]
+    for name, c in entry["contenders"].items():
+        low, high = c["ms_quartiles"]
+        lines.append(
+            f"{name:{width}}  {c['ms']:9.2f}  {f'{low:.2f} - {high:.2f}':>18}  "
+            f"{c['compile_s']:9.1f}  {c['times_lstm_jax']:10.2f}  {c['gflops']:7.1f}  "
+            f"{c['share_of_product']:10.0%}"
+        )
+    return "\n".join(lines)
+
+
+def ratios(entries: list[dict[str, Any]]) -> str:
+    """How many times as long as lstm_jax torch, the best JAX peer and autodiff take, by shape."""
+    lines = [f"{'times as long as lstm_jax':26}  {'torch':>20}  {'best JAX peer':>13}  autodiff"]
+    for entry in entries:
+        cells = []
+        for name in (entry["best_torch"], entry["best_jax_peer"], AUTODIFF):
+            taken = "-" if name is None else f"{entry['contenders'][name]['times_lstm_jax']:.2f}"
+            label = "" if name in (None, TORCH, AUTODIFF) else f"{name.removeprefix('torch, ')} "
+            cells.append(label + taken)
+        lines.append(f"{title(entry):26}  {cells[0]:>20}  {cells[1]:>13}  {cells[2]:>8}")
+    return "\n".join(lines)
+
+
+def title(entry: dict[str, Any]) -> str:
+    return str(Shape(*(entry[field] for field in Shape._fields)))
+
+
+COLORS = {
+    OURS: "#c0392b",
+    AUTODIFF: "#7f8c8d",
+    TORCH: "#2c3e50",
+    "haiku": "#2c6fbb",
+    "flax": "#7fb3d5",
+    "equinox": "#bcd9ea",
+}
+
+
+@picture
+def draw(entries: list[dict[str, Any]], path: Path) -> None:
+    """Steps per second of every contender, those of torch (without it, of autodiff) being 1."""
+    times = [{name: c["ms"] for name, c in entry["contenders"].items()} for entry in entries]
+    for ms, entry in zip(times, entries, strict=True):
+        if entry["best_torch"]:
+            ms[TORCH] = ms[entry["best_torch"]]
+    names = [name for name in COLORS if any(name in ms for ms in times)]
+    unit = TORCH if TORCH in names else AUTODIFF
+    figure = new_figure(max(7.0, 1.5 + 1.75 * len(entries)), 5)
+    axes = figure.subplots()
+    width = 0.84 / len(names)
+    for place, name in enumerate(names):
+        at = [n for n, ms in enumerate(times) if name in ms]
+        x = [n + (place - (len(names) - 1) / 2) * width for n in at]
+        y = [times[n][unit] / times[n][name] for n in at]
+        bars = axes.bar(x, y, width * 0.92, color=COLORS[name], label=name)
+        if name == OURS:
+            labels = axes.bar_label(bars, fmt="%.2f", color=COLORS[name], padding=2)
+            for label in labels:
+                label.set(fontweight="bold", bbox={"color": "white", "pad": 0.5})
+    axes.axhline(1, color=COLORS[unit], lw=0.8, ls=":")
+    axes.set_xticks(range(len(entries)), [title(e).replace(", H", "\nH") for e in entries])
+    axes.set(
+        ylabel=f"steps per second, {unit} = 1",
+        xlabel="B sequences of T characters, L layers of H units",
+        title="The same training step in each library, one step a dispatch (taller is faster)",
+    )
+    axes.tick_params(axis="x", length=0)
+    tidy(axes, "y")
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside lower center", ncols=6, frameon=False)
+    save(figure, path)
+
+
+def main_unchanged(workdir: Path) -> int:
+    """`main` for all of SHAPES."""
+    return compare(SHAPES, workdir)
+
+
+def main(config: Config, workdir: Path) -> int:
+    """Prints a table for the config's shape, writes benchmark.json and its picture."""
+    check_run_fits(config, VOCABULARY_SIZE)
+    return compare((shape_of(config),), workdir)
+
+
+def compare(shapes: Sequence[Shape], workdir: Path) -> int:
+    """Measures one shape after the other; what is measured is written down after each."""
+    reasons = {name: peers.why_missing(name) for name in peers.PEERS}
+    missing = {name: reason for name, reason in reasons.items() if reason is not None}
+    for name, reason in missing.items():
+        show(f"{name}: {reason}")
+    result: dict[str, Any] = {"machine": describe_machine(), "missing": missing, "shapes": []}
+    for shape in shapes:
+        result["shapes"].append(measure(shape, missing))
+        show(f"\n{table(result['shapes'][-1])}")
+        write_json(workdir / "benchmark.json", result)
+    show(f"\n{ratios(result['shapes'])}")
+    draw(result["shapes"], workdir / "figures" / "benchmark.png")
+    return 0

@@ -1,0 +1,240 @@
+"""Bisects a fault of XLA's CUDA compiler: several steps of time per round of the rows' scan.
+
+On an H100 (JAX 0.11.2) the float64 gradient of the first of two layers was wrong where the scan
+took eight steps per round; BUILD_NOTES.md says what is known. Nothing trains so any more. This is
+for whoever has a GPU and wants the cause.
+
+    python -m experiments.studies.cuda_scan             the table; minutes on an H100
+    python -m experiments.studies.cuda_scan --only=pdl  the first, and those whose name holds it
+    python -m experiments.studies.cuda_scan --dump=DIR  also XLA's dumps of the first setting
+
+Each line gives the largest error of a leaf of layers[0] against the NumPy reference, relative to
+the leaf's largest gradient; the same of the other leaves; how far two runs of one program differ;
+and what is wrong. XLA reads its flags once, so every setting of flags is a process of its own.
+`cuda_scan_alone` is the same form of program without this package.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import os
+import subprocess
+import sys
+import types
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+
+from experiments.studies.verify_gradients import cases_of, get_config
+from lstm_jax.cells import rows
+from lstm_jax.model import LMParams, named_leaves
+from lstm_jax.terminal import show, write
+from lstm_jax.verification import compare
+from lstm_jax.verification.cases import Problem
+
+# A cell is what differs from `Cell`. Case 0 is plain, case 1 has everything on.
+PLAIN, FULL = {"case": 0}, {"case": 1}
+OWN_IDS = {"case": 0, "own_ids": True}  # dW's rows then are dz, step by step and lane by lane
+SHAPES = {
+    "base": [PLAIN, FULL, OWN_IDS],
+    "base, as verified": [{"case": 0, "beside": True, "unoptimized": True, "both": True}],
+    "beside truncated": [PLAIN | {"beside": True}, FULL | {"beside": True}],
+    "autodiff": [PLAIN | {"autodiff": True}],
+    "unroll 1 and 2": [PLAIN | {"unroll": 1}, PLAIN | {"unroll": 2}, FULL | {"unroll": 2}],
+    "unroll 4 and 16": [PLAIN | {"unroll": 4}, FULL | {"unroll": 4}, PLAIN | {"unroll": 16}],
+    "T 15, 17, 32": [PLAIN | {"T": 15}, PLAIN | {"T": 17}, PLAIN | {"T": 32}],
+    "B 1, H 6": [PLAIN | {"B": 1}, PLAIN | {"H": 6}, FULL | {"B": 1}],
+    "one layer, no dropout": [PLAIN | {"L": 1}, FULL | {"L": 1}, PLAIN | {"dropout": 0.0}],
+    "float32": [PLAIN | {"dtype": "float32"}, FULL | {"dtype": "float32"}],
+    "precision default": [PLAIN | {"precision": "default"}],
+    "no barrier": [PLAIN | {"barrier": False}, FULL | {"barrier": False}],
+    "barrier around dx": [PLAIN | {"dx_barrier": True}, FULL | {"dx_barrier": True}],
+}
+FLAGS = {
+    "pdl off": "--xla_gpu_enable_pdl=false",
+    "pdl launch off": "--xla_gpu_enable_pdl_launch=false",
+    "command buffers off": "--xla_gpu_enable_command_buffer=",
+    "autotune 0": "--xla_gpu_autotune_level=0",
+    "triton gemm off": "--xla_gpu_enable_triton_gemm=false",
+    "cublaslt off": "--xla_gpu_enable_cublaslt=false",
+    "slice fusion off": "--xla_gpu_enable_dynamic_slice_fusion=false",
+    "slice offsets verified": "--xla_gpu_experimental_dynamic_slice_fusion_verify_offsets=true",
+    "slice copies not async": "--xla_disable_hlo_passes=dynamic-slice-copy-fusion-async-wrapper",
+    "gemm rewriter off": "--xla_disable_hlo_passes=cublas-gemm-rewriter",
+    "fusion autotuner off": "--xla_gpu_experimental_enable_fusion_autotuner=false",
+}
+
+
+@dataclasses.dataclass
+class Cell:
+    case: int = 1
+    H: int = 64
+    L: int = 2
+    B: int = 8
+    T: int = 16
+    unroll: int = 8
+    dropout: float = 0.4
+    dtype: str = "float64"
+    precision: str = "highest"
+    barrier: bool = True
+    dx_barrier: bool = False
+    beside: bool = False  # the truncated rule in the same program
+    unoptimized: bool = False
+    both: bool = False  # float32 in the same program, as `verify` compiles case 0
+    autodiff: bool = False
+    own_ids: bool = False
+
+    def __str__(self) -> str:
+        set_ = {k: v for k, v in vars(self).items() if v != getattr(Cell, k) or k == "case"}
+        return " ".join(f"{k}={v}" for k, v in set_.items())
+
+
+def change_rows(cell: Cell) -> None:
+    """Has `rows` scan and fence as the cell says, in this process."""
+    barrier = lax.optimization_barrier if cell.barrier else (lambda a: a)
+    changed = {
+        "scan": functools.partial(lax.scan, unroll=cell.unroll),
+        "optimization_barrier": barrier,
+    }
+    rows.lax = types.SimpleNamespace(**(vars(lax) | changed))  # type: ignore[attr-defined]
+    if cell.dx_barrier:
+        original = rows.project_backward
+
+        def project_backward(*args: Any) -> Any:
+            dW, dx = original(*args)
+            return dW, dx if dx is None else lax.optimization_barrier(dx)
+
+        rows.project_backward = project_backward
+
+
+def problem_of(cell: Cell) -> Problem:
+    """The numbers of the verification's case."""
+    config = get_config()
+    shape = {"hidden_size": cell.H, "num_layers": cell.L, "dropout": cell.dropout}
+    model = dataclasses.replace(config.model, **shape)
+    train = dataclasses.replace(config.train, batch_size=cell.B, sequence_length=cell.T)
+    case = cases_of(dataclasses.replace(config, model=model, train=train))[cell.case]
+    if not cell.own_ids:
+        return compare.make_problem(case)
+    problem = compare.make_problem(dataclasses.replace(case, vocabulary_size=cell.T * cell.B))
+    ids = np.arange(cell.T * cell.B).reshape(cell.T, cell.B)
+    return problem._replace(batch=problem.batch._replace(inputs=ids))
+
+
+def gradients_of(cell: Cell, problem: Problem) -> list[LMParams]:
+    """The gradient under suspicion, three times by one program."""
+    suspects = compare.Suspects()
+    gradients = [suspects.autodiff if cell.autodiff else suspects.rows]
+    gradients += [suspects.truncated_rows] * cell.beside
+    dtypes = [cell.dtype] + ["float32"] * cell.both
+
+    def all_of(*problem: Any) -> Any:
+        return [[g(*compare.cast(problem, d))[1] for g in gradients] for d in dtypes]
+
+    compiled = jax.jit(all_of, compiler_options=compare.UNOPTIMIZED if cell.unoptimized else None)
+    with jax.enable_x64("float64" in dtypes), jax.default_matmul_precision(cell.precision):
+        return [jax.tree.map(np.asarray, compiled(*problem)[0][0]) for _ in range(3)]
+
+
+def largest(numbers: Iterable[float]) -> float:
+    """The largest number; NaN where one of them is NaN, which `max` may lose."""
+    return float(np.max([0.0, *numbers]))
+
+
+def run(cell: Cell) -> dict[str, Any]:
+    """One line of the table."""
+    change_rows(cell)
+    problem = problem_of(cell)
+    found = gradients_of(cell, problem)
+    wanted, leaves = named_leaves(compare.reference_gradient(problem)), named_leaves(found[0])
+    errors = {n: float(abs(leaves[n] - w).max() / abs(w).max()) for n, w in wanted.items()}
+    runs = [jax.tree.leaves(f) for f in found]
+    pairs = [(a, b) for run in runs for a, b in zip(runs[0], run, strict=True)]
+    first = {n: e for n, e in errors.items() if n.startswith("layers[0]")}
+    limit = compare.TOLERANCES[cell.dtype]
+    return {
+        "cell": str(cell),
+        "first": largest(first.values()),
+        "rest": largest(e for n, e in errors.items() if n not in first),
+        "moved": largest(float(abs(a - b).max()) for a, b in pairs),
+        "limit": limit,
+        "where": "" if largest(first.values()) <= limit else where(cell, wanted, leaves, first),
+    }
+
+
+def where(cell: Cell, wanted: Any, leaves: Any, first: dict[str, float]) -> str:
+    """Which entries of W are wrong, and by how much each leaf."""
+    W = wanted["layers[0].W"]
+    bad = ~(abs(leaves["layers[0].W"] - W) <= compare.TOLERANCES[cell.dtype] * abs(W).max())
+    units = sorted({int(u) % cell.H for u in bad.any(0).nonzero()[0]})
+    text = f"{bad.mean():.1%} of W, {len(units)} units {units[:1]} to {units[-1:]}; "
+    sizes = {n: abs(leaves[n] - wanted[n]).max() for n in first}
+    text += " ".join(f"{n[10:]} {e:.1e} (abs {sizes[n]:.1e})" for n, e in first.items())
+    if cell.own_ids and bad.any():
+        by_step = bad.reshape(cell.T, cell.B, -1)
+        steps, lanes, _ = by_step.nonzero()
+        columns = by_step[steps.max()].any(0).nonzero()[0].tolist()  # where the scan began
+        text += f"; steps {sorted(set(steps.tolist()))} lanes {sorted(set(lanes.tolist()))}"
+        text += f"; step {steps.max()} {len(columns)} columns {columns[:6]}..."
+    return text
+
+
+def child(cells: list[dict[str, Any]]) -> None:
+    """One line of JSON for each cell."""
+    for fields in cells:
+        try:
+            line = run(Cell(**fields))
+        except Exception as error:  # the table says so, and the next cell goes on
+            line = {"cell": str(Cell(**fields)), "error": str(error)[:200]}
+        write(json.dumps(line) + "\n")
+
+
+def start(name: str, cells: list[dict[str, Any]], flags: str = "") -> str:
+    """The lines of a setting, computed in a process of its own."""
+    old = os.environ.get("XLA_FLAGS", "")
+    changed = {"XLA_FLAGS": f"{old} {flags}".strip(), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    command = [sys.executable, "-m", "experiments.studies.cuda_scan", "--child", json.dumps(cells)]
+    env = os.environ | changed
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    lines = []
+    for row in (json.loads(said) for said in done.stdout.splitlines() if said.startswith("{")):
+        if "error" in row:
+            lines.append(f"{name:23} {row['cell']:34} ERROR {row['error']}")
+            continue
+        verdict = "ok" if largest((row["first"], row["rest"])) <= row["limit"] else "WRONG"
+        numbers = f"layers[0] {row['first']:.1e}  rest {row['rest']:.1e}  moved {row['moved']:.1e}"
+        lines.append(f"{name:23} {row['cell']:34} {numbers}  {verdict:5} {row['where']}")
+    if done.returncode:
+        lines.append(f"{name:23} exit {done.returncode}: {done.stderr.strip()[-160:]!r}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--child")
+    parser.add_argument("--only", default="")
+    parser.add_argument("--dump")
+    parser.add_argument("--jobs", type=int, default=4)  # one GPU, 16 cores
+    args = parser.parse_args()
+    if args.child:
+        return child(json.loads(args.child))
+    dump = ""
+    if args.dump:  # with what autotuning chose, for compiling the same without a device
+        chosen = f"--xla_gpu_dump_autotune_results_to={args.dump}/autotune.txt"
+        dump = f"--xla_dump_to={args.dump} --xla_dump_hlo_as_text {chosen}"
+    show(start("base", SHAPES["base"], dump))  # alone, so that autotuning is quiet
+    tasks = [(n, [PLAIN, FULL], f) for n, f in FLAGS.items()]
+    tasks += [(n, cells, "") for n, cells in SHAPES.items() if n != "base"]
+    tasks = [task for task in tasks if args.only in task[0]]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for text in pool.map(lambda task: start(*task), tasks):
+            show(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Tiny Shakespeare, the record: wider than `tiny_shakespeare_hour`, with three seeds. For a GPU.
+
+On an H100 the three take five minutes; on two CPU cores a seed alone takes some eight
+hours, and `tiny_shakespeare_hour` is made for those.
+
+A line for each seed and for their mean, and one for the mean of their predictions, an ensemble.
+Runs that are done are not done again, so the command can be stopped and given again.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from experiments.recipes import tiny_shakespeare_hour
+from experiments.support.seeds import READS as READS
+from experiments.support.seeds import mean_seconds, seeded, spread, train
+from experiments.support.timing import describe_machine
+from lstm_jax.config import Config
+from lstm_jax.data.batches import split_ids
+from lstm_jax.data.corpora import load_text
+from lstm_jax.data.vocabulary import Text
+from lstm_jax.files import write_json
+from lstm_jax.model import expected_masks
+from lstm_jax.run.checkpoint import load_model
+from lstm_jax.run.figures import draw_curves
+from lstm_jax.run.loop import check_validates
+from lstm_jax.run.metrics import read_metrics
+from lstm_jax.scoring.protocols import Evaluation, evaluate_ensemble
+from lstm_jax.terminal import show
+
+PROTOCOLS = ("windows", "stream")
+HEADER = f"{'':8}  {'windows':15}  {'stream':15}  parameters   training"
+
+
+def get_config() -> Config:
+    # 9.9 million parameters: fewer than the transformer that it is compared with.
+    return tiny_shakespeare_hour.get_config().replace(
+        {"model.hidden_size": 896, "train.steps": 9600, "train.validate_every": 960}
+    )
+
+
+def row(name: str, losses: list[str], parameters: int) -> str:
+    """A line of the table, by `windows` and by `stream`."""
+    return f"{name:8}  " + "  ".join(f"{loss:15}" for loss in losses) + f"  {parameters:>10,}"
+
+
+def exactly(losses: dict[str, Any]) -> list[str]:
+    """The losses of one model."""
+    return [f"{losses[protocol]:.4f}" for protocol in PROTOCOLS]
+
+
+def score_ensemble(config: Config, text: Text, folders: list[Path]) -> Evaluation:
+    """The loss of the mean of the predictions of each folder's best model."""
+    masks = expected_masks(config.model)
+    models = [(load_model(folder, "best")[0].eval_params, masks) for folder in folders]
+    return evaluate_ensemble(models, split_ids(text.ids, config.data).validation, config.evaluate)
+
+
+def main(config: Config, workdir: Path) -> int:
+    """Prints a line for each seed as it is done; writes record.json and the curves."""
+    text = load_text(config.data)
+    check_validates(config, text, "the record")
+    configs = seeded(config, text, workdir)
+    runs: list[dict[str, Any]] = []
+    for run in train(configs, text, "tiny_shakespeare"):
+        if not runs:
+            show(HEADER)
+        runs.append(run)
+        seconds = f"  {mean_seconds([run]):>7} s"
+        show(row(f"seed {run['seed']}", exactly(run), run["parameters"]) + seconds)
+    means = [spread([run[protocol] for run in runs]) for protocol in PROTOCOLS]
+    show(row("mean", means, runs[0]["parameters"]))
+    ensemble = score_ensemble(config, text, [*configs])._asdict()
+    show(row("ensemble", exactly(ensemble), sum(run["parameters"] for run in runs)))
+    found = {"machine": describe_machine(), "config": config.flatten()}
+    write_json(workdir / "record.json", found | {"seeds": runs, "ensemble": ensemble})
+    title = f"tiny_shakespeare, {len(runs)} seeds"
+    draw_curves(
+        [read_metrics(folder) for folder in configs], title, workdir / "figures" / "record.png"
+    )
+    return 0

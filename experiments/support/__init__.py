@@ -1,0 +1,1 @@
+"""What recipes and studies stand on."""

@@ -1,0 +1,207 @@
+"""What `--mode=evaluate` prints: a model's losses on a split, alone, in an ensemble and while it
+goes on learning, each with how it was come by."""
+
+import hashlib
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from lstm_jax.averaging import is_waiting
+from lstm_jax.config import Config, DynamicConfig, EvaluateConfig
+from lstm_jax.data.batches import split_ids
+from lstm_jax.data.corpora import load_text
+from lstm_jax.data.vocabulary import Text
+from lstm_jax.errors import UserError, shown
+from lstm_jax.files import named
+from lstm_jax.loss import bits
+from lstm_jax.model import LMParams, Masks, expected_masks, named_leaves
+from lstm_jax.run.checkpoint import Description, load_model
+from lstm_jax.run.checksums import sha256_of
+from lstm_jax.run.metrics import AVERAGE
+from lstm_jax.scoring.dynamic import evaluate_dynamic
+from lstm_jax.scoring.monte_carlo import evaluate_monte_carlo
+from lstm_jax.scoring.protocols import Evaluation, check_lanes, evaluate, evaluate_ensemble
+from lstm_jax.train import TrainState
+
+
+class Loss(NamedTuple):
+    """A loss in nats per character under the name of its protocol, and how it was come by."""
+
+    name: str
+    nats: float
+    how: str
+
+
+def text_of(description: Description, config: Config) -> Text:
+    """The text that a model was trained on; UserError where another one is found."""
+    path = config.data.path
+    if path == description.config.data.path != "":
+        check_text_of_run(named(path), description.text_sha256)
+    text = load_text(config.data)
+    check_sha256(text.name, text.sha256, description.text_sha256)
+    return text
+
+
+def check_text_of_run(path: Path, wanted: str) -> None:
+    """Refuses what a run's own data.path leads to, where nobody should wait for it.
+
+    The folder may be somebody else's: a pipe would be read for ever, and a text of many gigabytes
+    be turned into ids before it is known to be another.
+    """
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) or not found.st_size:  # the system's own have no size
+            raise UserError(
+                f"the run's data.path={shown(str(path))} is no plain file with a text in it: put "
+                "the text into one and name that with --config.data.path"
+            )
+        check_sha256(str(path), sha256_of(path), wanted)
+    except UserError:
+        raise
+    except (OSError, ValueError):
+        pass  # `load_text` says it better
+
+
+def check_sha256(name: str, found: str, wanted: str) -> None:
+    if found != wanted:
+        raise UserError(
+            f"{name} is not the text that this model was trained on: its sha256 is {found}, not "
+            f"{wanted}; name that one with --config.data.path"
+        )
+
+
+def split_to_score(text: Text, config: Config, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """What comes before a split, and the split: `validation`, or `training_end`, as long a piece
+    at the end of the training split."""
+    training, validation = split_ids(text.ids, config.data)
+    if validation is None:
+        raise UserError(
+            "this run keeps no validation split to score (data.validation_fraction is 0): train "
+            "with one, in another --workdir"
+        )
+    check_lanes(len(validation), config.evaluate)
+    if split == "validation":
+        return training, validation
+    if len(training) < 2 * len(validation):
+        raise UserError(
+            f"--split=training_end needs a training split of twice the {len(validation):,} "
+            f"characters that are kept for validation; it has {len(training):,}"
+        )
+    return training[: -len(validation)], training[-len(validation) :]
+
+
+def score_alone(state: TrainState, config: Config, scored: np.ndarray) -> list[Loss]:
+    """The losses of the parameters, and of their average where there is one."""
+    masks = expected_masks(config.model)
+    found = evaluate(state.params, scored, config.evaluate, masks)
+    losses = by_protocol(found, "", config)
+    if (average := state.average) is not None:
+        if not is_waiting(average):
+            found = evaluate(average.params, scored, config.evaluate, masks)
+        losses += by_protocol(found, AVERAGE, config)
+    return losses
+
+
+def score_ensemble(
+    members: list[tuple[LMParams, Masks | None]], config: Config, scored: np.ndarray
+) -> list[Loss]:
+    """The losses of the models' predictions, averaged."""
+    found = evaluate_ensemble(members, scored, config.evaluate)
+    return by_protocol(found, "_ensemble", config, f"{len(members)} models, averaged; ")
+
+
+def score_draws(params: LMParams, config: Config, scored: np.ndarray, draws: int) -> list[Loss]:
+    """The losses of Monte Carlo dropout, with a bar while it lasts."""
+    with tqdm(total=100, unit="%", desc="Monte Carlo dropout", disable=None) as bar:
+        found = evaluate_monte_carlo(
+            params, scored, config, draws, lambda part: bar.update(100 * part - bar.n)
+        )
+    return by_protocol(found, "_draws", config, f"{draws} draws of what training drops, averaged; ")
+
+
+def load_members(
+    first: TrainState, like: Description, workdir: Path, folders: list[str], which: str
+) -> list[tuple[LMParams, Masks | None]]:
+    """The other models of an ensemble; UserError where one is of another text or split than the
+    first, that of `workdir`, or is one of those before it, be it by another name or a copy."""
+    members, contents = [], {content_of(first.eval_params): workdir}
+    for folder in folders:
+        state, description = load_model(named(folder), which)
+        same = like.text_sha256, like.vocabulary, like.config.data.validation_fraction
+        if same != (
+            description.text_sha256,
+            description.vocabulary,
+            description.config.data.validation_fraction,
+        ):
+            raise UserError(
+                f"--ensemble={folder} was trained on another text or split than {workdir}: "
+                "name runs on the same"
+            )
+        content = content_of(state.eval_params)
+        if content in contents:
+            raise UserError(
+                f"--ensemble={folder} holds the same model as {contents[content]}, and a mean "
+                "takes each once: leave it out"
+            )
+        contents[content] = folder
+        members.append((state.eval_params, expected_masks(description.config.model)))
+    return members
+
+
+def content_of(params: LMParams) -> bytes:
+    """A hash of every bit of a model's parameters."""
+    digest = hashlib.sha256()
+    for name, leaf in named_leaves(params).items():
+        digest.update(f"{name} {leaf.dtype} {leaf.shape} ".encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.digest()
+
+
+def score_dynamically(
+    params: LMParams,
+    masks: Masks | None,
+    before: np.ndarray,
+    scored: np.ndarray,
+    config: DynamicConfig,
+) -> Loss:
+    """The loss of dynamic evaluation, with a bar while it lasts."""
+    with tqdm(total=100, unit="%", desc="dynamic evaluation", disable=None) as bar:
+        loss = evaluate_dynamic(
+            params, before, scored, config, lambda part: bar.update(100 * part - bar.n), masks
+        )
+    epsilon = f", epsilon {config.epsilon:g}" if config.epsilon else ""
+    return Loss(
+        "dynamic",
+        loss,
+        f"state carried, learning on: {config.rule}, segments of {config.segment_length}, rate "
+        f"{config.rate:g}, decay {config.decay:g}{epsilon}",
+    )
+
+
+def by_protocol(found: Evaluation, suffix: str, config: Config, prefix: str = "") -> list[Loss]:
+    """A loss for each protocol."""
+    return [
+        Loss(f"{name}{suffix}", getattr(found, name), prefix + how)
+        for name, how in describe(config.evaluate).items()
+    ]
+
+
+def describe(config: EvaluateConfig) -> dict[str, str]:
+    """Each protocol in words."""
+    lanes = (
+        f"{config.lanes} lanes, each but the first after {config.warmup} unscored characters"
+        if config.lanes > 1
+        else "strictly one character after another"
+    )
+    return {
+        "stream": f"state carried, {lanes}",
+        "windows": f"{config.window_length} characters from the zero state",
+    }
+
+
+def in_both_units(nats: float) -> str:
+    """A loss as it is printed everywhere."""
+    return f"{nats:.4f} nats/char  {bits(nats):.4f} bits/char"

@@ -1,0 +1,1 @@
+"""The cells: each owns its parameters, its state and its step."""

@@ -1,0 +1,19 @@
+"""What the user can mend, in one line."""
+
+import reprlib
+from typing import Any
+
+
+class UserError(ValueError):
+    """Something the user can mend: shown as one line, without a traceback."""
+
+
+SHORT = reprlib.Repr()
+SHORT.maxstring = SHORT.maxlong = SHORT.maxother = 200
+
+
+def shown(value: Any) -> str:
+    """The value as Python shows it, cut in the middle where it is long: it may come from a file."""
+    if isinstance(value, int) and value.bit_length() > 10_000:  # Python does not show those
+        return f"a number of {value.bit_length():,} bits"
+    return SHORT.repr(value)

@@ -1,0 +1,89 @@
+"""One batch on several devices: each takes some of its lanes.
+
+Lanes never meet inside the model, so the devices work apart and add up their gradients once a step.
+That serves several GPUs, and the cores of one CPU as well: made a device each, they do everything
+side by side, where XLA by itself would only divide the larger products between them.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lstm_jax.data.batches import Batch
+from lstm_jax.gradients import GradFn
+from lstm_jax.loss import Aux
+from lstm_jax.model import Carry, LMParams, Masks
+
+LANES = "lanes"
+# When it pays to make each core of a CPU a device (BUILD_NOTES.md has the times): each needs a lane
+# for every so many hidden units, or it reads the weights more than it computes with them; and from
+# a hidden size on the weights that each core reads for itself no longer fit its cache.
+UNITS_A_LANE = 16
+CORES_APART_BELOW = 512
+
+
+class Placement(NamedTuple):
+    """Where arrays live: the same everywhere, or divided by lanes along one axis."""
+
+    replicated: NamedSharding
+    carry: NamedSharding  # B first
+    batch: NamedSharding  # TxB
+    batches: NamedSharding  # KxTxB
+
+    @classmethod
+    def of(cls, mesh: Mesh) -> "Placement":
+        specs = (P(), P(LANES), P(None, LANES), P(None, None, LANES))
+        return cls(*(NamedSharding(mesh, spec) for spec in specs))
+
+
+def lane_mesh(batch_size: int, hidden_size: int) -> Mesh:
+    """The local devices that share a batch: as many as divide its lanes evenly, where that pays."""
+    devices = jax.local_devices()
+    few = 1
+    if devices[0].platform == "cpu":
+        few = max(1, hidden_size // UNITS_A_LANE)
+        if hidden_size >= CORES_APART_BELOW:
+            devices = devices[:1]
+    counts = range(1, len(devices) + 1)
+    fit = [n for n in counts if batch_size % n == 0 and batch_size >= n * few]
+    return Mesh(devices[: max(fit, default=1)], (LANES,))
+
+
+def over_lanes(value_and_grad: GradFn, mesh: Mesh) -> GradFn:
+    """The same gradient, each device of the mesh taking its share of the lanes.
+
+    The loss is the mean over the counted targets of all lanes, as without devices; only the order
+    of its sums differs.
+    """
+    if mesh.size == 1:
+        return value_and_grad
+
+    def on_a_device(
+        params: LMParams, carry: Carry, batch: Batch, masks: Masks | None
+    ) -> tuple[tuple[Array, Aux], LMParams]:
+        (loss, aux), grads = value_and_grad(params, carry, batch, masks)
+        count = lax.psum(aux.count, LANES)
+        share = aux.count.astype(loss.dtype) / jnp.maximum(count, 1).astype(loss.dtype)
+        loss, grads = lax.psum(jax.tree.map(lambda d: d * share, (loss, grads)), LANES)
+        return (loss, Aux(aux.carry, count)), grads
+
+    lanes, later_lanes = P(LANES), P(None, LANES)
+
+    def on_devices(
+        params: LMParams, carry: Carry, batch: Batch, masks: Masks | None
+    ) -> tuple[tuple[Array, Aux], LMParams]:
+        # A mask has a row a lane; zoneout's, drawn anew at each step, are TxBxH.
+        of_masks = jax.tree.map(lambda m: later_lanes if m.ndim == 3 else lanes, masks)
+        return jax.shard_map(
+            on_a_device,
+            mesh=mesh,
+            in_specs=(P(), lanes, later_lanes, of_masks),
+            out_specs=((P(), Aux(carry=lanes, count=P())), P()),
+            check_vma=False,
+        )(params, carry, batch, masks)
+
+    return on_devices

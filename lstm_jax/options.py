@@ -1,0 +1,56 @@
+"""Options with types and ranges: what configs, and the flags for them, are made of."""
+
+import dataclasses
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from lstm_jax.errors import UserError, shown
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A config field with its help text and its valid values (`low` to `high`, both included)."""
+    meta = {"help": help, "low": low, "high": high, "choices": choices}
+    return field(default=default, metadata=meta)
+
+
+def value_type(f: dataclasses.Field) -> type:
+    """The type of a field's value, None aside."""
+    if isinstance(f.type, types.UnionType):
+        return next(t for t in typing.get_args(f.type) if t is not types.NoneType)
+    return typing.cast(type, f.type)
+
+
+def _checked(name: str, value: Any, f: dataclasses.Field) -> Any:
+    """The value in the field's own type, or a UserError that says what is wrong with it."""
+    kind, meta = value_type(f), f.metadata
+    if value is None and isinstance(f.type, types.UnionType):
+        return None
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise UserError(f"{name} takes {kind.__name__}, not {shown(value)}")
+    if meta["choices"] is not None and value not in meta["choices"]:
+        raise UserError(f"{name} is one of {', '.join(meta['choices'])}; not {shown(value)}")
+    if kind in (int, float) and not meta["low"] <= value <= meta["high"]:
+        raise UserError(f"{name} lies between {meta['low']} and {meta['high']}; not {shown(value)}")
+    return kind(value)
+
+
+@dataclass(frozen=True)
+class Section:
+    """Checks every field against its definition."""
+
+    prefix: ClassVar[str]  # what stands before a field's name on the command line
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            value = _checked(f"{self.prefix}{f.name}", getattr(self, f.name), f)
+            object.__setattr__(self, f.name, value)

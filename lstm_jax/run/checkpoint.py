@@ -1,0 +1,398 @@
+"""Checkpoints of a run: the latest few and the best by validation.
+
+A checkpoint is a folder named by its step. It holds the whole TrainState (step, parameters,
+optimizer state, carry, average) as orbax writes it; as JSON what is needed to make sense of it, the
+config, the alphabet, the text's hash; the losses on the validation split; and the checksums of all
+these files. Randomness follows the step and needs no saving.
+
+It is written under another name and given its own when it is complete, and loses that name before
+it is deleted: a process killed at any moment leaves no half of one. One that no longer agrees with
+its checksums is damaged, and nothing of it is read.
+
+orbax is imported where the first checkpoint is written or read: it takes half as long to import as
+JAX does, and a new run is well under way before it saves.
+"""
+
+import itertools
+import json
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lstm_jax.config import Config
+from lstm_jax.data.vocabulary import Text, Vocabulary, summary
+from lstm_jax.errors import UserError, shown
+from lstm_jax.files import PART, cannot_write, named, read_json
+from lstm_jax.run.checksums import damage, write_sums
+from lstm_jax.run.memory import check_state_fits, state_bytes
+from lstm_jax.run.metrics import check_losses, kept_losses
+from lstm_jax.terminal import warn
+from lstm_jax.train import TrainState, init_train_state
+
+FOLDER = "checkpoints"
+DAMAGED = "damaged"  # where damaged checkpoints are set aside
+STATE, DESCRIPTION, METRICS = "state", "description/metadata", "metrics/metrics"
+FORMAT = 2  # of checkpoints and config.json
+# Below such a folder orbax writes what nobody can read: it takes the first for patterns of names,
+# and the last for a storage of Google's.
+NO_PLACE = re.compile(r"[\[\]]|(^|/)gs:(/|$)")
+SMALL_BYTES = 2**28  # hashed in a second or so, whatever it is
+LOOKS = 5  # at a folder in which a run under way deletes what was just found
+
+
+class Description(NamedTuple):
+    """What a run is: everything but its numbers."""
+
+    config: Config
+    vocabulary: Vocabulary
+    text_sha256: str
+    dtype: str  # of the parameters
+
+    @classmethod
+    def of(cls, config: Config, text: Text) -> "Description":
+        return cls(config, text.vocabulary, text.sha256, default_dtype())
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "config": self.config.flatten(),
+            "vocabulary": self.vocabulary.chars,
+            "text_sha256": self.text_sha256,
+            "dtype": self.dtype,
+        }
+
+    def differences(self, other: dict[str, Any]) -> list[str]:
+        """How this run differs from a described one (its `to_json`), a phrase each.
+
+        The text is known by its hash, so it may lie elsewhere (data.path).
+        """
+
+        def flatten(described: dict[str, Any]) -> dict[str, Any]:
+            # A run from before an option existed did without it, as its default does.
+            return {
+                **Config().flatten(),
+                **described["config"],
+                "dtype": described["dtype"],
+                "the vocabulary": summary(described["vocabulary"]),
+                "the text's sha256": described["text_sha256"],
+            }
+
+        here, there = flatten(self.to_json()), flatten(other)
+        return [
+            f"{key} is {shown(there.get(key))} there and {shown(value)} here"
+            for key, value in here.items()
+            if there.get(key) != value and key != "data.path"
+        ]
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Description":
+        return cls(
+            Config().replace(data["config"]),
+            Vocabulary(data["vocabulary"]),
+            data["text_sha256"],
+            data["dtype"],
+        )
+
+
+def default_dtype() -> str:
+    """The dtype of new parameters; it follows `jax_enable_x64`."""
+    return str(jnp.zeros(()).dtype)
+
+
+class OtherFormat(UserError):
+    """Another release wrote in a format that this one does not know."""
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """What a file says that a run is (`Description.to_json`); ValueError where it is none."""
+    kinds = {"config": dict, "vocabulary": str, "text_sha256": str, "dtype": str, "format": int}
+    described = read_json(path)
+    if not isinstance(described, dict):
+        raise ValueError("it describes no run")
+    for key, kind in kinds.items():
+        if type(described.get(key)) is not kind:
+            raise ValueError(f"its {key} is {shown(described.get(key))}")
+    return described
+
+
+def refuse_other_format(path: Path, described: dict[str, Any]) -> None:
+    """Raises OtherFormat for what a later release wrote, or one from before the first release."""
+    if (found := described["format"]) != FORMAT:
+        remedy = "upgrade lstm_jax" if found > FORMAT else "go on with the version that wrote it"
+        raise OtherFormat(
+            f"{path} is of format {found}, and this version of lstm_jax reads format {FORMAT}: "
+            f"{remedy}, or choose another --workdir"
+        )
+
+
+def check_place(workdir: Path) -> None:
+    """Refuses a folder in which checkpoints would be written that cannot be read."""
+    if found := NO_PLACE.search(workdir.absolute().as_posix()):
+        raise UserError(
+            f"no checkpoint can be kept below {workdir.absolute()}, because of the "
+            f"{found[0].strip('/')} in that name: choose another --workdir"
+        )
+
+
+def to_plain(tree: Any) -> Any:
+    """A TrainState as the dicts and lists that a checkpoint has; what is None is left out."""
+    if hasattr(tree, "_asdict"):
+        fields = tree._asdict().items()
+        return {name: to_plain(value) for name, value in fields if value is not None}
+    return [*map(to_plain, tree)] if isinstance(tree, tuple) else tree
+
+
+def from_plain(stored: Any, like: Any) -> Any:
+    """`to_plain` undone: what was stored, in the types of `like`."""
+    if hasattr(like, "_asdict"):
+        fields = like._asdict().items()
+        return type(like)(**{name: from_plain(stored.get(name), value) for name, value in fields})
+    if isinstance(like, tuple):
+        return tuple(from_plain(*pair) for pair in zip(stored, like, strict=True))
+    return stored
+
+
+class Checkpoints:
+    """The checkpoints of one run folder.
+
+    Args:
+      check: called before each change in the folder; raises where it is no longer to be written in.
+    """
+
+    def __init__(
+        self, workdir: Path, keep: int = 2, check: Callable[[], None] = lambda: None
+    ) -> None:
+        self._workdir, self._keep, self._check = workdir, keep, check
+        self._writer = ThreadPoolExecutor(1, "checkpoints")
+        self._written: Future[None] | None = None
+
+    def path(self, step: int) -> Path:
+        return self._workdir / FOLDER / str(step)
+
+    def part(self, step: int) -> Path:
+        """Where a checkpoint lies while it is being written or deleted."""
+        return self._workdir / FOLDER / f"{step}{PART}"
+
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints, damaged ones included, in order."""
+        folder = self._workdir / FOLDER
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+
+    def sort_out(self) -> tuple[list[int], dict[int, str]]:
+        """The steps of the good checkpoints, in order, and of the damaged, with what is wrong.
+
+        Reads every byte of them all. A UserError where there are some and none is good.
+        """
+        found = {step: self._damage(step) for step in self.steps()}
+        good = [step for step, why in found.items() if why is None]
+        # A run under way may have deleted one in between.
+        damaged = {step: why for step, why in found.items() if why and self.path(step).exists()}
+        if damaged and not good:
+            each = "; ".join(f"{self.path(step)}: {why}" for step, why in damaged.items())
+            raise UserError(
+                f"no checkpoint is left undamaged ({each}); nothing was deleted: put back a copy, "
+                "or begin anew in another --workdir"
+            )
+        return good, damaged
+
+    def _damage(self, step: int) -> str | None:
+        return self._excess(step) or damage(self.path(step))
+
+    def _excess(self, step: int) -> str | None:
+        """What is wrong with a checkpoint's size: hashing what it cannot hold may take for ever."""
+        files = [path for path in self.path(step).rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files)
+        if size <= SMALL_BYTES:
+            return None
+        try:
+            described = self.described(step)
+            if described["format"] != FORMAT:
+                return None  # who wrote it knows what it may hold
+            description = Description.from_json(described)
+            state = state_bytes(description.config, len(description.vocabulary))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            state = 0
+        if size <= SMALL_BYTES + 2 * state:
+            return None
+        return f"it has {size:,} bytes, where a state as it describes takes {state:,}"
+
+    def set_aside(self, step: int) -> Path:
+        """Moves a damaged checkpoint out of the way of what is saved from now on."""
+        self._check()
+        aside = self._workdir / DAMAGED
+        aside.mkdir(exist_ok=True)
+        names = (f"{step}" if n == 1 else f"{step}-{n}" for n in itertools.count(1))
+        to = next(aside / name for name in names if not (aside / name).exists())
+        return self.path(step).rename(to)
+
+    def delete_parts(self) -> None:
+        """Deletes what a killed process was writing or deleting."""
+        for part in (self._workdir / FOLDER).glob(f"*{PART}"):
+            self._check()
+            shutil.rmtree(part) if part.is_dir() else part.unlink()
+
+    def best_step(self, steps: Sequence[int]) -> int:
+        """Of some steps, the one of lowest validation loss; the latest where none was validated."""
+        found = {step: kept_losses(losses)[0] for step in steps if (losses := self.losses(step))}
+        return min(found, key=found.__getitem__) if found else max(steps)
+
+    def losses(self, step: int) -> dict[str, float]:
+        """The validation losses that a checkpoint carries, by name; empty: it was not validated."""
+        try:
+            return check_losses(read_json(self.path(step) / METRICS))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise self._unreadable(step, error) from error
+
+    def described(self, step: int) -> dict[str, Any]:
+        """What run a checkpoint is of, as `Description.to_json` wrote it."""
+        try:
+            return read_description(self.path(step) / DESCRIPTION)
+        except (OSError, ValueError) as error:
+            raise self._unreadable(step, error) from error
+
+    def _unreadable(self, step: int, error: Exception) -> UserError:
+        return UserError(
+            f"the checkpoint {self.path(step)} cannot be read "
+            f"({' '.join(str(error).split())[:200]}); move it away to use an older one"
+        )
+
+    def restore(self, step: int) -> tuple[TrainState, Description]:
+        """The state at a step, every bit as it was saved, and what run it belongs to."""
+        described = self.described(step)
+        try:
+            refuse_other_format(self.path(step), described)
+            description = Description.from_json(described)
+            return self._restore(step, description), description
+        except OtherFormat:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise self._unreadable(step, error) from error
+
+    def _restore(self, step: int, description: Description) -> TrainState:
+        import orbax.checkpoint as ocp
+
+        if description.dtype != default_dtype():
+            raise UserError(
+                f"its parameters are {description.dtype} and this process computes in "
+                f"{default_dtype()}: see JAX_ENABLE_X64"
+            )
+        check_state_fits(description.config, len(description.vocabulary))
+        shapes = jax.eval_shape(
+            lambda: init_train_state(description.config, len(description.vocabulary))
+        )
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        target = jax.tree.map(
+            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes
+        )
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+            folder = (self.path(step) / STATE).absolute()
+            found = checkpointer.restore(folder, args=ocp.args.StandardRestore(to_plain(target)))
+        return from_plain(found, target)
+
+    def save(
+        self, state: TrainState, description: Description, metrics: dict[str, float] | None
+    ) -> None:
+        """Saves in the background; with no metrics it cannot become the best one.
+
+        What went wrong there is raised here the next time, or by `wait`.
+        """
+        self.wait()
+        step = int(state.step)
+        if step not in self.steps():
+            # A copy: the next dispatch takes the state's buffers while the writing still goes on.
+            state = jax.tree.map(jnp.copy, state)
+            self._written = self._writer.submit(self._save, step, state, description, metrics)
+
+    def _save(
+        self,
+        step: int,
+        state: TrainState,
+        description: Description,
+        metrics: dict[str, float] | None,
+    ) -> None:
+        part = self.part(step)
+        self._check()
+        try:
+            write_checkpoint(part, state, description, metrics)
+            self._check()
+            part.rename(self.path(step))
+        except (OSError, ValueError) as error:
+            self._check()  # what is there now may be another's
+            told = cannot_write(self.path(step), error)  # first: it says how much room there is
+            shutil.rmtree(part, ignore_errors=True)
+            raise told from error
+        self._delete_old()
+
+    def _delete_old(self) -> None:
+        """Deletes all but the latest few and the best."""
+        self._check()
+        steps = self.steps()
+        for step in set(steps) - {*steps[-self._keep :], self.best_step(steps)}:
+            self._check()
+            try:
+                shutil.rmtree(self.path(step).rename(self.part(step)))
+            except OSError as error:  # the run is no worse for it
+                warn(f"{self.path(step)} cannot be deleted: {error.strerror}")
+
+    def wait(self) -> None:
+        """Waits until everything is on disk."""
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
+
+    def close(self) -> None:
+        """Waits, and lets the thread that writes go."""
+        try:
+            self.wait()
+        finally:
+            self._writer.shutdown()
+
+
+def write_checkpoint(
+    folder: Path, state: TrainState, description: Description, metrics: dict[str, float] | None
+) -> None:
+    """Writes a whole checkpoint into a folder that is not there yet."""
+    import orbax.checkpoint as ocp
+
+    folder.parent.mkdir(exist_ok=True)  # not the one above: it may just have been deleted
+    folder.mkdir()
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        checkpointer.save((folder / STATE).absolute(), args=ocp.args.StandardSave(to_plain(state)))
+    for name, content in ((DESCRIPTION, description.to_json()), (METRICS, metrics)):
+        if content is not None:
+            (folder / name).parent.mkdir()
+            (folder / name).write_text(json.dumps(content))
+    write_sums(folder)
+
+
+def load_model(workdir: str | Path, which: str) -> tuple[TrainState, Description]:
+    """The `best` or the `latest` undamaged checkpoint of a run folder, which stays as it is."""
+    workdir = named(str(workdir))
+    if not (workdir / FOLDER).is_dir():
+        raise UserError(
+            f"{workdir} holds no {FOLDER} folder: train there first, or name another folder"
+        )
+    checkpoints = Checkpoints(workdir)
+    for attempt in range(LOOKS):
+        good, damaged = checkpoints.sort_out()
+        if not good:
+            raise UserError(f"{workdir / FOLDER} holds no checkpoint: train there first")
+        step = checkpoints.best_step(good) if which == "best" else good[-1]
+        try:
+            found = checkpoints.restore(step)
+            break
+        except UserError:
+            if checkpoints.path(step).exists() or attempt == LOOKS - 1:
+                raise  # else a run under way has deleted it, and has newer ones
+    for step, why in damaged.items():
+        warn(f"{checkpoints.path(step)} is damaged and left out ({why})")
+    return found

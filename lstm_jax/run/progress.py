@@ -1,0 +1,85 @@
+"""Progress on stderr: a bar on a terminal, plain lines elsewhere.
+
+Nothing that goes wrong on the way there ends a training: what cannot be shown is left out. Where a
+reader has gone away (`head`, a `tee` that died), that is noted, as the shell would have it.
+"""
+
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tqdm import tqdm
+
+from lstm_jax.run.metrics import AVERAGE, kept_losses
+from lstm_jax.terminal import UNHEARD, on_terminal, put
+
+LINE_EVERY_S = 10.0
+
+
+class Progress:
+    """Shows the step, the losses, the speed and the time left."""
+
+    def __init__(self, steps: int, done: int) -> None:
+        self._steps, self._start_step, self._start = steps, done, time.monotonic()
+        self._val, self._last_line = "", -LINE_EVERY_S
+        self._paced: dict[str, Any] | None = None  # the line that the speed is counted from
+        self.reader_left = False
+        self._bar = None
+        with self._shown():
+            if on_terminal(sys.stderr):
+                self._bar = tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True)
+
+    @contextmanager
+    def _shown(self) -> Iterator[None]:
+        """Around what writes to stderr."""
+        try:
+            yield
+        except BrokenPipeError:
+            self.reader_left = True
+        except UNHEARD:  # a terminal that was closed, a log on a full disk
+            pass
+
+    def update(self, line: dict[str, Any]) -> None:
+        """Shows a line of metrics."""
+        with self._shown():
+            self._show(line)
+
+    def _show(self, line: dict[str, Any]) -> None:
+        validated = "val_loss_stream" in line
+        if validated:
+            of = " average" if f"val_loss_stream{AVERAGE}" in line else ""
+            stream, windows = kept_losses(line)
+            self._val = f"  val{of} stream {stream:.4f} windows {windows:.4f}"
+        skipped = f"  {line['skipped']} updates skipped" if line.get("skipped") else ""
+        text = (
+            f"loss {line.get('train_loss', math.nan):.4f}{self._val}{skipped}  "
+            f"{self._chars_per_second(line) / 1e3:.1f}k chars/s"
+        )
+        if validated or self._paced is None:
+            self._paced = line
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+            self._bar.update(line["step"] - self._bar.n)
+            return
+        now = time.monotonic()
+        if validated or now - self._last_line >= LINE_EVERY_S or line["step"] == self._steps:
+            self._last_line = now
+            rate = (now - self._start) / max(line["step"] - self._start_step, 1)
+            left = rate * (self._steps - line["step"])
+            put(f"step {line['step']}/{self._steps}  {text}  {left:.0f} s left")
+
+    def _chars_per_second(self, line: dict[str, Any]) -> float:
+        """The speed since the last validation: one dispatch is too short to tell it by, for a GPU's
+        are queued, and when one is read the next may be half done."""
+        if self._paced is None:
+            return line["chars_per_second"]
+        seconds = line["seconds"] - self._paced["seconds"]
+        return (line["characters"] - self._paced["characters"]) / max(seconds, 1e-9)
+
+    def close(self) -> None:
+        with self._shown():
+            if self._bar is not None:
+                self._bar.close()

@@ -1,0 +1,155 @@
+"""Scoring a split, in nats per character, by two protocols.
+
+`stream`: the state is carried across the split, every character but the first is predicted once.
+To use a machine well the split is read in `evaluate.lanes` pieces side by side, and each piece but
+the first reads `evaluate.warmup` unscored characters beforehand; lanes=1 is the strict protocol.
+
+`windows`: the split is cut into windows of `evaluate.window_length` predicted characters, and each
+starts from the zero state. That is the condition a model with a fixed context is scored in
+(nanoGPT), here over the whole split instead of a sample of it.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+
+from lstm_jax.config import EvaluateConfig
+from lstm_jax.data.batches import MAX_LANES, Batch, cut_segments
+from lstm_jax.errors import UserError
+from lstm_jax.gradients.lanes import Placement, lane_mesh
+from lstm_jax.loss import target_losses
+from lstm_jax.model import Carry, LMParams, Masks, apply, init_carry, sizes
+
+
+class Evaluation(NamedTuple):
+    """Mean nats per character by each protocol."""
+
+    stream: float
+    windows: float
+
+
+@jax.jit
+def _score(
+    params: LMParams, carry: Carry, batch: Batch, masks: Masks | None
+) -> tuple[Array, Carry]:
+    """The loss of every target, TxB, and the carry."""
+    logits_TxBxV, carry = apply(params, carry, batch.inputs, masks, batch.resets)
+    return target_losses(logits_TxBxV, batch.targets), carry
+
+
+def score(
+    params: LMParams, segments: Iterable[Batch], masks: Masks | None = None
+) -> Iterator[np.ndarray]:
+    """Yields the losses of each segment's counted characters, nats; the carry is handed on.
+
+    Args:
+      masks: what stands for the drawn ones where nothing is random (`model.expected_masks`).
+    """
+    carry, scored = None, None
+    for batch in segments:
+        if carry is None:  # all segments are of one shape
+            B, H = batch.inputs.shape[1], sizes(params)[0]
+            placement = Placement.of(lane_mesh(B, H))
+            params, masks = jax.device_put((params, masks), placement.replicated)
+            carry = jax.device_put(init_carry(params, B), placement.carry)
+        losses_TxB, carry = _score(params, carry, jax.device_put(batch, placement.batch), masks)
+        if scored is not None:  # one segment late: the device goes on meanwhile
+            yield counted(*scored)
+        scored = losses_TxB, batch
+    if scored is not None:
+        yield counted(*scored)
+
+
+def counted(losses_TxB: Array, batch: Batch) -> np.ndarray:
+    """The losses of the targets that count."""
+    losses = np.asarray(losses_TxB)
+    return losses.ravel() if batch.mask is None else losses[np.asarray(batch.mask)]
+
+
+def mean_loss(params: LMParams, segments: Iterable[Batch], masks: Masks | None = None) -> float:
+    """Mean nats per counted character over segments run in order."""
+    found = [(part.sum(dtype=np.float64), len(part)) for part in score(params, segments, masks)]
+    total, count = np.sum(found, axis=0)
+    return float(total / count)
+
+
+def segment_length(params: LMParams) -> int:
+    """Steps of a segment of up to 128 lanes whose logits stay within 128 MB."""
+    return max(1, min(256, 2**18 // sizes(params)[1]))
+
+
+def stream_segments(
+    ids: np.ndarray, config: EvaluateConfig, max_time: int = 256
+) -> Iterable[Batch]:
+    """The segments of the `stream` protocol."""
+    length = -(-(len(ids) - 1) // config.lanes)
+    return cut_segments(ids, length, warmup=config.warmup, max_time=max_time)
+
+
+def check_lanes(length: int, config: EvaluateConfig) -> None:
+    """Refuses lanes that would cost more steps than the strict protocol, for a split that long.
+
+    Up to MAX_LANES lanes cannot: they are read side by side. More are read in groups, each of which
+    takes its warm-up again, so lanes that are short beside it read the split many times.
+    """
+    targets = length - 1
+    piece = math.ceil(targets / config.lanes)
+    groups = math.ceil(math.ceil(targets / piece) / MAX_LANES)
+    steps = groups * min(config.warmup + piece, targets)
+    if groups > 1 and steps > targets:
+        raise UserError(
+            f"evaluate.lanes={config.lanes} with evaluate.warmup={config.warmup} takes {steps:,} "
+            f"steps, and the {targets:,} of evaluate.lanes=1 are exact: take fewer of either"
+        )
+
+
+def window_segments(
+    ids: np.ndarray, config: EvaluateConfig, max_time: int = 256
+) -> Iterable[Batch]:
+    """The segments of the `windows` protocol."""
+    return cut_segments(ids, config.window_length, max_time=max_time)
+
+
+def evaluate(
+    params: LMParams, ids: np.ndarray, config: EvaluateConfig, masks: Masks | None = None
+) -> Evaluation:
+    """The loss of a model on a split, by both protocols; `masks` as `score` takes them."""
+    T = segment_length(params)
+    return Evaluation(
+        stream=mean_loss(params, stream_segments(ids, config, T), masks),
+        windows=mean_loss(params, window_segments(ids, config, T), masks),
+    )
+
+
+def evaluate_ensemble(
+    models: Sequence[tuple[LMParams, Masks | None]], ids: np.ndarray, config: EvaluateConfig
+) -> Evaluation:
+    """The loss of several models of one alphabet whose distributions are averaged, by both
+    protocols."""
+    T = segment_length(models[0][0])
+
+    def mean(segments: Callable[..., Iterable[Batch]]) -> float:
+        each = (
+            np.concatenate([*score(params, segments(ids, config, T), masks)])
+            for params, masks in models
+        )
+        return float(mix(each).mean())
+
+    return Evaluation(stream=mean(stream_segments), windows=mean(window_segments))
+
+
+def mix(each: Iterable[np.ndarray]) -> np.ndarray:
+    """The loss of each character where the models' probabilities of it are averaged.
+
+    Args:
+      each: every model's losses of the N characters, taken one after another.
+    """
+    log_total_N, models = np.float64(-np.inf), 0
+    for losses_N in each:
+        log_total_N = np.logaddexp(log_total_N, -losses_N.astype(np.float64))
+        models += 1
+    return math.log(models) - log_total_N

@@ -1,0 +1,1 @@
+"""Every gradient from every source, compared."""

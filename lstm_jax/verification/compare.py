@@ -1,0 +1,417 @@
+"""Verification: every gradient from every source, compared leaf by leaf.
+
+Sources that share no derivation: `autodiff` (JAX's reverse mode through the scan), `bptt` (by hand,
+in JAX, in either layout), `reference` (by hand, in NumPy loops) and `differences` (central
+differences of the loss). The truncated rule has its own: by hand in JAX in either layout, by
+stop_gradient, by NumPy loops.
+
+The shapes that are trained (`verify_as_trained`) are too large for loops and differences: there the
+sources in float64 answer for one another, and for the gradients in float32.
+"""
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lstm_jax.container import usable_cpus
+from lstm_jax.gradients import GRADIENTS, GradFn, truncated_autodiff
+from lstm_jax.gradients.bptt import COLUMNS, ROWS, value_and_grad_in
+from lstm_jax.gradients.weight_drop import WeightMasks, drop, with_weight_drop
+from lstm_jax.loss import sequence_loss
+from lstm_jax.model import LMParams, named_leaves
+from lstm_jax.verification import reference
+from lstm_jax.verification.cases import Case, Problem, make_problem, make_weight_masks
+
+# Largest error allowed, as a share of the leaf's largest gradient.
+# `default` is float32 at the platform's own precision of products, which may have ten bits (TF32).
+TOLERANCES = {"float64": 1e-12, "differences": 1e-7, "float32": 1e-5, "default": 5e-2}
+DIFFERENCE_STEP = 1e-3
+# The widest layer that the NumPy loops are run on: seconds there, a minute at 512.
+LOOPS_UP_TO = 256
+
+# Compiles in half the time, to slower code for the same formulas. Later releases have no other
+# emitters to choose.
+UNOPTIMIZED: dict[str, Any] = {"xla_backend_optimization_level": 0}
+if jax.__version_info__ < (0, 11):
+    UNOPTIMIZED["xla_cpu_use_fusion_emitters"] = False
+
+MOST_WORKERS = 8
+
+
+class Row(NamedTuple):
+    """How far two sources are apart on one leaf, at worst over the cases."""
+
+    pair: str  # such as `autodiff ~ bptt`
+    kind: str  # a key of TOLERANCES
+    leaf: str  # such as `layers[0].U`
+    absolute: float
+    relative: float  # to the leaf's largest gradient
+    cosine: float
+    cases: int
+
+    @property
+    def allowed(self) -> float:
+        return TOLERANCES[self.kind]
+
+    @property
+    def passed(self) -> bool:
+        return self.relative <= self.allowed
+
+
+@cache
+def compile_gradients(
+    gradients: tuple[GradFn, ...],
+    dtypes: tuple[str, ...],
+    optimized: bool = True,
+    precision: str | None = "highest",
+) -> Callable[..., list[list[LMParams]]]:
+    """(params, carry, batch, masks) -> for each dtype each gradient, by one compiled program.
+
+    One program, because compiling is what takes the time and gradients that share their forward
+    compile faster together. Without `optimized` it compiles faster still, to slower code for the
+    same formulas. `precision` is that of float32 products: GPUs and TPUs may by themselves
+    (None) run them in fewer bits.
+    """
+
+    def all_of(*problem: object) -> list[list[LMParams]]:
+        return [[grad(*cast(problem, dtype))[1] for grad in gradients] for dtype in dtypes]
+
+    compiled = jax.jit(all_of, compiler_options=None if optimized else UNOPTIMIZED)
+
+    def run(*problem: object) -> list[list[LMParams]]:
+        with jax.enable_x64("float64" in dtypes), jax.default_matmul_precision(precision):
+            found = compiled(*problem)
+        for dtype, grads in zip(dtypes, found, strict=True):
+            strays = {str(leaf.dtype) for leaf in jax.tree.leaves(grads)} - {dtype}
+            if strays:
+                raise TypeError(f"gradients in {dtype} came out as {', '.join(sorted(strays))}")
+        return jax.tree.map(lambda a: np.asarray(a, np.float64), found)
+
+    return run
+
+
+def cast(problem: Any, dtype: str) -> Any:
+    """The problem with its float64 numbers in another float dtype."""
+    return jax.tree.map(lambda a: jnp.asarray(a, dtype if a.dtype == np.float64 else None), problem)
+
+
+@cache
+def compile_loss(loss: Callable[..., tuple[jax.Array, Any]]) -> Callable[..., float]:
+    """(params, carry, batch, masks) -> the loss in float64, for the central differences."""
+    compiled = jax.jit(loss, compiler_options=UNOPTIMIZED)
+
+    def run(*problem: object) -> float:
+        with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+            return float(compiled(*problem)[0])
+
+    return run
+
+
+# Where the notebook's per-gate variables stand in the gate order i f g o.
+GATES = ("i", "f", "C", "o")
+
+
+def to_reference(params: LMParams) -> reference.Parameters:
+    """The same parameters in the notebook's variables and shapes."""
+
+    def split(layer: tuple[np.ndarray, ...]) -> reference.Layer:
+        W, U, b = layer
+        weights = np.split(np.concatenate([U, W]).T, 4)  # [h; x], one block a gate
+        biases = np.split(b[:, None], 4)
+        named = {f"W_{gate}": w for gate, w in zip(GATES, weights, strict=True)}
+        named |= {f"b_{gate}": b for gate, b in zip(GATES, biases, strict=True)}
+        return reference.Layer(**named)
+
+    return reference.Parameters(
+        tuple(map(split, params.layers)),
+        params.readout.W.T,
+        params.readout.b[:, None],
+        None if params.embedding is None else params.embedding.T,
+        tuple(s[:, None] for s in params.skips or ()),
+    )
+
+
+def from_reference(found: reference.Parameters, like: LMParams) -> LMParams:
+    """The notebook's variables as `LMParams`."""
+
+    def join(layer: reference.Layer) -> list[np.ndarray]:
+        weights = np.concatenate([getattr(layer, f"W_{gate}") for gate in GATES]).T
+        bias = np.concatenate([getattr(layer, f"b_{gate}") for gate in GATES])[:, 0]
+        H = weights.shape[1] // 4
+        return [weights[H:], weights[:H], bias]
+
+    leaves = [] if found.W_e is None else [found.W_e.T]
+    for layer in found.layers:
+        leaves += join(layer)
+    leaves += [found.W_v.T, found.b_v[:, 0], *(s[:, 0] for s in found.skips)]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def reference_gradient(
+    problem: Problem, defects: frozenset[str] = frozenset(), weights: WeightMasks | None = None
+) -> LMParams:
+    """The gradient by the NumPy reference; `weights` are the masks of the weight drop."""
+    params, carry, batch, masks = problem
+    params = params if weights is None else drop(params, weights)
+    everywhere = np.ones(batch.inputs.shape, bool)
+    sequence = reference.Sequence(
+        batch.inputs,
+        batch.targets,
+        everywhere if batch.mask is None else batch.mask,
+        ~everywhere if batch.resets is None else batch.resets,
+    )
+    drops = None
+    if masks is not None:
+        ones = np.ones((1, 1))
+        drawn = (*masks.layers, masks.readout, masks.embedding)
+        *layers, readout, embedding = (ones if m is None else m.T for m in drawn)
+        drops = reference.Drops(tuple(layers), readout, embedding)
+    states = [reference.State(s.h.T, s.c.T) for s in carry]
+    done = reference.forward(to_reference(params), states, sequence, drops)
+    found = reference.backward(to_reference(params), done, defects=defects)
+    gradient = from_reference(found, params)
+    return gradient if weights is None else drop(gradient, weights)
+
+
+def difference(
+    loss: Callable[[LMParams], float], params: LMParams, leaf: int, direction: np.ndarray
+) -> float:
+    """The slope of the loss along a direction of one leaf, by central differences of fourth order.
+
+    With step s the formula errs by about s^4 and its rounding by eps / s; in float64 s = 1e-3
+    balances them near 1e-12.
+    """
+    leaves, structure = jax.tree.flatten(params)
+
+    def loss_at(offset: float) -> float:
+        moved = leaves[leaf] + offset * direction
+        return loss(structure.unflatten([*leaves[:leaf], moved, *leaves[leaf + 1 :]]))
+
+    s = DIFFERENCE_STEP
+    return (8 * (loss_at(s) - loss_at(-s)) - (loss_at(2 * s) - loss_at(-2 * s))) / (12 * s)
+
+
+def make_row(pair: str, kind: str, leaf: str, a: np.ndarray, b: np.ndarray, scale: float) -> Row:
+    """How far two gradients of a leaf are apart, where its largest gradient is `scale`.
+
+    What is not finite, or of another shape, is infinitely far.
+    """
+    if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return Row(pair, kind, leaf, math.inf, math.inf, 0.0, 1)
+    absolute = float(np.abs(a - b).max())
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    cosine = float(np.vdot(a, b)) / norms if norms else float(absolute == 0)
+    # A leaf that no error reaches has gradient 0 from both; differences have their rounding.
+    unreached = DIFFERENCE_STEP if kind == "differences" else absolute or 1.0
+    return Row(pair, kind, leaf, absolute, absolute / (float(scale) or unreached), cosine, 1)
+
+
+def compare(pair: str, kind: str, first: LMParams, second: LMParams) -> list[Row]:
+    """One row a leaf."""
+    others = named_leaves(second)
+    return [
+        make_row(
+            pair, kind, name, a, others[name], max(np.abs(a).max(), np.abs(others[name]).max())
+        )
+        for name, a in named_leaves(first).items()
+    ]
+
+
+def compare_differences(problem: Problem, sources: dict[str, LMParams], count: int) -> list[Row]:
+    """Each source against central differences along `count` random directions of every leaf.
+
+    A direction moves every coordinate, each by its own part.
+    """
+    rng, rows, compiled = np.random.default_rng(0), [], compile_loss(sequence_loss)
+
+    def loss(params: LMParams) -> float:
+        return compiled(params, *problem[1:])
+
+    for index, (name, values) in enumerate(named_leaves(problem.params).items()):
+        directions = rng.standard_normal((count, *values.shape)) / math.sqrt(values.size)
+        slopes = np.array([difference(loss, problem.params, index, d) for d in directions])
+        for source, gradient in sources.items():
+            leaf = named_leaves(gradient)[name]
+            found = np.array([np.vdot(leaf, d) for d in directions])
+            pair = f"{source} ~ differences"
+            rows.append(make_row(pair, "differences", name, slopes, found, np.abs(leaf).max()))
+    return rows
+
+
+RULES = ("full", "truncated")
+# What the NumPy reference leaves out for each rule.
+DEFECTS = {"full": frozenset(), "truncated": frozenset({"no_recurrence"})}
+
+
+class Suspects(NamedTuple):
+    """The gradients under test, so that a broken one can be put in (the mutation suite does)."""
+
+    autodiff: GradFn = GRADIENTS["autodiff"]
+    rows: GradFn = partial(value_and_grad_in, ROWS)
+    columns: GradFn = partial(value_and_grad_in, COLUMNS)
+    truncated_rows: GradFn = partial(value_and_grad_in, ROWS, truncated=True)
+    truncated_columns: GradFn = partial(value_and_grad_in, COLUMNS, truncated=True)
+
+
+def verify_case(
+    case: Case,
+    suspects: Suspects = Suspects(),
+    *,
+    directions: int = 1,
+    truncated: bool = True,
+    float32: bool = True,
+    columns32: bool = True,
+    optimized: bool = True,
+) -> list[Row]:
+    """Every pair of sources on one case.
+
+    Args:
+      directions: along how many of each leaf it is compared with central differences.
+      truncated: the truncated rule's sources as well.
+      float32: the float32 gradients as well, against each other and the float64 reference.
+      columns32: the float32 gradients by the columns as well.
+      optimized: see `compile_gradients`; float32 then is a program of its own, as in training.
+    """
+    problem = make_problem(case)
+    if case.model.beyond_bptt():
+        return verify_by_differences(problem, suspects.autodiff, directions, optimized)
+    dtypes = ("float64", "float32")[: 1 + float32]
+    rules = RULES[: 1 + truncated]
+    found: dict[tuple[str, str], dict[str, LMParams]] = {(d, r): {} for d in dtypes for r in rules}
+
+    def take(sources: dict[str, GradFn], dtypes: tuple[str, ...] = dtypes) -> None:
+        """Takes the gradients by named sources, one a rule, in each dtype."""
+        named = dict(zip(rules, sources.items(), strict=False))
+        functions = tuple(function for _, function in named.values())
+        for program in [(dtype,) for dtype in dtypes] if optimized else [dtypes]:
+            by_dtype = compile_gradients(functions, program, optimized)(*problem)
+            for dtype, grads in zip(program, by_dtype, strict=True):
+                for (rule, (name, _)), grad in zip(named.items(), grads, strict=True):
+                    found[dtype, rule][name] = grad
+
+    take({"autodiff": suspects.autodiff, "stop_gradient": truncated_autodiff})
+    take({"bptt rows": suspects.rows, "truncated rows": suspects.truncated_rows})
+    take(
+        {"bptt columns": suspects.columns, "truncated columns": suspects.truncated_columns},
+        dtypes if columns32 else dtypes[:1],
+    )
+    for rule in rules:
+        grad = reference_gradient(problem, DEFECTS[rule])
+        for dtype in dtypes:
+            found[dtype, rule]["reference" if rule == "full" else f"{rule} reference"] = grad
+
+    rows = [row for (d, _), sources in found.items() for row in compare_all(d, sources)]
+    if directions:
+        rows += compare_differences(problem, found["float64", "full"], directions)
+    return rows
+
+
+def verify_by_differences(
+    problem: Problem, autodiff: GradFn, directions: int, optimized: bool
+) -> list[Row]:
+    """The one gradient of a model that the others do not know, against central differences."""
+    found = compile_gradients((autodiff,), ("float64",), optimized)(*problem)
+    return compare_differences(problem, {"autodiff": found[0][0]}, directions)
+
+
+@cache  # one function for each gradient, so that its programs are found again
+def with_weights(gradient: GradFn) -> Callable[..., Any]:
+    """The gradient with the weight drop's masks as one argument more."""
+
+    def dropped(params: Any, carry: Any, batch: Any, masks: Any, weights: Any) -> Any:
+        return with_weight_drop(gradient, weights)(params, carry, batch, masks)
+
+    return dropped
+
+
+def verify_as_trained(case: Case, suspects: Suspects = Suspects()) -> list[Row]:
+    """A shape that is trained: in float64 all sources against each other, in float32 each against
+    autodiff in float64; and the default gradient as training runs it, in the layout and the
+    precision that the platform chooses."""
+    problem, weights = make_problem(case), make_weight_masks(case)
+    sources = {
+        "autodiff": suspects.autodiff,
+        "bptt rows": suspects.rows,
+        "bptt columns": suspects.columns,
+    }
+
+    def take(gradient: GradFn, dtype: str, precision: str | None = "highest") -> LMParams:
+        function = with_weights(gradient)
+        compiled = compile_gradients((function,), (dtype,), precision=precision)
+        return compiled(*problem, weights)[0][0]
+
+    exact = {name: take(gradient, "float64") for name, gradient in sources.items()}
+    if case.model.hidden_size <= LOOPS_UP_TO:
+        exact["reference"] = reference_gradient(problem, weights=weights)
+    rows, oracle = compare_all("float64", exact), exact["autodiff"]
+    for name, gradient in sources.items():
+        rows += compare(f"{name} ~ float64", "float32", take(gradient, "float32"), oracle)
+    default = take(GRADIENTS["bptt"], "float32", precision=None)
+    return rows + compare("bptt as trained ~ float64", "default", default, oracle)
+
+
+def compare_all(kind: str, sources: dict[str, LMParams]) -> list[Row]:
+    """Every pair of the sources, leaf by leaf."""
+    return [
+        row
+        for a, b in combinations(sources, 2)
+        for row in compare(f"{a} ~ {b}", kind, sources[a], sources[b])
+    ]
+
+
+def worst(rows: list[Row], *fields: str) -> list[Row]:
+    """The rows that agree in `fields` as one: their largest errors, smallest cosine, all cases."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(getattr(row, field) for field in fields), []).append(row)
+    return [
+        group[0]._replace(
+            absolute=max(row.absolute for row in group),
+            relative=max(row.relative for row in group),
+            cosine=min(row.cosine for row in group),
+            cases=sum(row.cases for row in group),
+        )
+        for group in groups.values()
+    ]
+
+
+def workers() -> int:
+    """How many cases to verify side by side: each compiles its programs in turn, on one core."""
+    return min(max(usable_cpus(), 2), MOST_WORKERS)
+
+
+def verify(
+    cases: list[Case], report: Callable[[int, int], None] = lambda done, total: None
+) -> list[Row]:
+    """All cases, side by side; one row for each pair, kind and leaf: the worst of the cases.
+
+    Compiling is what takes the time. So only every sixth case has the truncated rule, and those and
+    the last have the columns in float32; the last is compiled as training is, and all of them where
+    the device is no CPU. A model that the backward by hand does not know has autodiff and the
+    differences.
+    """
+    rows: list[Row] = []
+    on_cpu = jax.default_backend() == "cpu"
+
+    def run(number: int) -> list[Row]:
+        last, sixth = number == len(cases) - 1, number % 6 == 0
+        return verify_case(
+            cases[number],
+            truncated=sixth and not last,
+            columns32=sixth or last,
+            optimized=last or not on_cpu,
+        )
+
+    with ThreadPoolExecutor(workers()) as pool:
+        longest_first = reversed(range(len(cases)))
+        for done, found in enumerate(pool.map(run, longest_first), start=1):
+            rows += found
+            report(done, len(cases))
+    return worst(rows, "pair", "kind", "leaf")

@@ -1,0 +1,112 @@
+"""The cell against plain loops over units."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lstm_jax.cells.lstm import (
+    LSTMParams,
+    LSTMState,
+    activate,
+    advance,
+    cell_step,
+    init_cell,
+    init_state,
+)
+from lstm_jax.config import ModelConfig
+from lstm_jax.gradients import GRADIENTS
+from lstm_jax.gradients.bptt import COLUMNS, ROWS, value_and_grad_in
+from lstm_jax.verification.cases import Case, make_problem
+from tests import oracle
+
+
+def compare(step, rng):
+    """Fails where `step` is not the LSTM of `oracle.cell`, to 1e-12, in float64."""
+    B, D, H = 3, 4, 5
+    params = LSTMParams(
+        *map(
+            jnp.asarray,
+            (rng.normal(size=(D, 4 * H)), rng.normal(size=(H, 4 * H)), rng.normal(size=4 * H)),
+        )
+    )
+    state = LSTMState(*map(jnp.asarray, (rng.normal(size=(B, H)), rng.normal(size=(B, H)))))
+    x_BxD = rng.normal(size=(B, D))
+    found = step(params, state, jnp.asarray(x_BxD))
+    for lane in range(B):
+        h, c = oracle.cell(*params, state.h[lane], state.c[lane], x_BxD[lane])
+        np.testing.assert_allclose(found.h[lane], h, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(found.c[lane], c, rtol=1e-12, atol=1e-12)
+
+
+def test_cell_step_is_the_lstm_of_the_papers(x64, rng):
+    compare(cell_step, rng)
+
+
+def swapped(order):
+    def step(params, state, x_BxD):
+        parts = jnp.split(x_BxD @ params.W + state.h @ params.U + params.b, 4, axis=-1)
+        return advance(state, activate(jnp.concatenate([parts[n] for n in order], axis=-1)))
+
+    return step
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        swapped([1, 0, 2, 3]),
+        swapped([0, 1, 3, 2]),
+        swapped([0, 1, 2, 2]),
+        lambda p, s, x: cell_step(p, s._replace(h=s.c), x),
+        lambda p, s, x: cell_step(p._replace(b=0 * p.b), s, x),
+        lambda p, s, x: cell_step(p, s, x)._replace(h=cell_step(p, s, x).c),
+    ],
+)
+def test_the_comparison_notices_a_wrong_cell(mutant, x64, rng):
+    with pytest.raises(AssertionError):
+        compare(mutant, rng)
+
+
+def test_no_rank_is_promoted(x64):
+    """The cells, whole models, the loss and its gradients, by JAX_NUMPY_RANK_PROMOTION=raise."""
+    everything = {"dropout": 0.2, "input_dropout": 0.2}
+    params = init_cell(jax.random.key(0), 2, 3)
+    with jax.numpy_rank_promotion("raise"):
+        cell_step(params, init_state(params, 4), jnp.ones((4, 2), params.W.dtype))
+        for model in (
+            ModelConfig(hidden_size=3, num_layers=2, **everything),
+            ModelConfig(
+                hidden_size=3, num_layers=2, embedding_size=2, skip="weighted", **everything
+            ),
+            ModelConfig(hidden_size=3, cell="coupled", zoneout_cell=0.2),
+            ModelConfig(hidden_size=3, cell="layer_norm", embedding_size=2, readout="tied"),
+            ModelConfig(hidden_size=3, cell="mogrifier", **everything),
+        ):
+            problem = make_problem(Case(model, 3, 2, masked=True, resets=True, carry=True))
+            gradients = [GRADIENTS["autodiff"]]
+            if not model.beyond_bptt():
+                gradients += [partial(value_and_grad_in, layout) for layout in (ROWS, COLUMNS)]
+            for gradient in gradients:
+                jax.eval_shape(gradient, *problem)
+
+
+def test_initial_parameters():
+    D, H = 7, 16
+    params = init_cell(jax.random.key(0), D, H, forget_bias=1.5)
+    assert params.W.shape == (D, 4 * H) and params.U.shape == (H, 4 * H)
+    np.testing.assert_array_equal(params.b, np.repeat([0, 1.5, 0, 0], H).astype(np.float32))
+    by_default = init_cell(jax.random.key(0), D, H).b
+    np.testing.assert_array_equal(by_default, np.repeat([0, 1.0, 0, 0], H).astype(np.float32))
+    for weights in (params.W, params.U):
+        assert np.abs(weights).max() <= H**-0.5
+        assert abs(np.std(weights) - H**-0.5 / 3**0.5) < 0.02
+    assert not np.array_equal(params.W[:7, :], params.U[:7, :])
+
+
+def test_initial_state_is_zero_and_in_two_buffers():
+    state = init_state(init_cell(jax.random.key(0), 2, 3), 4)
+    assert state.h.shape == state.c.shape == (4, 3)
+    assert not state.h.any() and not state.c.any()
+    assert state.h.unsafe_buffer_pointer() != state.c.unsafe_buffer_pointer()

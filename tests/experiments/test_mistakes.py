@@ -1,0 +1,186 @@
+"""What a user may get wrong: one line that says so, exit code 2, and nothing left behind."""
+
+import warnings
+
+import jax
+import pytest
+
+from experiments import run
+from experiments.studies import verify_gradients
+from lstm_jax.errors import UserError
+from lstm_jax.run import memory
+from tests.cli import EVALUATE, SAMPLE, TEXT, TRAIN, call, is_one_line, line_of, process_in
+
+
+def refused(*line):
+    """The one line with which it is refused."""
+    code, stdout, stderr = call(*line)
+    assert code == 2 and stdout == "" and is_one_line(stderr), stderr
+    return stderr
+
+
+@pytest.fixture
+def empty(tmp_path):
+    """The current folder, with nothing in it before or after."""
+    with process_in(tmp_path):
+        yield tmp_path
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["--experiment=nothing"], "should be one of"),
+        (["--config.model.hiden_size=3"], "Unknown command line flag 'config.model.hiden_size'"),
+        (["--config.model.hidden_size=many"], "config.model.hidden_size=many"),
+        (["--config.model.hidden_size=0"], "model.hidden_size lies between 1 and 65536; not 0"),
+        (["--config.data.path=nowhere.txt"], "cannot read data.path='nowhere.txt': No such file"),
+        (["--config.data.path=."], "Is a directory"),
+        (["--mode=sample", "--prompt=a"], "holds no checkpoints folder"),
+        (["extra"], "unexpected argument 'extra'"),
+    ],
+)
+def test_a_mistake(args, message, empty):
+    assert message in refused(*args, "--workdir=run")
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["--prompt=a"], "--prompt means nothing to --mode=train"),
+        (["--mode=evaluate", "--length=9"], "--length means nothing to --mode=evaluate"),
+        (["--mode=evaluate", "--dynamic_rate=1"], "means nothing without --dynamic"),
+        (
+            ["--mode=evaluate", "--experiment=speedrun"],
+            "--experiment means nothing to --mode=evaluate beside --workdir",
+        ),
+        (["--mode=sample", "--temperature=0", "--sample_seed=1"], "nothing at --temperature=0"),
+        (["--mode=sample", "--temperature=0", "--top_k=3"], "--top_k means nothing at --temp"),
+        (["--mode=sample", "--temperature=0", "--top_p=0.5"], "--top_p means nothing at --temp"),
+        (["--mode=sample", "--top_k=1", "--temperature=2"], "means nothing at --top_k=1"),
+        (["--mode=sample", "--top_p=0", "--sample_seed=2"], "means nothing at --top_p=0"),
+        (["--mode=sample", "--temperature=0", "--num_samples=2"], "one text many times"),
+        (["--mode=sample", "--cpu_devices=2"], "--cpu_devices means nothing to --mode=sample"),
+        (
+            ["--config.evaluate.lanes=1", "--config.evaluate.warmup=7"],
+            "--config.evaluate.warmup means nothing at evaluate.lanes=1",
+        ),
+        (["--experiment=speedrun", "--compile_cache=off"], "nothing to --experiment=speedrun"),
+        (["--experiment=memory", "--cpu_devices=2"], "nothing to --experiment=memory"),
+        (
+            ["--experiment=verify_gradients", "--config.optimizer.learning_rate=1"],
+            "--config.optimizer.learning_rate means nothing to --experiment=verify_gradients",
+        ),
+        (
+            ["--experiment=benchmark", "--compile_cache=somewhere"],
+            "--compile_cache means nothing to --experiment=benchmark",
+        ),
+        (
+            ["--experiment=notebook_audit", "--config.model.hidden_size=3"],
+            "--config.model.hidden_size means nothing to --experiment=notebook_audit",
+        ),
+    ],
+)
+def test_what_would_be_ignored(args, message, empty):
+    assert message in refused(*args, "--workdir=run")
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "is empty"),
+        (b"abc\xff" * 9000, "byte 3 is wrong"),
+        (b"ab", "leave a split empty"),
+        (b"abcd" * 100, "one batch of"),
+    ],
+)
+def test_a_text_that_cannot_be_used(content, message, tmp_path):
+    (tmp_path / "text").write_bytes(content)
+    with process_in(tmp_path):
+        assert message in refused("--config.data.path=text", "--workdir=run")
+    assert [path.name for path in tmp_path.iterdir()] == ["text"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a finished run."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "text").write_bytes(TEXT)
+    with process_in(folder):
+        assert call(*line_of(TRAIN)).code == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 7 TiB"),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes.\nat 0x0"),
+    ],
+)
+def test_too_little_memory_after_all(error, trained, monkeypatch):
+    def refuse(*args):
+        raise error
+
+    monkeypatch.setattr(run, "score_alone", refuse)
+    with process_in(trained):
+        assert "there is not enough memory (" in refused(*line_of(EVALUATE))
+
+
+def test_what_a_library_warns_of_is_one_line(trained, monkeypatch):
+    def score(*args):
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("in two\nlines \x1b[2J", stacklevel=1)
+        raise UserError("enough")
+
+    monkeypatch.setattr(run, "score_alone", score)
+    with process_in(trained):
+        stderr = call(*line_of(EVALUATE)).stderr
+    assert stderr == "warning: in two lines \\x1b[2J\nerror: enough\n"
+
+
+def test_a_warmup_of_one_lane(trained):
+    args = ["--config.evaluate.lanes=1", "--config.evaluate.warmup=7"]
+    with process_in(trained):
+        assert "evaluate.warmup means nothing at evaluate.lanes=1" in refused(
+            *line_of(EVALUATE), *args
+        )
+
+
+def test_a_rule_without_an_epsilon(trained):
+    args = ["--dynamic", "--dynamic_rule=sgd", "--dynamic_epsilon=0.1"]
+    with process_in(trained):
+        assert "dynamic_epsilon means nothing to the rule sgd" in refused(*line_of(EVALUATE), *args)
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["--prompt=Ж"], "the character 'Ж' is not in the model's alphabet"),
+        (["--prompt="], "the prompt is empty"),
+        (["--temperature=-1"], "temperature lies between"),
+        (["--top_p=1.5"], "top_p lies between"),
+        (["--length=0"], "length"),
+        (["--config.model.hidden_size=9"], "takes the run's own config"),
+        (["--config.evaluate.lanes=1"], "takes the run's own config"),
+    ],
+)
+def test_in_sampling(args, message, trained):
+    with process_in(trained):
+        assert message in refused(*line_of(SAMPLE), *args)
+
+
+def test_a_long_prompt_and_many_samples_are_not_the_same(trained):
+    """Of 15 logits a character of the prompt, and 8 numbers more a sample: each has its bound."""
+    with process_in(trained), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "memory_bytes", lambda: 40_000)
+        samples = ["--prompt=t", "--num_samples=600"]
+        assert "take a shorter --prompt or a smaller" in refused(*line_of(SAMPLE), *samples)
+        assert call(*line_of(SAMPLE), f"--prompt={'t' * 600}").code == 0
+
+
+def test_a_model_that_no_memory_holds_is_not_analysed(empty, monkeypatch):
+    monkeypatch.setattr(verify_gradients, "main", lambda *_: 0)
+    large = ["--config.model.hidden_size=65536", "--config.model.num_layers=64"]
+    assert "smaller model.hidden_size" in refused("--experiment=verify_gradients", *large)

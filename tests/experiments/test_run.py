@@ -1,0 +1,193 @@
+"""The command line as a user meets it: in a process of its own, with its exit code and streams."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.run import EXPERIMENTS
+from experiments.studies import verify_gradients
+from lstm_jax.config import Config
+from lstm_jax.run.metrics import read_metrics
+from lstm_jax.verification.compare import Row
+from tests.cli import call, process_in
+
+ROOT = Path(__file__).parent.parent.parent
+SMALL = [
+    "--config.data.corpus=python_topics",
+    "--config.model.hidden_size=8",
+    "--config.train.batch_size=8",
+    "--config.train.sequence_length=16",
+    "--config.train.steps=20",
+    "--config.train.validate_every=10",
+    "--config.train.steps_per_dispatch=5",
+    "--config.train.sample_length=30",
+]
+
+
+def command(*args):
+    return [sys.executable, "-m", "experiments.run", *map(str, args)]
+
+
+def run(*args, code=0, **kwargs):
+    done = subprocess.run(
+        command(*args), cwd=ROOT, capture_output=True, text=True, check=False, **kwargs
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A small finished run."""
+    path = tmp_path_factory.mktemp("run") / "small"
+    done = run(f"--workdir={path}", *SMALL)
+    assert re.search(r"val_loss_stream +\d\.\d{4} nats/char +\d\.\d{4} bits/char", done.stdout)
+    assert "parameters" in done.stderr and "step 20/20" in done.stderr
+    return path
+
+
+def test_the_same_command_again_finds_nothing_left_to_do(workdir):
+    before = (workdir / "metrics.jsonl").read_text()
+    assert "resuming at step 20" in run(f"--workdir={workdir}", *SMALL).stderr
+    assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_evaluate_prints_both_protocols_as_training_did(workdir):
+    done = run("--mode=evaluate", f"--workdir={workdir}", "--checkpoint=latest")
+    last = read_metrics(workdir)[-1]
+    for name in ("val_loss_stream", "val_loss_windows"):
+        assert f"{name:17} {last[name]:.4f} nats/char" in done.stdout
+    strict = run("--mode=evaluate", f"--workdir={workdir}", "--config.evaluate.window_length=64")
+    assert "64 characters from the zero state" in strict.stdout
+
+
+def test_dynamic_evaluation_has_a_line_of_its_own(workdir):
+    args = ["--mode=evaluate", f"--workdir={workdir}"]
+    plain = run(*args).stdout
+    found = run(*args, "--dynamic", "--dynamic_rule=sgd", "--dynamic_rate=0.1").stdout
+    assert found.startswith(plain) and found.count("\n") == plain.count("\n") + 1
+    assert re.search(
+        r"val_loss_dynamic +\d\.\d{4} nats/char .*sgd, segments of 20, rate 0.1", found
+    )
+    end = run(*args, "--split=training_end").stdout
+    assert "the end of the training split" in end and "train_loss_stream" in end
+
+
+def test_sample_is_repeatable_and_goes_on_from_the_prompt(workdir):
+    args = ["--mode=sample", f"--workdir={workdir}", "--prompt=The ", "--length=40"]
+    first = run(*args).stdout
+    assert first.startswith("The ") and len(first) == 4 + 40 + 1
+    several = run(*args, "--num_samples=3").stdout
+    assert several.startswith(first) and several.count("=== sample") == 2
+    assert run(*args, "--sample_seed=1").stdout != first
+
+
+def test_an_interrupted_run_goes_on(tmp_path):
+    """Ctrl-C: saved, one line that says how to go on, exit code 130; then the same command."""
+    args = [f"--workdir={tmp_path / 'run'}", *SMALL, "--config.train.steps=200000"]
+    process = subprocess.Popen(command(*args), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        time.sleep(0.1)
+        if len(read_metrics(tmp_path / "run")) > 3:
+            break
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    saved = int(re.search(r"saved at step (\d+); the same command goes on from there", stderr)[1])
+    assert read_metrics(tmp_path / "run")[-1]["step"] == saved
+
+    process = subprocess.Popen(command(*args), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert any(f"resuming at step {saved}" in line for line in process.stderr)
+    process.kill()
+    process.communicate()
+
+
+def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path):
+    done = run("--config.model.hidden_size=0", f"--workdir={tmp_path / 'run'}", code=2)
+    message = "error: model.hidden_size lies between 1 and 65536; not 0"
+    assert done.stderr.startswith(message) and done.stderr.count("\n") == 1
+    assert done.stdout == "" and list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(workdir):
+    writer = subprocess.Popen(
+        command("--mode=sample", f"--workdir={workdir}", "--length=200000"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    writer.stdout.read(10)
+    writer.stdout.close()
+    assert writer.wait(timeout=60) == 141
+    assert writer.stderr.read() == b""
+    writer.stderr.close()
+
+
+def test_verify_gradients_runs_on_a_config_of_ones_own(tmp_path):
+    """Compiled as users have it, unlike what else is tested."""
+    done = run(
+        *("--experiment=verify_gradients", "--config.model.hidden_size=3"),
+        f"--workdir={tmp_path}",
+        env={**os.environ, "XLA_FLAGS": ""},
+    )
+    assert "2 cases" in done.stdout and "0 kinds of them failed" in done.stdout
+    rows = json.loads((tmp_path / "verification.json").read_text())
+    assert all(row["passed"] for row in rows) and len({row["leaf"] for row in rows}) == 5
+    assert (tmp_path / "figures" / "verification.png").exists()
+
+
+def test_verify_gradients_fails_where_a_comparison_fails(tmp_path, monkeypatch, capsys):
+    rows = [Row("a ~ b", "float64", "readout.W", 1.0, error, 0.5, 1) for error in (1e-13, 1e-11)]
+    rows[1] = rows[1]._replace(leaf="readout.b")
+    monkeypatch.setattr(verify_gradients, "verify", lambda cases, report: rows)
+    assert verify_gradients.main(verify_gradients.get_config(), tmp_path) == 1
+    assert re.search(r"readout.b.* FAILED", capsys.readouterr().out)
+    monkeypatch.setattr(verify_gradients, "verify", lambda cases, report: rows[:1])
+    assert verify_gradients.main(verify_gradients.get_config(), tmp_path) == 0
+
+
+def test_verify_gradients_takes_a_config_that_is_given(tmp_path, monkeypatch, capsys):
+    """Also one whose every value is the default."""
+    row = Row("a ~ b", "float64", "readout.W", 1.0, 1e-13, 0.5, 1)
+    lengths = []
+    monkeypatch.setattr(
+        verify_gradients, "verify", lambda cases, report: lengths.append(len(cases)) or [row]
+    )
+    for flags in ((), ("--config.model.hidden_size=6",)):
+        with process_in(tmp_path):
+            assert call("--experiment=verify_gradients", *flags).code == 0
+    assert lengths == [len(verify_gradients.all_cases()), 2]
+
+
+def test_the_audit_writes_its_table_and_its_picture(tmp_path, tiny_shakespeare):
+    done = run("--experiment=notebook_audit", f"--workdir={tmp_path}")
+    assert re.search(r"as printed +104.508 at first", done.stdout)
+    losses = json.loads((tmp_path / "audit.json").read_text())["losses"]
+    assert losses["as printed"][-1] > 110 and losses["all mended"][-1] < 60
+    assert (tmp_path / "figures" / "audit.png").exists()
+
+
+def test_help_names_every_experiment_and_every_config_value():
+    done = run("--help", code=1, env={**os.environ, "COLUMNS": "100"})
+    config = [f"--config.{name}" for name in Config().flatten()]
+    unwrapped = "".join(line.strip() for line in done.stdout.splitlines())
+    for name in [*EXPERIMENTS, "--compile_cache", *config]:
+        assert name in unwrapped
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_has_a_valid_config(name):
+    assert isinstance(EXPERIMENTS[name](), Config)
+
+
+def test_the_notebooks_setting_learns_its_25_characters(tmp_path, tiny_shakespeare):
+    run("--experiment=notebook", f"--workdir={tmp_path}")
+    sums = [25 * line["train_loss"] for line in read_metrics(tmp_path)]
+    assert abs(sums[0] - 104.4) < 2 and sums[-1] < 1

@@ -1,0 +1,133 @@
+"""A batch divided among devices: the same loss and gradient as on one, in a process with four."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from lstm_jax.run.checkpoint import Checkpoints
+from lstm_jax.train import init_train_state
+
+ROOT = Path(__file__).parent.parent.parent
+ON_FOUR_DEVICES = """
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+import jax
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_enable_x64", True)
+import numpy as np
+from lstm_jax import parallel
+from lstm_jax.cases import Case, make_problem
+from lstm_jax.checkpoint import Checkpoints, Description
+from lstm_jax.config import Config, ModelConfig
+from lstm_jax.data.batches import Batch, stack_batches
+from lstm_jax.data.vocabulary import Vocabulary
+from lstm_jax.gradient import GRADIENTS
+from lstm_jax.model import Masks
+from lstm_jax.parallel import lane_mesh, over_lanes
+from lstm_jax.train import init_train_state, make_dispatch
+from lstm_jax.verify import UNOPTIMIZED
+
+def largest(tree, other):
+    errors = jax.tree.map(lambda a, b: float(np.abs(np.subtract(a, b)).max()), tree, other)
+    return max(jax.tree.leaves(errors))
+
+parallel.UNITS_A_LANE = 8
+found = {"sizes": [lane_mesh(B, 8).size for B in (1, 3, 4, 6, 8)]}
+found["few lanes"] = lane_mesh(8, 32).size
+found["large"] = lane_mesh(4096, parallel.CORES_APART_BELOW).size
+model = ModelConfig(hidden_size=6, num_layers=2, dropout=0.3, input_dropout=0.3)
+def run(gradient, problem):
+    return jax.jit(gradient, compiler_options=UNOPTIMIZED)(*problem)
+complicated = {"masked": True, "resets": True, "carry": True}
+problem = make_problem(Case(model, 7, 8, **complicated))
+# With zoneout, whose masks have an axis more, where the gradient knows it.
+zoneout = replace(model, zoneout_cell=0.4, zoneout_hidden=0.3)
+zoned = make_problem(Case(zoneout, 7, 8, **complicated))
+assert zoned.masks.zoneout[1].h.shape == (7, 8, 6)
+for name, gradient in GRADIENTS.items():
+    of_name = zoned if name == "autodiff" else problem
+    whole = run(gradient, of_name)
+    divided = run(over_lanes(gradient, lane_mesh(8, 6)), of_name)
+    found[name] = largest(divided, whole)
+params, carry, batch, masks = problem
+unequal = batch._replace(mask=batch.mask & (np.arange(8) < 5))  # some devices count nothing
+problem = (params, carry, unequal, masks)
+divided = run(over_lanes(GRADIENTS["bptt"], lane_mesh(8, 6)), problem)
+found["unequal"] = largest(divided, run(GRADIENTS["bptt"], problem))
+found["broken"] = largest(divided, whole)  # another loss, which the comparison has to see
+
+config = Config().replace({"train.batch_size": 8, "train.sequence_length": 7,
+                           "model.hidden_size": 6, "model.dropout": 0.3})
+plain = Batch(batch.inputs, batch.targets, resets=batch.resets)
+checkpoints = Checkpoints(Path(sys.argv[1]))
+description = Description(config, Vocabulary("abcdefghijk"), "hash", "float64")
+state = init_train_state(config, 11)
+state = state._replace(carry=jax.tree.map(lambda s: s + 1, state.carry))
+assert len(state.carry[0].h.sharding.device_set) == 4
+checkpoints.save(state, description, None)
+checkpoints.close()
+def trained():
+    dispatch, batches = make_dispatch(config), stack_batches([plain] * 3)
+    state = init_train_state(config, 11)
+    for _ in range(2):
+        state, infos = dispatch(state, batches)
+    return jax.tree.map(np.asarray, (state.params, state.carry, infos)), dispatch._cache_size()
+four, found["compiled"] = trained()
+parallel.CORES_APART_BELOW = 0
+one, _ = trained()
+found["trained"] = largest(four, one)
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """Where the process with four devices saves a checkpoint."""
+    return tmp_path_factory.mktemp("four")
+
+
+@pytest.fixture(scope="module")
+def found(workdir):
+    command = [sys.executable, "-c", ON_FOUR_DEVICES, str(workdir)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_lanes_are_divided_evenly(found):
+    assert found["sizes"] == [1, 3, 4, 3, 4]
+    assert found["few lanes"] == 2  # 8 lanes at 4 each
+    assert found["large"] == 1
+
+
+@pytest.mark.parametrize("name", ["autodiff", "bptt", "truncated"])
+def test_the_gradient_is_that_of_one_device(name, found):
+    assert found[name] < 1e-14
+
+
+def test_devices_weigh_as_many_targets_as_they_count(found):
+    assert found["unequal"] < 1e-14
+    assert found["broken"] > 1e-3
+
+
+def test_training_is_that_of_one_device_and_compiles_once(found):
+    assert found["trained"] < 1e-12
+    assert found["compiled"] == 1
+
+
+def test_what_four_devices_saved_one_restores(found, workdir, x64):
+    checkpoints = Checkpoints(workdir)
+    state, description = checkpoints.restore(0)
+    checkpoints.close()
+    wanted = init_train_state(description.config, 11)
+    wanted = wanted._replace(carry=jax.tree.map(lambda s: s + 1, wanted.carry))
+    jax.tree.map(np.testing.assert_array_equal, state, wanted)
+    for leaf in jax.tree.leaves(state):
+        assert leaf.devices() == {jax.local_devices()[0]}

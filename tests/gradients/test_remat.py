@@ -1,0 +1,203 @@
+"""Gradients in blocks of steps: the same numbers, in less memory."""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lstm_jax.config import ModelConfig
+from lstm_jax.data.batches import Batch
+from lstm_jax.gradients import (
+    BLOCK_GRADIENTS,
+    GRADIENTS,
+    BlockGrad,
+    backward_by_jax,
+    bptt,
+    forward_by_jax,
+    remat,
+    truncated_autodiff,
+)
+from lstm_jax.model import init_carry, init_model, sample_masks
+from lstm_jax.verification.cases import Case, make_problem
+from lstm_jax.verification.compare import UNOPTIMIZED
+from tests.verification.test_mutations import load
+
+T, B = 10, 3
+LENGTHS = (1, 4)  # the last block has 1 and 2 steps
+TOLERANCE = 1e-12
+
+EVERYTHING = Case(
+    ModelConfig(5, 2, embedding_size=4, dropout=0.25, input_dropout=0.25, skip="weighted"),
+    T,
+    B,
+    masked=True,
+    resets=True,
+    carry=True,
+)
+CASES = {
+    "2 layers, everything": EVERYTHING,
+    # Ids dropped as whole symbols; every target counts.
+    "1 layer, ids": Case(ModelConfig(5, input_dropout=0.25), T, B),
+}
+
+
+@pytest.fixture(params=["rows", "columns"])
+def layout(request, monkeypatch):
+    """The hand backward's layout that a CPU runs, whatever the size."""
+    monkeypatch.setattr(bptt, "COLUMNS_FROM", 1 if request.param == "columns" else 1000)
+
+
+def run(functions, case):
+    """((loss, aux), gradients) by each function, by one program."""
+    problem = jax.tree.map(jnp.asarray, make_problem(case))
+    compiled = jax.jit(lambda *p: [f(*p) for f in functions], compiler_options=UNOPTIMIZED)
+    return compiled(*problem)
+
+
+def error(found, wanted):
+    """The largest difference between two trees, each leaf's as a share of its largest value."""
+
+    def of_leaf(a, b):
+        assert a.shape == b.shape and a.dtype == b.dtype
+        scale = float(jnp.abs(b).max()) or 1.0
+        return float(jnp.abs(a - b).max()) / scale
+
+    return max(jax.tree.leaves(jax.tree.map(of_leaf, found, wanted)))
+
+
+def assert_blocks_equal_the_whole(names, case):
+    for name in names:
+        functions = [remat.make_gradient(name, k) for k in LENGTHS]
+        wanted, *found = run([GRADIENTS[name], *functions], case)
+        assert max(error(f, wanted) for f in found) < TOLERANCE, name
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_by_hand_blocks_give_what_the_whole_gives(case, layout, x64):
+    assert_blocks_equal_the_whole(["bptt", "truncated"], case)
+
+
+# Units that stay, drawn for every step: each block has its own.
+ZONED = Case(ModelConfig(5, 2, dropout=0.25, zoneout_cell=0.4, zoneout_hidden=0.3), T, B)
+
+
+@pytest.mark.parametrize("case", [*CASES.values(), ZONED], ids=[*CASES, "zoneout"])
+def test_by_jax_blocks_give_what_the_whole_gives(case, x64):
+    assert_blocks_equal_the_whole(["autodiff"], case)
+
+
+def test_the_truncated_rule_by_jax_in_blocks(x64):
+    """Across the blocks, too, the error flows through the cell state alone: by stop_gradient."""
+    by_jax = BlockGrad(forward_by_jax, partial(backward_by_jax, truncated=True))
+    functions = [truncated_autodiff, partial(remat.in_blocks, by_jax, 3), GRADIENTS["bptt"]]
+    wanted, by_jax, bptt_whole = run(functions, EVERYTHING)
+    (by_hand,) = run([remat.make_gradient("truncated", 4)], EVERYTHING)
+    assert error(by_jax, wanted) < TOLERANCE and error(by_hand, wanted) < TOLERANCE
+    assert error(bptt_whole, wanted) > 1e-3  # the case tells the rules apart
+
+
+def test_a_batch_in_which_no_target_counts(x64):
+    params, carry, batch, masks = jax.tree.map(jnp.asarray, make_problem(EVERYTHING))
+    batch = batch._replace(mask=jnp.zeros((T, B), bool))
+    for name in ("autodiff", "bptt"):
+        gradient = jax.jit(remat.make_gradient(name, 4), compiler_options=UNOPTIMIZED)
+        (loss, aux), grads = gradient(params, carry, batch, masks)
+        assert loss == 0 and aux.count == 0
+        assert all((leaf == 0).all() for leaf in jax.tree.leaves(grads))
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """What the mutants should give."""
+    with jax.enable_x64(True):
+        return run([GRADIENTS["bptt"]], EVERYTHING)[0]
+
+
+MUTANTS = [
+    (
+        "the error stops at a block's start",
+        "backward_block(start, part, dcarry)",
+        "backward_block(start, part, zeros)",
+    ),
+    ("the blocks from the first to the last", ", reverse=True", ""),
+    ("the losses of all blocks but one", "return (loss_later + loss,", "return (loss_later,"),
+    (
+        "the gradients of all blocks but one",
+        "jax.tree.map(jnp.add, dparams_later, dparams)",
+        "dparams",
+    ),
+    (
+        "every block from the state after it",
+        "return block.forward(params, carry, part.batch, masks_of(part)), carry",
+        "return 2 * (block.forward(params, carry, part.batch, masks_of(part)),)",
+    ),
+    (
+        "the loss a sum of means",
+        "masks_of(part), dcarry, count)",
+        "masks_of(part), dcarry, None)",
+    ),
+    (
+        "the dropout forgotten going forward",
+        "block.forward(params, carry, part.batch, masks_of(part))",
+        "block.forward(params, carry, part.batch, None)",
+    ),
+    ("the last step left out", "lambda a: a[last:]", "lambda a: a[last:-1]"),
+]
+
+
+@pytest.mark.parametrize("old, new", [m[1:] for m in MUTANTS], ids=[m[0] for m in MUTANTS])
+def test_a_broken_block_is_caught(old, new, whole, x64):
+    source = Path(remat.__file__).read_text()
+    assert source.count(old) == 1, f"{old!r} does not stand once in remat.py"
+    in_blocks = partial(load(source, old, new).in_blocks, BLOCK_GRADIENTS["bptt"], 4)
+    (found,) = run([in_blocks], EVERYTHING)
+    assert error(found, whole) > 1e-3
+
+
+def test_nothing_changes_where_there_is_only_one_block():
+    """No option, or no shorter block than the sequence: the very same program."""
+    problem = make_problem(EVERYTHING)
+    for name, whole in GRADIENTS.items():
+        assert remat.make_gradient(name, 0) is whole
+        wanted = str(jax.make_jaxpr(whole)(*problem))
+        for length in (T, T + 5):
+            assert str(jax.make_jaxpr(remat.make_gradient(name, length))(*problem)) == wanted
+        assert str(jax.make_jaxpr(remat.make_gradient(name, T - 1))(*problem)) != wanted
+
+
+def test_every_gradient_has_its_blocks():
+    assert BLOCK_GRADIENTS.keys() == GRADIENTS.keys()
+
+
+def temporary_bytes(gradient, config, length):
+    """What the compiled gradient of a sequence needs besides its arguments and its results."""
+
+    def shapes():
+        params = init_model(jax.random.key(0), config, 11)
+        return params, init_carry(params, 4), sample_masks(jax.random.key(0), params, config, 4, 7)
+
+    params, carry, masks = jax.eval_shape(shapes)
+    ids = jax.ShapeDtypeStruct((length, 4), np.uint8)
+    jitted = jax.jit(gradient, compiler_options=UNOPTIMIZED)
+    compiled = jitted.lower(params, carry, Batch(ids, ids), masks).compile()
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        pytest.skip("this backend does not tell")
+    return analysis.temp_size_in_bytes
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_blocks_need_little_memory(name, layout):
+    """From T to 16 T: 16 times as much without blocks, with blocks of sqrt(T) about 4 times."""
+    config = ModelConfig(hidden_size=32, embedding_size=8, dropout=0.25, input_dropout=0.25)
+
+    def temporary(length, block_length):
+        return temporary_bytes(remat.make_gradient(name, block_length), config, length)
+
+    whole, in_blocks = temporary(4096, 0), temporary(4096, 64)
+    assert whole > 14 * temporary(256, 0)
+    assert in_blocks < 6 * temporary(256, 16)
+    assert in_blocks < whole / 12
