@@ -137,4 +137,4 @@ def test_imports_point_one_way(name):
 def test_only_corpora_and_figures_read_the_environment(name):
     """The figures, to hide from matplotlib what it cannot use."""
     reads = "environ" in modules()[name].read_text() or "getenv" in modules()[name].read_text()
-    assert reads == (name in ("data.corpora", "figures"))
+    assert reads == (name in ("data.corpora", "run.figures"))
