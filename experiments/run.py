@@ -52,7 +52,7 @@ from lstm_jax.data.corpora import load_text
 from lstm_jax.data.fetch import cache_folder
 from lstm_jax.errors import UserError
 from lstm_jax.files import check_plain, named
-from lstm_jax.model import count_parameters, expected_masks
+from lstm_jax.model import Interface, count_parameters, evaluation_masks
 from lstm_jax.options import value_type
 from lstm_jax.run.checkpoint import load_model
 from lstm_jax.run.loop import RUN_FILES, Interrupted, Run
@@ -293,7 +293,7 @@ def run_experiment() -> int:
     config = EXPERIMENTS[EXPERIMENT.value]().replace(overrides())
     check_read(config, overrides())
     if analysis := ANALYSES.get(EXPERIMENT.value):
-        check_state_fits(config, vocabulary_size=1)
+        check_state_fits(config, Interface.of(1))
         if not overrides() and hasattr(analysis, "main_unchanged"):
             return analysis.main_unchanged(workdir())
         return analysis.main(config, workdir())
@@ -350,7 +350,7 @@ def evaluate_run() -> int:
     check_read(config, overrides())
     text = text_of(description, config)
     before, scored = split_to_score(text, config, SPLIT.value)
-    masks = expected_masks(config.model)
+    masks = evaluation_masks(config.model)
     # What can be refused is refused before anything is scored.
     others = load_members(state, description, workdir(), ENSEMBLE.value, CHECKPOINT.value)
     if DRAWS.value:
@@ -394,7 +394,7 @@ def sample_run() -> int:
         LENGTH.value,
         config,
         NUM_SAMPLES.value,
-        expected_masks(description.config.model),
+        evaluation_masks(description.config.model),
     )
     others = [""] * (NUM_SAMPLES.value - 1)
     write(prompt)

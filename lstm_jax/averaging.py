@@ -16,7 +16,7 @@ import optax
 from jax import Array
 
 from lstm_jax.config import TrainConfig
-from lstm_jax.model import LMParams
+from lstm_jax.model import ModelParams
 
 DECAY, PATIENCE = 0.999, 5  # where the config names none
 WAITING = -1  # the count of an average that has not begun
@@ -25,11 +25,11 @@ WAITING = -1  # the count of an average that has not begun
 class Average(NamedTuple):
     """An average of parameters."""
 
-    params: LMParams
+    params: ModelParams
     count: Array  # of updates that it is over; WAITING: it follows the latest
 
 
-def init_average(params: LMParams, config: TrainConfig) -> Average | None:
+def init_average(params: ModelParams, config: TrainConfig) -> Average | None:
     """The average before the first update; None where the config wants none."""
     if config.average == "none":
         return None
@@ -38,7 +38,7 @@ def init_average(params: LMParams, config: TrainConfig) -> Average | None:
     return Average(copy, jnp.asarray(0 if config.average == "ema" else WAITING))
 
 
-def update_average(average: Average, params: LMParams, config: TrainConfig) -> Average:
+def update_average(average: Average, params: ModelParams, config: TrainConfig) -> Average:
     """The average once an update has led to `params`."""
     decay = 1.0
     if config.average == "ema":

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from lstm_jax.errors import UserError, shown
+from lstm_jax.errors import UserError, shorten
 from lstm_jax.options import Section, option
 
 
@@ -194,7 +194,7 @@ class TrainConfig(Section):
         high=2**31 - 1,
     )
     gradient: str = option("bptt", "which backward", choices=("autodiff", "bptt", "truncated"))
-    checkpoint_every: int = option(
+    remat_every: int = option(
         0,
         "keep the state every so many steps of a sequence and compute the rest again for the "
         "backward: the same gradient in less memory; 0: keep everything",
@@ -313,7 +313,7 @@ class Config:
         for name, value in changes.items():
             section, _, key = name.partition(".")
             if section not in SECTIONS or key not in fields_of(section):
-                raise UserError(f"the config has no key {shown(name)}")
+                raise UserError(f"the config has no key {shorten(name)}")
             sections.setdefault(section, {})[key] = value
         return dataclasses.replace(
             self,
@@ -334,7 +334,7 @@ def check_read(config: Config, given: Collection[str]) -> None:
     """Refuses a value that was given, such as `evaluate.warmup`, and that the others leave without
     a meaning. Only what was given can be told from a default, so a config alone is not refused."""
     train, evaluate = config.train, config.evaluate
-    in_one_piece = train.checkpoint_every >= train.sequence_length
+    in_one_piece = train.remat_every >= train.sequence_length
     for names, meaningless, reason in (
         (
             [f"evaluate.{name}" for name in fields_of("evaluate")],
@@ -343,7 +343,7 @@ def check_read(config: Config, given: Collection[str]) -> None:
         ),
         (["evaluate.warmup"], evaluate.lanes == 1, "at evaluate.lanes=1, the strict form"),
         (
-            ["train.checkpoint_every"],
+            ["train.remat_every"],
             in_one_piece,
             f"at train.sequence_length={train.sequence_length}, which is no longer",
         ),

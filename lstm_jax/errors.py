@@ -12,7 +12,7 @@ SHORT = reprlib.Repr()
 SHORT.maxstring = SHORT.maxlong = SHORT.maxother = 200
 
 
-def shown(value: Any) -> str:
+def shorten(value: Any) -> str:
     """The value as Python shows it, cut in the middle where it is long: it may come from a file."""
     if isinstance(value, int) and value.bit_length() > 10_000:  # Python does not show those
         return f"a number of {value.bit_length():,} bits"

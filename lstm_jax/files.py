@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.errors import UserError, shown
+from lstm_jax.errors import UserError, shorten
 
 JSON_LIMIT_BYTES = 2**25  # an alphabet of all of Unicode takes 13 million
 PART = ".part"  # ends the name of what is not whole yet
@@ -25,14 +25,14 @@ def named(path: str) -> Path:
     A shell itself puts the home in at the beginning of a word alone, and not in --workdir=~/runs.
     """
     if re.match(r"\w+://", path):
-        raise UserError(f"{shown(path)} is an address: name a folder or a file of this machine")
+        raise UserError(f"{shorten(path)} is an address: name a folder or a file of this machine")
     if not path.startswith("~"):
         return Path(path)
     try:
         return Path(path).expanduser()
     except (RuntimeError, ValueError) as error:  # ValueError: a NUL inside the path
         raise UserError(
-            f"{shown(path)} is in nobody's home here: write the path out, or ./ before it for "
+            f"{shorten(path)} is in nobody's home here: write the path out, or ./ before it for "
             "one of that name"
         ) from error
 

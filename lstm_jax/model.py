@@ -17,9 +17,24 @@ from lstm_jax.cells.layer_norm import init_layer_norm
 from lstm_jax.cells.lstm import LSTMState, init_cell, init_cell_notebook, init_state
 from lstm_jax.cells.mogrifier import ROUNDS, init_mogrifier
 from lstm_jax.cells.projection import multiply
-from lstm_jax.cells.zoneout import expected_stay, sample_stay
+from lstm_jax.cells.zoneout import mean_zoneout, sample_zoneout
 from lstm_jax.config import ModelConfig
+from lstm_jax.errors import UserError
 from lstm_jax.layer import LayerParams, unroll
+
+
+class Interface(NamedTuple):
+    """What goes into a model and what comes out: all that its shapes need to know of a task."""
+
+    input_size: int  # the width of the vectors that are read, or how many symbols ids stand for
+    output_size: int
+    reads_ids: bool = True
+    head: str = "softmax"  # a key of HEADS: what the outputs are scored by
+
+    @classmethod
+    def of(cls, interface: "Interface | int") -> "Interface":
+        """An interface as it is; of a number V, that of a model of V symbols."""
+        return interface if isinstance(interface, cls) else cls(interface, interface)
 
 
 class Readout(NamedTuple):
@@ -30,7 +45,7 @@ class Readout(NamedTuple):
     P: Array | None = None  # HxR: a readout of low rank, or the way to the embedding's width
 
 
-class LMParams(NamedTuple):
+class ModelParams(NamedTuple):
     """All parameters of a language model."""
 
     embedding: Array | None  # VxE; None: the first layer reads ids as rows of its W
@@ -81,9 +96,9 @@ def init_layer(key: Array, input_size: int, config: ModelConfig, *, reads_ids: b
     return init(key, input_size, H, forget_bias=forget_bias, input_bound=input_bound)
 
 
-def init_readout(key: Array, vocabulary_size: int, config: ModelConfig) -> Readout:
+def init_readout(key: Array, output_size: int, config: ModelConfig) -> Readout:
     """The readout's initial parameters, by the config's `readout` and `init`; bias zero."""
-    H, E, b_V = config.hidden_size, config.embedding_size, jnp.zeros(vocabulary_size)
+    H, E, b_V = config.hidden_size, config.embedding_size, jnp.zeros(output_size)
 
     def uniform(key: Array, rows: int, columns: int) -> Array:
         bound = rows**-0.5
@@ -92,11 +107,11 @@ def init_readout(key: Array, vocabulary_size: int, config: ModelConfig) -> Reado
     if config.readout == "tied":
         return Readout(W=None, b=b_V, P=None if E == H else uniform(key, H, E))
     if config.init == "notebook":
-        return Readout(W=0.1 * jax.random.normal(key, (H, vocabulary_size)), b=b_V)
+        return Readout(W=0.1 * jax.random.normal(key, (H, output_size)), b=b_V)
     if rank := config.readout_rank:
         key, key_P = jax.random.split(key)
-        return Readout(uniform(key, rank, vocabulary_size), b_V, P=uniform(key_P, H, rank))
-    return Readout(W=uniform(key, H, vocabulary_size), b=b_V)
+        return Readout(uniform(key, rank, output_size), b_V, P=uniform(key_P, H, rank))
+    return Readout(W=uniform(key, H, output_size), b=b_V)
 
 
 def init_embedding(key: Array, vocabulary_size: int, config: ModelConfig) -> Array | None:
@@ -110,39 +125,48 @@ def init_embedding(key: Array, vocabulary_size: int, config: ModelConfig) -> Arr
     return scale * jax.random.normal(key, (vocabulary_size, E))
 
 
-def init_model(key: Array, config: ModelConfig, vocabulary_size: int) -> LMParams:
-    """Parameters of a model that reads and predicts `vocabulary_size` symbols."""
+def init_model(key: Array, config: ModelConfig, interface: Interface | int) -> ModelParams:
+    """Parameters of a model.
+
+    Args:
+      interface: what it reads and puts out; a number V: ids of V symbols, and logits of as many.
+
+    Raises UserError for an embedding of what is not ids.
+    """
+    interface = Interface.of(interface)
+    if config.embedding_size and not interface.reads_ids:
+        raise UserError("model.embedding_size means nothing to a task that reads vectors")
     key_embedding, key_readout, *layer_keys = jax.random.split(key, 2 + config.num_layers)
     E, H, L = config.embedding_size, config.hidden_size, config.num_layers
-    input_sizes = [E or vocabulary_size] + [H] * (L - 1)
-    return LMParams(
-        embedding=init_embedding(key_embedding, vocabulary_size, config),
+    input_sizes = [E or interface.input_size] + [H] * (L - 1)
+    return ModelParams(
+        embedding=init_embedding(key_embedding, interface.input_size, config),
         layers=tuple(
-            init_layer(layer_keys[n], D, config, reads_ids=n == 0 and not E)
+            init_layer(layer_keys[n], D, config, reads_ids=n == 0 and not E and interface.reads_ids)
             for n, D in enumerate(input_sizes)
         ),
-        readout=init_readout(key_readout, vocabulary_size, config),
+        readout=init_readout(key_readout, interface.output_size, config),
         skips=tuple(jnp.ones(H) for _ in range(L - 1)) if config.skip == "weighted" else None,
     )
 
 
-def sizes(params: LMParams) -> tuple[int, int]:
+def sizes(params: ModelParams) -> tuple[int, int]:
     """H, the units of a layer, and V, the symbols."""
     return params.layers[-1].U.shape[0], params.readout.b.shape[0]
 
 
-def init_carry(params: LMParams, batch_size: int) -> Carry:
+def init_carry(params: ModelParams, batch_size: int) -> Carry:
     """The zero state of every layer."""
     return tuple(init_state(layer, batch_size) for layer in params.layers)
 
 
-def no_masks(params: LMParams) -> Masks:
+def no_masks(params: ModelParams) -> Masks:
     """Masks that drop nothing."""
     return Masks((None,) * len(params.layers), None)
 
 
 def sample_masks(
-    key: Array, params: LMParams, config: ModelConfig, batch_size: int, sequence_length: int
+    key: Array, params: ModelParams, config: ModelConfig, batch_size: int, sequence_length: int
 ) -> Masks | None:
     """Draws a mask for each place where the config drops something, one row a lane.
 
@@ -171,7 +195,7 @@ def sample_masks(
         tuple(layers),
         readout,
         sample(key_embedding, config.embedding_dropout, V),
-        zoneout and tuple(sample_stay(key, zoneout, shape, dtype) for key in zoneout_keys),
+        zoneout and tuple(sample_zoneout(key, zoneout, shape, dtype) for key in zoneout_keys),
     )
 
 
@@ -181,7 +205,7 @@ def zoneout_rates(config: ModelConfig) -> LSTMState | None:
     return rates if any(rates) else None
 
 
-def expected_masks(config: ModelConfig) -> Masks | None:
+def evaluation_masks(config: ModelConfig) -> Masks | None:
     """What stands for the drawn masks where nothing is random; None: nothing needs to.
 
     Dropout is divided by its keep rate, so that its mean is no dropout; zoneout's mean is its rate.
@@ -189,17 +213,17 @@ def expected_masks(config: ModelConfig) -> Masks | None:
     if not (rates := zoneout_rates(config)):
         return None
     L = config.num_layers
-    return Masks((None,) * L, None, zoneout=(expected_stay(rates),) * L)
+    return Masks((None,) * L, None, zoneout=(mean_zoneout(rates),) * L)
 
 
-def embed(params: LMParams, ids_TxB: Array, mask_BxV: Array | None = None) -> Array:
+def embed(params: ModelParams, ids_TxB: Array, mask_BxV: Array | None = None) -> Array:
     """What the first layer reads: the embeddings TxBxE, or, without an embedding, the ids."""
     if params.embedding is None:
         return ids_TxB
     return multiply(ids_TxB, params.embedding, mask_BxV)
 
 
-def read_out(params: LMParams, h_TxBxH: Array) -> Array:
+def read_out(params: ModelParams, h_TxBxH: Array) -> Array:
     """The logits, TxBxV."""
     W, b_V, P = params.readout
     if P is not None:
@@ -208,7 +232,7 @@ def read_out(params: LMParams, h_TxBxH: Array) -> Array:
 
 
 def apply(
-    params: LMParams,
+    params: ModelParams,
     carry: Carry,
     inputs_TxB: Array,
     masks: Masks | None = None,
@@ -249,12 +273,12 @@ def apply(
     return read_out(params, x if masks.readout is None else x * masks.readout[None]), tuple(states)
 
 
-def named_leaves(params: LMParams) -> dict[str, Array]:
+def named_leaves(params: ModelParams) -> dict[str, Array]:
     """Every leaf by its name, such as `layers[0].U`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     return {jax.tree_util.keystr(path).lstrip("."): leaf for path, leaf in leaves}
 
 
-def count_parameters(params: LMParams) -> dict[str, int]:
+def count_parameters(params: ModelParams) -> dict[str, int]:
     """The number of values in each leaf, by the leaf's name."""
     return {name: leaf.size for name, leaf in named_leaves(params).items()}

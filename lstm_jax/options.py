@@ -7,7 +7,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from lstm_jax.errors import UserError, shown
+from lstm_jax.errors import UserError, shorten
 
 
 def option(
@@ -36,11 +36,13 @@ def _checked(name: str, value: Any, f: dataclasses.Field) -> Any:
     if value is None and isinstance(f.type, types.UnionType):
         return None
     if type(value) is not kind and not (kind is float and type(value) is int):
-        raise UserError(f"{name} takes {kind.__name__}, not {shown(value)}")
+        raise UserError(f"{name} takes {kind.__name__}, not {shorten(value)}")
     if meta["choices"] is not None and value not in meta["choices"]:
-        raise UserError(f"{name} is one of {', '.join(meta['choices'])}; not {shown(value)}")
+        raise UserError(f"{name} is one of {', '.join(meta['choices'])}; not {shorten(value)}")
     if kind in (int, float) and not meta["low"] <= value <= meta["high"]:
-        raise UserError(f"{name} lies between {meta['low']} and {meta['high']}; not {shown(value)}")
+        raise UserError(
+            f"{name} lies between {meta['low']} and {meta['high']}; not {shorten(value)}"
+        )
     return kind(value)
 
 

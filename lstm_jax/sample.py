@@ -10,7 +10,7 @@ from jax import Array, lax
 
 from lstm_jax.config import SamplingConfig
 from lstm_jax.errors import UserError
-from lstm_jax.model import Carry, LMParams, Masks, apply, init_carry
+from lstm_jax.model import Carry, Masks, ModelParams, apply, init_carry
 
 PIECE = 32  # characters of one compiled scan: how often a reader sees something new
 
@@ -51,7 +51,7 @@ def choose(keys_B: Array, logits_BxV: Array, config: SamplingConfig) -> Array:
 
 @partial(jax.jit, static_argnames="num_samples")
 def _prime(
-    params: LMParams, prompt_Tx1: Array, masks: Masks | None, num_samples: int
+    params: ModelParams, prompt_Tx1: Array, masks: Masks | None, num_samples: int
 ) -> tuple[Array, Carry]:
     """Reads the prompt once, for all samples: the logits after it BxV, and the carry."""
     logits_Tx1xV, carry = apply(params, init_carry(params, 1), prompt_Tx1, masks)
@@ -60,7 +60,7 @@ def _prime(
 
 @partial(jax.jit, static_argnames="config", donate_argnums=(2, 3))
 def _draw(
-    params: LMParams,
+    params: ModelParams,
     keys_B: Array,
     carry: Carry,
     logits_BxV: Array,
@@ -82,7 +82,7 @@ def _draw(
 
 
 def generate_pieces(
-    params: LMParams,
+    params: ModelParams,
     key: Array,
     prompt: np.ndarray,
     length: int,
@@ -94,7 +94,7 @@ def generate_pieces(
 
     Sample n draws its character t with fold_in(fold_in(key, n), t): its text does not depend on
     how many samples are drawn beside it, nor on the length asked for. `masks`: what stands for
-    training's where nothing is dropped (`model.expected_masks`).
+    training's where nothing is dropped (`model.evaluation_masks`).
     """
     if not len(prompt):
         raise UserError("the prompt is empty: give the model at least one character to read")
@@ -109,7 +109,7 @@ def generate_pieces(
 
 
 def generate(
-    params: LMParams,
+    params: ModelParams,
     key: Array,
     prompt: np.ndarray,
     length: int,

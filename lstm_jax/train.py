@@ -16,7 +16,8 @@ from lstm_jax.data.batches import Batch
 from lstm_jax.gradients.lanes import Placement, lane_mesh, over_lanes
 from lstm_jax.gradients.remat import make_gradient
 from lstm_jax.gradients.weight_drop import sample_weight_masks, with_weight_drop
-from lstm_jax.model import Carry, LMParams, init_carry, init_model, sample_masks
+from lstm_jax.heads import Head, softmax
+from lstm_jax.model import Carry, Interface, ModelParams, init_carry, init_model, sample_masks
 from lstm_jax.optimizer import SkipState, make_optimizer, make_schedule, skip_nonfinite
 
 
@@ -24,13 +25,13 @@ class TrainState(NamedTuple):
     """Everything a run is in the middle of. Randomness needs no place here: it follows the step."""
 
     step: Array  # steps done
-    params: LMParams
+    params: ModelParams
     opt_state: optax.OptState
     carry: Carry
     average: Average | None = None
 
     @property
-    def eval_params(self) -> LMParams:
+    def eval_params(self) -> ModelParams:
         """The parameters to score and sample with: their average, where there is one."""
         return self.params if self.average is None else self.average.params
 
@@ -40,7 +41,9 @@ class StepInfo(NamedTuple):
 
     loss: Array  # mean nats per character, before the update
     grad_norm: Array  # global norm, before clipping
-    leaf_norms: LMParams  # the gradient's norm leaf by leaf; their squares add up to the global one
+    leaf_norms: (
+        ModelParams  # the gradient's norm leaf by leaf; their squares add up to the global one
+    )
     learning_rate: Array
     skipped: Array | None = None  # updates skipped so far; None: none ever is
     in_a_row: Array | None = None  # and of those, the ones since the last update
@@ -70,9 +73,9 @@ def optimizer_of(config: Config) -> optax.GradientTransformationExtraArgs:
     return optax.with_extra_args_support(optimizer)
 
 
-def init_train_state(config: Config, vocabulary_size: int) -> TrainState:
-    """The state before the first step."""
-    params = init_model(jax.random.key(config.train.seed), config.model, vocabulary_size)
+def init_train_state(config: Config, interface: Interface | int) -> TrainState:
+    """The state before the first step; `interface` as `init_model` takes it."""
+    params = init_model(jax.random.key(config.train.seed), config.model, interface)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -89,7 +92,7 @@ def reset_nonfinite(carry: Carry) -> Carry:
     return jax.tree.map(lambda x_BxH: jnp.where(finite_B[:, None], x_BxH, 0), carry)
 
 
-def start_afresh(key: Array, batch: Batch, rate: float) -> Batch:
+def sample_resets(key: Array, batch: Batch, rate: float) -> Batch:
     """The batch with that share of its lanes, drawn anew each time, reset before its first step.
 
     A lane so reset goes on in the middle of the text without knowing what came before, the
@@ -97,7 +100,7 @@ def start_afresh(key: Array, batch: Batch, rate: float) -> Batch:
     """
     if not rate:
         return batch
-    T, B = batch.inputs.shape
+    T, B = batch.inputs.shape[:2]
     resets_TxB = jnp.zeros((T, B), bool) if batch.resets is None else jnp.asarray(batch.resets)
     afresh_B = jax.random.bernoulli(key, rate, (B,))
     return batch._replace(resets=resets_TxB.at[0].set(resets_TxB[0] | afresh_B))
@@ -108,9 +111,9 @@ def keep_where_skipped(opt_state: SkipState, updated: Average, average: Average)
     return jax.tree.map(partial(jnp.where, opt_state.in_a_row == 0), updated, average)
 
 
-def make_train_step(config: Config) -> TrainStep:
+def make_train_step(config: Config, head: Head = softmax) -> TrainStep:
     """Builds `train_step`: draw the masks, take the gradient, update, hand the carry on."""
-    gradient = make_gradient(config.train.gradient, config.train.checkpoint_every)
+    gradient = make_gradient(config.train.gradient, config.train.remat_every, head)
     value_and_grad = over_lanes(gradient, mesh_of(config))
     optimizer, skips = optimizer_of(config), config.train.on_nonfinite == "skip"
     B, T = config.train.batch_size, config.train.sequence_length
@@ -123,7 +126,7 @@ def make_train_step(config: Config) -> TrainStep:
         keys = jax.random.split(jax.random.fold_in(draws_key, step), 3)
         masks = sample_masks(keys[0], params, config.model, B, T)
         weights = sample_weight_masks(keys[1], params, config.model.weight_drop)
-        batch = start_afresh(keys[2], batch, config.train.reset_rate)
+        batch = sample_resets(keys[2], batch, config.train.reset_rate)
         (loss, aux), grads = with_weight_drop(value_and_grad, weights)(params, carry, batch, masks)
         updates, opt_state = optimizer.update(grads, opt_state, params, loss=loss)
         params = optax.apply_updates(params, updates)
@@ -150,10 +153,10 @@ def make_train_step(config: Config) -> TrainStep:
     return train_step
 
 
-def make_dispatch(config: Config) -> TrainStep:
+def make_dispatch(config: Config, head: Head = softmax) -> TrainStep:
     """Builds the compiled function that makes K training steps: batches and infos have a leading
     axis K. The state, placed by `state_placement`, is donated: what goes in is gone."""
-    train_step = make_train_step(config)
+    train_step = make_train_step(config, head)
     placement, state = Placement.of(mesh_of(config)), state_placement(config)
     return jax.jit(
         lambda state, batches: lax.scan(train_step, state, batches),

@@ -7,7 +7,7 @@ import pytest
 
 from lstm_jax.data.batches import Batch
 from lstm_jax.run.loop import Run
-from lstm_jax.train import init_train_state, make_train_step, start_afresh
+from lstm_jax.train import init_train_state, make_train_step, sample_resets
 from tests.run.test_loop import Stop, stop_after
 from tests.small import CONFIG, TEXT, assert_same_run
 
@@ -25,22 +25,22 @@ def batch(rng):
 
 
 def test_rate_0_is_the_very_same_batch(batch):
-    assert start_afresh(KEY, batch, 0.0) is batch
+    assert sample_resets(KEY, batch, 0.0) is batch
 
 
 def test_rate_1_resets_every_lane_before_its_first_step_and_nothing_else(batch):
-    found = start_afresh(KEY, batch, 1.0)
+    found = sample_resets(KEY, batch, 1.0)
     wanted = np.array(batch.resets)
     wanted[0] = True
     np.testing.assert_array_equal(found.resets, wanted)
     assert found._replace(resets=None) == batch._replace(resets=None)
-    bare = start_afresh(KEY, batch._replace(resets=None), 1.0)
+    bare = sample_resets(KEY, batch._replace(resets=None), 1.0)
     np.testing.assert_array_equal(bare.resets, [[True] * B] + [[False] * B] * (T - 1))
 
 
 def test_the_rate_is_the_share_of_lanes_and_keeps_the_resets_that_were_there(batch):
     rate, keys = 0.3, jax.random.split(KEY, 400)
-    found = np.array(jax.vmap(lambda key: start_afresh(key, batch, rate).resets)(keys))
+    found = np.array(jax.vmap(lambda key: sample_resets(key, batch, rate).resets)(keys))
     assert found[:, 0, 3].all() and found[:, 2, 5].all()
     assert found[:, 1:].sum() == len(keys)  # of the one that was there
     drawn = np.delete(found[:, 0], 3, axis=1)

@@ -41,8 +41,8 @@ from lstm_jax.optimizer import OPTIMIZERS
             {"model.cell": "mogrifier", "model.mogrifier_rounds": 0, "model.mogrifier_rank": 2},
             "model.mogrifier_rank=2 needs model.cell=mogrifier and rounds of it",
         ),
-        ({"train.checkpoint_every": -1}, "train.checkpoint_every lies between 0 and"),
-        ({"train.checkpoint_every": 2.5}, "train.checkpoint_every takes int, not 2.5"),
+        ({"train.remat_every": -1}, "train.remat_every lies between 0 and"),
+        ({"train.remat_every": 2.5}, "train.remat_every takes int, not 2.5"),
         ({"model.hidden": 3}, "no key 'model.hidden'"),
         ({"hidden_size": 3}, "no key 'hidden_size'"),
         ({"data.path": 3}, "data.path takes str"),
@@ -60,7 +60,7 @@ def test_a_wrong_value_is_one_line(changes, message):
         ({"evaluate.lanes": 1, "evaluate.warmup": 7}, "evaluate.warmup"),
         ({"data.validation_fraction": 0, "evaluate.lanes": 9}, "evaluate.lanes"),
         ({"data.validation_fraction": 0, "evaluate.window_length": 9}, "evaluate.window_length"),
-        ({"train.sequence_length": 8, "train.checkpoint_every": 8}, "train.checkpoint_every"),
+        ({"train.sequence_length": 8, "train.remat_every": 8}, "train.remat_every"),
         (
             {"train.steps": 5, "optimizer.warmup_steps": 5, "optimizer.schedule": "constant"},
             "optimizer.schedule",
@@ -84,7 +84,7 @@ def test_a_value_that_still_means_something():
     for changes in (
         {"evaluate.lanes": 2, "evaluate.warmup": 7},
         {"evaluate.lanes": 1, "evaluate.window_length": 7},
-        {"train.sequence_length": 8, "train.checkpoint_every": 7},
+        {"train.sequence_length": 8, "train.remat_every": 7},
         {"train.steps": 5, "optimizer.warmup_steps": 4, "optimizer.final_ratio": 0.1},
     ):
         check_read(Config().replace(changes), changes)
@@ -148,7 +148,7 @@ ROOM = {
     "train.steps": 10**9,
     "train.batch_size": 10**5,
     "train.sequence_length": 10**6,
-    "train.checkpoint_every": 10**5,
+    "train.remat_every": 10**5,
     "train.seed": 2**32 - 1,
     "train.steps_per_dispatch": 10**4,
     "train.validate_every": 10**9,
@@ -209,7 +209,7 @@ DEFAULTS = {
     "train.average_decay": None,
     "train.average_patience": None,
     "train.gradient": "bptt",
-    "train.checkpoint_every": 0,
+    "train.remat_every": 0,
     "train.on_nonfinite": "stop",
     "train.steps_per_dispatch": 20,
     "train.validate_every": 200,

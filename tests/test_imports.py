@@ -29,6 +29,7 @@ ORDER = [
     "cells.layer_norm",
     "cells.mogrifier",
     "cells.zoneout",
+    "heads",
     "layer",
     "model",
     "loss",

@@ -8,6 +8,7 @@ import pytest
 from lstm_jax.config import ModelConfig
 from lstm_jax.data.batches import Batch
 from lstm_jax.gradients import GRADIENTS
+from lstm_jax.heads import softmax
 from lstm_jax.loss import bits, sequence_loss
 from lstm_jax.model import init_carry, init_model, sample_masks
 from tests import oracle
@@ -47,7 +48,7 @@ def test_loss_is_stable_for_huge_logits(rng):
 def test_a_batch_without_a_counted_target_has_loss_and_gradient_zero(rng):
     _, params, carry, inputs = make_case(rng)
     batch = make_batch(rng, inputs)._replace(mask=jnp.zeros((T, B), bool))
-    (loss, aux), grads = jax.jit(GRADIENTS["autodiff"])(params, carry, batch, None)
+    (loss, aux), grads = jax.jit(GRADIENTS["autodiff"](softmax))(params, carry, batch, None)
     assert float(loss) == 0 and int(aux.count) == 0
     assert not any(leaf.any() for leaf in jax.tree.leaves(grads))
 
@@ -57,7 +58,7 @@ def test_a_masked_target_has_no_gradient(x64, rng):
     batch = make_batch(rng, inputs)
     other = jnp.where(batch.mask, batch.targets, (batch.targets + 1) % V)
     assert not np.array_equal(other, batch.targets)
-    gradient = jax.jit(GRADIENTS["autodiff"])
+    gradient = jax.jit(GRADIENTS["autodiff"](softmax))
     gradients = [
         gradient(params, carry, batch._replace(targets=targets), None)[1]
         for targets in (batch.targets, other)
@@ -84,7 +85,7 @@ def test_gradient_is_the_slope_of_the_loss(name, x64, rng):
     )
     masks = sample_masks(jax.random.key(2), params, config, B, 7)
     batch = make_batch(rng, inputs)
-    _, grads = jax.jit(GRADIENTS[name])(params, carry, batch, masks)
+    _, grads = jax.jit(GRADIENTS[name](softmax))(params, carry, batch, masks)
     for index, leaf in enumerate(jax.tree.leaves(grads)):
         for _ in range(3):
             coordinate = tuple(int(rng.integers(n)) for n in leaf.shape)
@@ -100,7 +101,7 @@ def test_more_targets_than_float16_counts(name, masked, standard_promotion):
     params = init_model(jax.random.key(0), ModelConfig(hidden_size=2), V)
     ids = jnp.arange(70_000).reshape(7, -1) % V
     batch = Batch(ids, jnp.roll(ids, 1), jnp.ones(ids.shape, bool) if masked else None)
-    gradient = jax.jit(GRADIENTS[name])
+    gradient = jax.jit(GRADIENTS[name](softmax))
 
     def in_dtype(dtype):
         low = jax.tree.map(lambda a: a.astype(dtype), params)

@@ -18,15 +18,16 @@ import numpy as np
 from functools import partial
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec as P
-from lstm_jax import bptt
-from lstm_jax.bptt import bptt_layer
-from lstm_jax.cases import Case, make_problem
-from lstm_jax.cell import LSTMParams, LSTMState
+from lstm_jax.gradients import bptt
+from lstm_jax.gradients.bptt import bptt_layer
+from lstm_jax.verification.cases import Case, make_problem
+from lstm_jax.cells.lstm import LSTMParams, LSTMState
 from lstm_jax.config import ModelConfig
-from lstm_jax.gradient import GRADIENTS
+from lstm_jax.gradients import GRADIENTS
+from lstm_jax.heads import softmax
 from lstm_jax.layer import unroll
 from lstm_jax.model import init_carry
-from lstm_jax.verify import UNOPTIMIZED
+from lstm_jax.verification.compare import UNOPTIMIZED
 
 T, B, D, H = 6, 4, 3, 5
 rng, mesh, jit = np.random.default_rng(0), jax.make_mesh((2,), ("d",)), partial(
@@ -96,21 +97,22 @@ for name, place, part in (("state", 1, put(state, LANES)), ("resets", 3, put(res
     found[f"only {name}"] = largest(jit(partial(results, bptt_layer))(*split), wanted)
 
 rows, columns = (partial(bptt.value_and_grad_in, lay) for lay in (bptt.ROWS, bptt.COLUMNS))
+autodiff = GRADIENTS["autodiff"](softmax)
 for embedding in (0, 3):
     model = ModelConfig(hidden_size=6, num_layers=2, embedding_size=embedding, dropout=0.3,
                         input_dropout=0.3, embedding_dropout=0.3 if embedding else 0.0)
     problem = make_problem(Case(model, T, B, masked=True, resets=True, carry=True))
     split = [put(part, spec) for part, spec in zip(
         problem, (EVERYWHERE, LANES, LATER_LANES, LANES), strict=True)]
-    wanted = jit(GRADIENTS["autodiff"])(*problem)
-    for name, f in (("autodiff", GRADIENTS["autodiff"]), ("rows", rows), ("columns", columns)):
+    wanted = jit(autodiff)(*problem)
+    for name, f in (("autodiff", autodiff), ("rows", rows), ("columns", columns)):
         found[f"model {name} {embedding}"] = largest(jit(f)(*split), wanted)
 
 # The state as `init_carry` makes it, which lies on every device: on the mesh, and made inside.
 params, _, batch, masks = problem
 start = init_carry(params, B)
-wanted = jit(GRADIENTS["autodiff"])(params, start, batch, masks)
-for name, f in (("autodiff", GRADIENTS["autodiff"]), ("rows", rows), ("columns", columns)):
+wanted = jit(autodiff)(params, start, batch, masks)
+for name, f in (("autodiff", autodiff), ("rows", rows), ("columns", columns)):
     split = [put(part, spec) for part, spec in zip(
         (params, start, batch, masks), (EVERYWHERE, EVERYWHERE, LATER_LANES, LANES), strict=True)]
     found[f"model {name} replicated"] = largest(jit(f)(*split), wanted)

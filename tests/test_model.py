@@ -8,8 +8,8 @@ import pytest
 from lstm_jax.cells.lstm import LSTMState
 from lstm_jax.config import ModelConfig
 from lstm_jax.model import (
-    LMParams,
     Masks,
+    ModelParams,
     apply,
     count_parameters,
     init_carry,
@@ -103,7 +103,7 @@ def test_no_rate_no_masks(rng):
 
 def test_shapes_names_and_counts():
     params = init_model(jax.random.key(0), ModelConfig(hidden_size=8, num_layers=2), V)
-    assert isinstance(params, LMParams)
+    assert isinstance(params, ModelParams)
     assert count_parameters(params) == {
         "layers[0].W": V * 32,
         "layers[0].U": 8 * 32,

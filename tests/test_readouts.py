@@ -8,7 +8,7 @@ import pytest
 from lstm_jax.config import ModelConfig
 from lstm_jax.data.batches import Batch
 from lstm_jax.loss import sequence_loss
-from lstm_jax.model import LMParams, apply, init_carry, init_model, no_masks
+from lstm_jax.model import ModelParams, apply, init_carry, init_model, no_masks
 from lstm_jax.verification.compare import UNOPTIMIZED
 from tests import oracle
 
@@ -123,7 +123,7 @@ def test_the_gradient_of_a_shared_matrix_is_the_sum_of_its_two_uses(E, x64, rng)
 
     def loss(embedding_VxE, readout_VxE):
         readout = params.readout._replace(W=readout_VxE.T)
-        apart = LMParams(embedding_VxE, params.layers, readout)
+        apart = ModelParams(embedding_VxE, params.layers, readout)
         logits = language_model(apart, ids[:-1], masks)
         return oracle.cross_entropy(logits, ids[1:])[0]
 

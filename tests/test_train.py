@@ -122,7 +122,7 @@ def test_infos_report_the_norm_before_clipping_and_the_rate(streams):
 def test_training_in_blocks_is_the_same_training(gradient, streams):
     config = BASE.replace({"train.gradient": gradient})
     state, losses, _ = run(config, streams, [6])
-    other, other_losses, _ = run(config.replace({"train.checkpoint_every": 3}), streams, [6])
+    other, other_losses, _ = run(config.replace({"train.remat_every": 3}), streams, [6])
     np.testing.assert_allclose(losses, other_losses, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), state, other)
 

@@ -21,7 +21,7 @@ from lstm_jax.config import Config, ModelConfig, OptimizerConfig, TrainConfig
 from lstm_jax.container import usable_cpus
 from lstm_jax.data.batches import Batch, Streams, stack_batches
 from lstm_jax.files import write_json
-from lstm_jax.model import LMParams
+from lstm_jax.model import ModelParams
 from lstm_jax.run.figures import new_figure, picture, save, tidy
 from lstm_jax.run.memory import check_run_fits
 from lstm_jax.terminal import overwrite, show
@@ -122,7 +122,7 @@ def config_of(shape: Shape, gradient: str | None = None) -> Config:
     return get_config().replace(changes)
 
 
-def initial_weights(shape: Shape) -> LMParams:
+def initial_weights(shape: Shape) -> ModelParams:
     """The weights that all contenders start from, as NumPy arrays."""
     state = init_train_state(config_of(shape), VOCABULARY_SIZE)
     return jax.tree.map(np.array, state.params)

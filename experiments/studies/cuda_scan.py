@@ -32,7 +32,7 @@ from jax import lax
 
 from experiments.studies.verify_gradients import cases_of, get_config
 from lstm_jax.cells import rows
-from lstm_jax.model import LMParams, named_leaves
+from lstm_jax.model import ModelParams, named_leaves
 from lstm_jax.terminal import show, write
 from lstm_jax.verification import compare
 from lstm_jax.verification.cases import Problem
@@ -126,7 +126,7 @@ def problem_of(cell: Cell) -> Problem:
     return problem._replace(batch=problem.batch._replace(inputs=ids))
 
 
-def gradients_of(cell: Cell, problem: Problem) -> list[LMParams]:
+def gradients_of(cell: Cell, problem: Problem) -> list[ModelParams]:
     """The gradient under suspicion, three times by one program."""
     suspects = compare.Suspects()
     gradients = [suspects.autodiff if cell.autodiff else suspects.rows]

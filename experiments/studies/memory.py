@@ -1,8 +1,8 @@
 """What a training step adds to memory as sequences grow: everything kept, or a state every k steps.
 
 Sequences of 100, 1000, … characters, up to --config.train.sequence_length, each step in a process
-of its own: as it is, and with train.checkpoint_every at the square root of T (or at what
---config.train.checkpoint_every says). A step that would not fit the machine is left out, and says
+of its own: as it is, and with train.remat_every at the square root of T (or at what
+--config.train.remat_every says). A step that would not fit the machine is left out, and says
 what it would have needed. Its processes are as JAX leaves them: one device, and memory that goes
 back to the system after each step. On two cores it takes some minutes, nearly all for T = 100,000.
 """
@@ -39,7 +39,7 @@ READS = (
     "train.batch_size",
     "train.sequence_length",
     "train.gradient",
-    "train.checkpoint_every",
+    "train.remat_every",
 )
 IGNORES = ("compile_cache", "cpu_devices")  # its processes are as JAX leaves them
 VOCABULARY_SIZE = 65
@@ -65,9 +65,9 @@ def configs_of(config: Config) -> list[Config]:
     """Every length without and with blocks."""
     configs = []
     for T in lengths_up_to(config.train.sequence_length):
-        every = config.train.checkpoint_every or max(1, round(math.sqrt(T)))
+        every = config.train.remat_every or max(1, round(math.sqrt(T)))
         for k in (0, every):
-            changes = {"train.sequence_length": T, "train.checkpoint_every": k}
+            changes = {"train.sequence_length": T, "train.remat_every": k}
             configs.append(config.replace(changes))
     return configs
 
@@ -81,7 +81,7 @@ def forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def told_by_linux(file: str, name: str) -> int | None:
+def kernel_value(file: str, name: str) -> int | None:
     """The bytes under a name in one of Linux's tables; None on other systems."""
     if not Path(file).exists():
         return None
@@ -92,7 +92,7 @@ def told_by_linux(file: str, name: str) -> int | None:
 def peak_bytes() -> int:
     """The most memory that this process has held, resident."""
     # Not ru_maxrss where there is a choice: Linux counts the process that started this one in.
-    if peak := told_by_linux("/proc/self/status", "VmHWM"):
+    if peak := kernel_value("/proc/self/status", "VmHWM"):
         return peak
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
@@ -100,7 +100,7 @@ def peak_bytes() -> int:
 
 def free_bytes() -> int:
     """The memory that a process can still have; where the system does not tell, all there is."""
-    free = told_by_linux("/proc/meminfo", "MemAvailable") or os.sysconf(
+    free = kernel_value("/proc/meminfo", "MemAvailable") or os.sysconf(
         "SC_PHYS_PAGES"
     ) * os.sysconf("SC_PAGE_SIZE")
     return min(free, memory_limit() or sys.maxsize)
@@ -143,7 +143,7 @@ def measure(config: Config) -> dict[str, Any]:
 def in_fresh_process(config: Config) -> dict[str, Any]:
     """`measure` in a process that has done nothing else."""
     train = config.train
-    entry = {"T": train.sequence_length, "checkpoint_every": train.checkpoint_every}
+    entry = {"T": train.sequence_length, "remat_every": train.remat_every}
     command = [sys.executable, "-m", "experiments.studies.memory", json.dumps(config.flatten())]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode < 0:  # the system ends what takes more memory than there is
@@ -156,12 +156,12 @@ def gigabytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB"
 
 
-HEADER = f"{'T':>8}  {'checkpoint_every':>16}  {'planned MB':>10}  {'added MB':>9}  {'s a step':>9}"
+HEADER = f"{'T':>8}  {'remat_every':>16}  {'planned MB':>10}  {'added MB':>9}  {'s a step':>9}"
 
 
 def line(entry: dict[str, Any]) -> str:
     """An entry as a line of the table."""
-    every = entry["checkpoint_every"] or "-"
+    every = entry["remat_every"] or "-"
     planned = entry.get("planned_bytes")
     planned = "-" if planned is None else f"{planned / 1e6:.1f}"
     start = f"{entry['T']:8,}  {every:>16}  {planned:>10}  "
@@ -172,7 +172,7 @@ def line(entry: dict[str, Any]) -> str:
 
 STYLES = (
     (False, "#7f8c8d", "everything kept"),
-    (True, "#c0392b", "checkpoint_every"),
+    (True, "#c0392b", "remat_every"),
 )
 
 
@@ -182,7 +182,7 @@ def draw(entries: list[dict[str, Any]], title: str, path: Path) -> None:
     figure = new_figure(9.5, 4.2)
     memory, time = figure.subplots(1, 2)
     for blocked, color, label in STYLES:
-        mine = [e for e in entries if bool(e["checkpoint_every"]) == blocked]
+        mine = [e for e in entries if bool(e["remat_every"]) == blocked]
         run = [e for e in mine if "left_out" not in e]
         T = [e["T"] for e in run]
         # What stays below a page or two leaves no mark on the peak, and no point on a log axis.

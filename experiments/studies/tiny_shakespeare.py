@@ -19,7 +19,7 @@ from lstm_jax.data.batches import split_ids
 from lstm_jax.data.corpora import load_text
 from lstm_jax.data.vocabulary import Text
 from lstm_jax.files import write_json
-from lstm_jax.model import expected_masks
+from lstm_jax.model import evaluation_masks
 from lstm_jax.run.checkpoint import load_model
 from lstm_jax.run.figures import draw_curves
 from lstm_jax.run.loop import check_validates
@@ -50,7 +50,7 @@ def exactly(losses: dict[str, Any]) -> list[str]:
 
 def score_ensemble(config: Config, text: Text, folders: list[Path]) -> Evaluation:
     """The loss of the mean of the predictions of each folder's best model."""
-    masks = expected_masks(config.model)
+    masks = evaluation_masks(config.model)
     models = [(load_model(folder, "best")[0].eval_params, masks) for folder in folders]
     return evaluate_ensemble(models, split_ids(text.ids, config.data).validation, config.evaluate)
 

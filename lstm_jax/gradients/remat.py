@@ -17,26 +17,27 @@ from jax import Array, lax
 
 from lstm_jax.cells.lstm import LSTMState
 from lstm_jax.data.batches import Batch
-from lstm_jax.gradients import BLOCK_GRADIENTS, GRADIENTS, BlockGrad, GradFn
+from lstm_jax.gradients import BLOCK_GRADIENTS, GRADIENTS, BlockGradient, GradFn
+from lstm_jax.heads import Head, softmax
 from lstm_jax.loss import Aux, count_targets
-from lstm_jax.model import Carry, LMParams, Masks
+from lstm_jax.model import Carry, Masks, ModelParams
 
 
-def make_gradient(name: str, block_length: int = 0) -> GradFn:
-    """One of GRADIENTS; sequences longer than `block_length` (0: none) in blocks of so many steps.
+def make_gradient(name: str, remat_every: int = 0, head: Head = softmax) -> GradFn:
+    """One of GRADIENTS; sequences longer than `remat_every` (0: none) in blocks of so many steps.
 
-    The last block has what is left, 1 to `block_length` steps.
+    The last block has what is left, 1 to `remat_every` steps.
     """
-    whole, block = GRADIENTS[name], BLOCK_GRADIENTS[name]
-    if not block_length:
+    whole, block = GRADIENTS[name](head), BLOCK_GRADIENTS[name](head)
+    if not remat_every:
         return whole
 
     def value_and_grad(
-        params: LMParams, carry: Carry, batch: Batch, masks: Masks | None = None
-    ) -> tuple[tuple[Array, Aux], LMParams]:
-        if batch.inputs.shape[0] <= block_length:
+        params: ModelParams, carry: Carry, batch: Batch, masks: Masks | None = None
+    ) -> tuple[tuple[Array, Aux], ModelParams]:
+        if batch.inputs.shape[0] <= remat_every:
             return whole(params, carry, batch, masks)
-        return in_blocks(block, block_length, params, carry, batch, masks)
+        return in_blocks(block, remat_every, params, carry, batch, masks)
 
     return value_and_grad
 
@@ -56,13 +57,13 @@ def cut(part: Part, length: int) -> tuple[Part, Part]:
 
 
 def in_blocks(
-    block: BlockGrad,
+    block: BlockGradient,
     length: int,
-    params: LMParams,
+    params: ModelParams,
     carry: Carry,
     batch: Batch,
     masks: Masks | None = None,
-) -> tuple[tuple[Array, Aux], LMParams]:
+) -> tuple[tuple[Array, Aux], ModelParams]:
     """The loss of `loss.sequence_loss` and its gradient. The scans stand for these loops:
 
     for n in range(N):                     # the last block apart
@@ -85,8 +86,8 @@ def in_blocks(
         return block.backward(params, start, part.batch, masks_of(part), dcarry, count)
 
     def backward(
-        later: tuple[Array, LMParams, Carry], inputs: tuple[Carry, Part]
-    ) -> tuple[tuple[Array, LMParams, Carry], None]:
+        later: tuple[Array, ModelParams, Carry], inputs: tuple[Carry, Part]
+    ) -> tuple[tuple[Array, ModelParams, Carry], None]:
         (loss_later, dparams_later, dcarry), (start, part) = later, inputs
         (loss, _), dparams, dstart = backward_block(start, part, dcarry)
         dparams = jax.tree.map(jnp.add, dparams_later, dparams)

@@ -12,12 +12,12 @@ from jax import Array
 from lstm_jax.data.batches import Batch
 from lstm_jax.gradients import GradFn
 from lstm_jax.loss import Aux
-from lstm_jax.model import Carry, LMParams, Masks
+from lstm_jax.model import Carry, Masks, ModelParams
 
 WeightMasks = tuple[Array, ...]  # one a layer, HxG, already divided by the keep rate
 
 
-def sample_weight_masks(key: Array, params: LMParams, rate: float) -> WeightMasks | None:
+def sample_weight_masks(key: Array, params: ModelParams, rate: float) -> WeightMasks | None:
     """Draws the masks of every layer's U; None where the rate is 0."""
     if not rate:
         return None
@@ -28,7 +28,7 @@ def sample_weight_masks(key: Array, params: LMParams, rate: float) -> WeightMask
     )
 
 
-def drop(params: LMParams, masks: WeightMasks) -> LMParams:
+def drop(params: ModelParams, masks: WeightMasks) -> ModelParams:
     """The parameters, or their gradient, with every U multiplied by its mask."""
     layers = zip(params.layers, masks, strict=True)
     return params._replace(layers=tuple(layer._replace(U=layer.U * m) for layer, m in layers))
@@ -40,8 +40,8 @@ def with_weight_drop(value_and_grad: GradFn, masks: WeightMasks | None) -> GradF
         return value_and_grad
 
     def dropped(
-        params: LMParams, carry: Carry, batch: Batch, dropout: Masks | None
-    ) -> tuple[tuple[Array, Aux], LMParams]:
+        params: ModelParams, carry: Carry, batch: Batch, dropout: Masks | None
+    ) -> tuple[tuple[Array, Aux], ModelParams]:
         found, grads = value_and_grad(drop(params, masks), carry, batch, dropout)
         return found, drop(grads, masks)
 

@@ -27,8 +27,9 @@ import jax.numpy as jnp
 
 from lstm_jax.config import Config
 from lstm_jax.data.vocabulary import Text, Vocabulary, summary
-from lstm_jax.errors import UserError, shown
+from lstm_jax.errors import UserError, shorten
 from lstm_jax.files import PART, cannot_write, named, read_json
+from lstm_jax.model import Interface
 from lstm_jax.run.checksums import damage, write_sums
 from lstm_jax.run.memory import check_state_fits, state_bytes
 from lstm_jax.run.metrics import check_losses, kept_losses
@@ -85,7 +86,7 @@ class Description(NamedTuple):
 
         here, there = flatten(self.to_json()), flatten(other)
         return [
-            f"{key} is {shown(there.get(key))} there and {shown(value)} here"
+            f"{key} is {shorten(there.get(key))} there and {shorten(value)} here"
             for key, value in here.items()
             if there.get(key) != value and key != "data.path"
         ]
@@ -117,7 +118,7 @@ def read_description(path: Path) -> dict[str, Any]:
         raise ValueError("it describes no run")
     for key, kind in kinds.items():
         if type(described.get(key)) is not kind:
-            raise ValueError(f"its {key} is {shown(described.get(key))}")
+            raise ValueError(f"its {key} is {shorten(described.get(key))}")
     return described
 
 
@@ -216,7 +217,7 @@ class Checkpoints:
             if described["format"] != FORMAT:
                 return None  # who wrote it knows what it may hold
             description = Description.from_json(described)
-            state = state_bytes(description.config, len(description.vocabulary))
+            state = state_bytes(description.config, Interface.of(len(description.vocabulary)))
         except (ValueError, KeyError, TypeError, AttributeError):
             state = 0
         if size <= SMALL_BYTES + 2 * state:
@@ -285,7 +286,7 @@ class Checkpoints:
                 f"its parameters are {description.dtype} and this process computes in "
                 f"{default_dtype()}: see JAX_ENABLE_X64"
             )
-        check_state_fits(description.config, len(description.vocabulary))
+        check_state_fits(description.config, Interface.of(len(description.vocabulary)))
         shapes = jax.eval_shape(
             lambda: init_train_state(description.config, len(description.vocabulary))
         )

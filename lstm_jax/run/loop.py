@@ -20,7 +20,7 @@ from lstm_jax.data.batches import Split, Streams, split_ids, stack_batches
 from lstm_jax.data.vocabulary import Text
 from lstm_jax.errors import UserError
 from lstm_jax.files import check_plain, delete_parts, named, write_json
-from lstm_jax.model import LMParams, count_parameters, expected_masks
+from lstm_jax.model import Interface, ModelParams, count_parameters, evaluation_masks
 from lstm_jax.run.checkpoint import (
     DAMAGED,
     FOLDER,
@@ -100,7 +100,7 @@ def split_and_streams(config: Config, text: Text) -> tuple[Split, Streams]:
     streams = Streams(split.train, train.batch_size, train.sequence_length)
     if split.validation is not None:
         check_lanes(len(split.validation), config.evaluate)
-    check_run_fits(config, len(text.vocabulary))
+    check_run_fits(config, Interface.of(len(text.vocabulary)))
     return split, streams
 
 
@@ -331,9 +331,9 @@ class Run:
         append_sample(self.folder, step, scores, sample)
         return scores
 
-    def _score(self, params: LMParams) -> dict[str, float]:
+    def _score(self, params: ModelParams) -> dict[str, float]:
         """The losses of some parameters on the validation split, by both protocols."""
-        masks = expected_masks(self.config.model)
+        masks = evaluation_masks(self.config.model)
         found = evaluate(params, self.split.validation, self.config.evaluate, masks)
         return {"val_loss_stream": found.stream, "val_loss_windows": found.windows}
 
@@ -351,7 +351,7 @@ class Run:
         """What the model makes of the text's first character; the same for the same parameters."""
         prompt = self.text.ids[:1]
         length = self.config.train.sample_length
-        masks = expected_masks(self.config.model)
+        masks = evaluation_masks(self.config.model)
         ids = generate(self.state.eval_params, jax.random.key(0), prompt, length, masks=masks)
         return self.text.vocabulary.decode(np.concatenate([prompt, ids[0]]))
 

@@ -14,7 +14,7 @@ from humanize import naturalsize
 from lstm_jax.config import Config
 from lstm_jax.container import memory_limit
 from lstm_jax.errors import UserError
-from lstm_jax.model import LMParams, sizes
+from lstm_jax.model import Interface, ModelParams, sizes
 from lstm_jax.train import init_train_state
 
 FLOAT_BYTES = 4
@@ -29,47 +29,48 @@ def memory_bytes() -> int:
     return min(psutil.virtual_memory().total, memory_limit() or sys.maxsize)
 
 
-def state_bytes(config: Config, vocabulary_size: int) -> int:
+def state_bytes(config: Config, interface: Interface) -> int:
     """A TrainState: parameters, optimizer state, carry."""
-    state = jax.eval_shape(lambda: init_train_state(config, vocabulary_size))
+    state = jax.eval_shape(lambda: init_train_state(config, interface))
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
-def batch_bytes(config: Config, vocabulary_size: int) -> int:
+def batch_bytes(config: Config, interface: Interface) -> int:
     """What one step keeps of its batch for the backward, and the ids of one dispatch."""
     model, train = config.model, config.train
     T, B = train.sequence_length, train.batch_size
-    kept = min(T, train.checkpoint_every or T)  # steps whose residuals exist at once
-    floats_B = kept * (RESIDUALS * model.num_layers * model.hidden_size + vocabulary_size)
+    kept = min(T, train.remat_every or T)  # steps whose residuals exist at once
+    floats_B = kept * (RESIDUALS * model.num_layers * model.hidden_size + interface.output_size)
     K = min(train.steps_per_dispatch, train.validate_every, train.steps)
     return FLOAT_BYTES * B * floats_B + 3 * K * T * B  # input, target and reset, a byte each
 
 
-def check_state_fits(config: Config, vocabulary_size: int) -> None:
+def check_state_fits(config: Config, interface: Interface) -> None:
     """Refuses a model whose TrainState no memory of this machine could hold."""
-    need, have = state_bytes(config, vocabulary_size), memory_bytes()
+    need, have = state_bytes(config, interface), memory_bytes()
     if need > have:
         raise UserError(
             f"the model with its optimizer takes {naturalsize(need)} of memory and this machine "
             f"has {naturalsize(have)}: take a smaller model.hidden_size, model.num_layers or "
-            f"model.embedding_size (it reads {vocabulary_size:,} symbols), or a larger machine"
+            f"model.embedding_size (it has {interface.input_size:,} inputs and "
+            f"{interface.output_size:,} outputs), or a larger machine"
         )
 
 
-def check_run_fits(config: Config, vocabulary_size: int) -> None:
+def check_run_fits(config: Config, interface: Interface) -> None:
     """Refuses a run of which the model, or a batch beside it, could not be in memory."""
-    check_state_fits(config, vocabulary_size)
-    state, batch = state_bytes(config, vocabulary_size), batch_bytes(config, vocabulary_size)
+    check_state_fits(config, interface)
+    state, batch = state_bytes(config, interface), batch_bytes(config, interface)
     if state + batch > (have := memory_bytes()):
         raise UserError(
             f"a batch takes {naturalsize(batch)} of memory beside the model's "
             f"{naturalsize(state)} and this machine has {naturalsize(have)}: take a smaller "
             "train.batch_size, train.sequence_length or train.steps_per_dispatch, or keep less "
-            "with train.checkpoint_every"
+            "with train.remat_every"
         )
 
 
-def check_samples_fit(params: LMParams, prompt_length: int, num_samples: int) -> None:
+def check_samples_fit(params: ModelParams, prompt_length: int, num_samples: int) -> None:
     """Refuses more samples than the memory has room for beside the logits of the prompt."""
     H, V = sizes(params)
     per_sample = 2 * H * len(params.layers) + V

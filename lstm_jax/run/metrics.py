@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.errors import UserError, shown
+from lstm_jax.errors import UserError, shorten
 from lstm_jax.files import append, parse_json, write_atomically, write_json
 
 METRICS, SAMPLES, SUMMARY = "metrics.jsonl", "samples.txt", "summary.json"
@@ -41,10 +41,10 @@ def parse_line(line: str) -> dict[str, float]:
     """One line of metrics: a name for each number; ValueError where it is anything else."""
     found = parse_json(line)
     if not isinstance(found, dict) or not found.keys() >= WRITTEN:
-        raise ValueError(f"a line is no metrics: {shown(line)}")
+        raise ValueError(f"a line is no metrics: {shorten(line)}")
     for of in ("", AVERAGE):
         if (f"val_loss_stream{of}" in found) != (f"val_loss_windows{of}" in found):
-            raise ValueError(f"a line has one of two validation losses: {shown(line)}")
+            raise ValueError(f"a line has one of two validation losses: {shorten(line)}")
     return check_numbers(found)
 
 
@@ -52,14 +52,14 @@ def check_numbers(found: dict[str, Any]) -> dict[str, float]:
     """What was read, where it is finite numbers; else a ValueError."""
     for name, value in found.items():
         if type(value) not in (int, float) or not abs(value) < LARGEST:
-            raise ValueError(f"{shown(name)} is {shown(value)}")
+            raise ValueError(f"{shorten(name)} is {shorten(value)}")
     return found
 
 
 def check_losses(found: Any) -> dict[str, float]:
     """The validation losses beside a checkpoint; ValueError where they are none."""
     if not isinstance(found, dict) or not found.keys() >= LOSSES:
-        raise ValueError(f"no validation losses: {shown(found)}")
+        raise ValueError(f"no validation losses: {shorten(found)}")
     return check_numbers(found)
 
 

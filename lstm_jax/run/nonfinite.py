@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from lstm_jax.files import write_atomically
-from lstm_jax.model import LMParams, named_leaves
+from lstm_jax.model import ModelParams, named_leaves
 from lstm_jax.train import StepInfo, TrainState
 
 FOLDER = "nonfinite"
@@ -25,7 +25,7 @@ def finite_steps(infos: StepInfo) -> np.ndarray:
     return np.isfinite(infos.loss) & np.isfinite(infos.grad_norm)
 
 
-def nonfinite_leaves(values: LMParams) -> str:
+def nonfinite_leaves(values: ModelParams) -> str:
     """The names of the leaves with a value that is not finite: the first two, and how many more."""
     names = [n for n, leaf in named_leaves(values).items() if not np.isfinite(leaf).all()]
     more = f" and {len(names) - 2} more" if len(names) > 2 else ""

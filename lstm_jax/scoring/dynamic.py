@@ -27,8 +27,9 @@ from lstm_jax.data.batches import Batch
 from lstm_jax.errors import UserError
 from lstm_jax.gradients import GRADIENTS
 from lstm_jax.gradients.bptt import knows
+from lstm_jax.heads import softmax
 from lstm_jax.loss import Aux
-from lstm_jax.model import Carry, LMParams, Masks, init_carry
+from lstm_jax.model import Carry, Masks, ModelParams, init_carry
 
 SQUARES_SEGMENTS = 2000  # of the training text, its last ones: what s is the mean over
 DISPATCH_SEGMENTS = 100  # in one call to the device
@@ -37,8 +38,8 @@ DISPATCH_SEGMENTS = 100  # in one call to the device
 class Rule(NamedTuple):
     """How a parameter moves after a segment; leaves as the parameters', or scalars."""
 
-    step: LMParams
-    pull: LMParams
+    step: ModelParams
+    pull: ModelParams
 
 
 def cut(ids: np.ndarray, length: int) -> list[Batch]:
@@ -59,20 +60,22 @@ def cut(ids: np.ndarray, length: int) -> list[Batch]:
 
 
 def value_and_grad(
-    params: LMParams, carry: Carry, batch: Batch, masks: Masks | None
-) -> tuple[tuple[Array, Aux], LMParams]:
+    params: ModelParams, carry: Carry, batch: Batch, masks: Masks | None
+) -> tuple[tuple[Array, Aux], ModelParams]:
     """The gradient by hand, where there is one of such a model."""
     by_hand = knows(params) and masks is None
-    return GRADIENTS["bptt" if by_hand else "autodiff"](params, carry, batch, masks)
+    return GRADIENTS["bptt" if by_hand else "autodiff"](softmax)(params, carry, batch, masks)
 
 
 @jax.jit
 def _add_squares(
-    params: LMParams, carry: Carry, total: LMParams, batches: Batch, masks: Masks | None
-) -> tuple[Carry, LMParams]:
+    params: ModelParams, carry: Carry, total: ModelParams, batches: Batch, masks: Masks | None
+) -> tuple[Carry, ModelParams]:
     """Adds the squares of the segments' gradients."""
 
-    def add(state: tuple[Carry, LMParams], batch: Batch) -> tuple[tuple[Carry, LMParams], None]:
+    def add(
+        state: tuple[Carry, ModelParams], batch: Batch
+    ) -> tuple[tuple[Carry, ModelParams], None]:
         (_, aux), grads = value_and_grad(params, state[0], batch, masks)
         return (aux.carry, jax.tree.map(lambda s, d: s + d * d, state[1], grads)), None
 
@@ -80,8 +83,8 @@ def _add_squares(
 
 
 def mean_squares(
-    params: LMParams, training_ids: np.ndarray, length: int, masks: Masks | None = None
-) -> LMParams:
+    params: ModelParams, training_ids: np.ndarray, length: int, masks: Masks | None = None
+) -> ModelParams:
     """s: the mean square of a segment's gradient, over the last segments of the training text."""
     count = min(SQUARES_SEGMENTS, (len(training_ids) - 1) // length)
     if not count:
@@ -97,7 +100,7 @@ def mean_squares(
 
 
 def make_rule(
-    params: LMParams,
+    params: ModelParams,
     training_ids: np.ndarray,
     config: DynamicConfig,
     masks: Masks | None = None,
@@ -105,7 +108,7 @@ def make_rule(
     """The rule that the config names; `rms` takes its statistics from the training text."""
     rate, decay = config.rate, config.decay
 
-    def everywhere(value: float) -> LMParams:
+    def everywhere(value: float) -> ModelParams:
         return jax.tree.map(lambda p: jnp.asarray(value, p.dtype), params)
 
     if config.rule == "sgd":
@@ -122,18 +125,18 @@ def make_rule(
 
 @jax.jit
 def _score_and_learn(
-    params: LMParams,
+    params: ModelParams,
     carry: Carry,
-    trained: LMParams,
+    trained: ModelParams,
     rule: Rule,
     batches: Batch,
     masks: Masks | None,
-) -> tuple[LMParams, Carry, Array, Array]:
+) -> tuple[ModelParams, Carry, Array, Array]:
     """Segments in order: the parameters after them, the carry, each segment's loss and count."""
 
     def step(
-        state: tuple[LMParams, Carry], batch: Batch
-    ) -> tuple[tuple[LMParams, Carry], tuple[Array, Array]]:
+        state: tuple[ModelParams, Carry], batch: Batch
+    ) -> tuple[tuple[ModelParams, Carry], tuple[Array, Array]]:
         params, carry = state
         (loss, aux), grads = value_and_grad(params, carry, batch, masks)
         params = jax.tree.map(
@@ -147,7 +150,7 @@ def _score_and_learn(
 
 
 def segment_losses(
-    params: LMParams,
+    params: ModelParams,
     ids: np.ndarray,
     rule: Rule,
     length: int,
@@ -159,7 +162,7 @@ def segment_losses(
     Args:
       ids: the split; every character but the first is scored once.
       report: is told, now and then, which share of the split is done.
-      masks: what stands for the drawn ones where nothing is random (`model.expected_masks`).
+      masks: what stands for the drawn ones where nothing is random (`model.evaluation_masks`).
     """
     trained, carry = params, init_carry(params, 1)
     stacks, scores = cut(ids, length), []
@@ -172,7 +175,7 @@ def segment_losses(
 
 
 def evaluate_dynamic(
-    params: LMParams,
+    params: ModelParams,
     training_ids: np.ndarray,
     ids: np.ndarray,
     config: DynamicConfig,

@@ -17,7 +17,7 @@ from lstm_jax.config import Config, ModelConfig
 from lstm_jax.data.batches import Batch
 from lstm_jax.errors import UserError
 from lstm_jax.gradients.weight_drop import drop, sample_weight_masks
-from lstm_jax.model import LMParams, Masks, sample_masks
+from lstm_jax.model import Masks, ModelParams, sample_masks
 from lstm_jax.scoring.protocols import (
     Evaluation,
     mix,
@@ -29,8 +29,8 @@ from lstm_jax.scoring.protocols import (
 
 
 def draw(
-    key: Array, params: LMParams, config: ModelConfig, batch_size: int, sequence_length: int
-) -> tuple[LMParams, Masks | None]:
+    key: Array, params: ModelParams, config: ModelConfig, batch_size: int, sequence_length: int
+) -> tuple[ModelParams, Masks | None]:
     """One of the networks: its weights, the same for all lanes, and the masks of each lane."""
     key_units, key_weights = jax.random.split(key)
     masks = sample_masks(key_units, params, config, batch_size, sequence_length)
@@ -49,7 +49,7 @@ def check_drops(config: ModelConfig) -> None:
 
 
 def evaluate_monte_carlo(
-    params: LMParams,
+    params: ModelParams,
     ids: np.ndarray,
     config: Config,
     draws: int,

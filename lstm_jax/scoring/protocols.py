@@ -21,8 +21,8 @@ from lstm_jax.config import EvaluateConfig
 from lstm_jax.data.batches import MAX_LANES, Batch, cut_segments
 from lstm_jax.errors import UserError
 from lstm_jax.gradients.lanes import Placement, lane_mesh
-from lstm_jax.loss import target_losses
-from lstm_jax.model import Carry, LMParams, Masks, apply, init_carry, sizes
+from lstm_jax.heads import softmax
+from lstm_jax.model import Carry, Masks, ModelParams, apply, init_carry, sizes
 
 
 class Evaluation(NamedTuple):
@@ -34,20 +34,20 @@ class Evaluation(NamedTuple):
 
 @jax.jit
 def _score(
-    params: LMParams, carry: Carry, batch: Batch, masks: Masks | None
+    params: ModelParams, carry: Carry, batch: Batch, masks: Masks | None
 ) -> tuple[Array, Carry]:
     """The loss of every target, TxB, and the carry."""
     logits_TxBxV, carry = apply(params, carry, batch.inputs, masks, batch.resets)
-    return target_losses(logits_TxBxV, batch.targets), carry
+    return softmax.losses(logits_TxBxV, batch.targets), carry
 
 
 def score(
-    params: LMParams, segments: Iterable[Batch], masks: Masks | None = None
+    params: ModelParams, segments: Iterable[Batch], masks: Masks | None = None
 ) -> Iterator[np.ndarray]:
     """Yields the losses of each segment's counted characters, nats; the carry is handed on.
 
     Args:
-      masks: what stands for the drawn ones where nothing is random (`model.expected_masks`).
+      masks: what stands for the drawn ones where nothing is random (`model.evaluation_masks`).
     """
     carry, scored = None, None
     for batch in segments:
@@ -70,14 +70,14 @@ def counted(losses_TxB: Array, batch: Batch) -> np.ndarray:
     return losses.ravel() if batch.mask is None else losses[np.asarray(batch.mask)]
 
 
-def mean_loss(params: LMParams, segments: Iterable[Batch], masks: Masks | None = None) -> float:
+def mean_loss(params: ModelParams, segments: Iterable[Batch], masks: Masks | None = None) -> float:
     """Mean nats per counted character over segments run in order."""
     found = [(part.sum(dtype=np.float64), len(part)) for part in score(params, segments, masks)]
     total, count = np.sum(found, axis=0)
     return float(total / count)
 
 
-def segment_length(params: LMParams) -> int:
+def segment_length(params: ModelParams) -> int:
     """Steps of a segment of up to 128 lanes whose logits stay within 128 MB."""
     return max(1, min(256, 2**18 // sizes(params)[1]))
 
@@ -115,7 +115,7 @@ def window_segments(
 
 
 def evaluate(
-    params: LMParams, ids: np.ndarray, config: EvaluateConfig, masks: Masks | None = None
+    params: ModelParams, ids: np.ndarray, config: EvaluateConfig, masks: Masks | None = None
 ) -> Evaluation:
     """The loss of a model on a split, by both protocols; `masks` as `score` takes them."""
     T = segment_length(params)
@@ -126,7 +126,7 @@ def evaluate(
 
 
 def evaluate_ensemble(
-    models: Sequence[tuple[LMParams, Masks | None]], ids: np.ndarray, config: EvaluateConfig
+    models: Sequence[tuple[ModelParams, Masks | None]], ids: np.ndarray, config: EvaluateConfig
 ) -> Evaluation:
     """The loss of several models of one alphabet whose distributions are averaged, by both
     protocols."""

@@ -10,7 +10,7 @@ import numpy as np
 from lstm_jax.config import ModelConfig
 from lstm_jax.data.batches import Batch
 from lstm_jax.gradients.weight_drop import WeightMasks, sample_weight_masks
-from lstm_jax.model import Carry, LMParams, Masks, init_carry, init_model, sample_masks
+from lstm_jax.model import Carry, Masks, ModelParams, init_carry, init_model, sample_masks
 
 VOCABULARY_SIZE = 11
 
@@ -35,7 +35,7 @@ class Case:
 class Problem(NamedTuple):
     """A case's numbers, float64 NumPy."""
 
-    params: LMParams
+    params: ModelParams
     carry: Carry
     batch: Batch
     masks: Masks | None

@@ -21,11 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax.container import usable_cpus
-from lstm_jax.gradients import GRADIENTS, GradFn, truncated_autodiff
+from lstm_jax.gradients import GRADIENTS, GradFn, by_jax
 from lstm_jax.gradients.bptt import COLUMNS, ROWS, value_and_grad_in
 from lstm_jax.gradients.weight_drop import WeightMasks, drop, with_weight_drop
+from lstm_jax.heads import softmax
 from lstm_jax.loss import sequence_loss
-from lstm_jax.model import LMParams, named_leaves
+from lstm_jax.model import ModelParams, named_leaves
 from lstm_jax.verification import reference
 from lstm_jax.verification.cases import Case, Problem, make_problem, make_weight_masks
 
@@ -71,7 +72,7 @@ def compile_gradients(
     dtypes: tuple[str, ...],
     optimized: bool = True,
     precision: str | None = "highest",
-) -> Callable[..., list[list[LMParams]]]:
+) -> Callable[..., list[list[ModelParams]]]:
     """(params, carry, batch, masks) -> for each dtype each gradient, by one compiled program.
 
     One program, because compiling is what takes the time and gradients that share their forward
@@ -80,12 +81,12 @@ def compile_gradients(
     (None) run them in fewer bits.
     """
 
-    def all_of(*problem: object) -> list[list[LMParams]]:
+    def all_of(*problem: object) -> list[list[ModelParams]]:
         return [[grad(*cast(problem, dtype))[1] for grad in gradients] for dtype in dtypes]
 
     compiled = jax.jit(all_of, compiler_options=None if optimized else UNOPTIMIZED)
 
-    def run(*problem: object) -> list[list[LMParams]]:
+    def run(*problem: object) -> list[list[ModelParams]]:
         with jax.enable_x64("float64" in dtypes), jax.default_matmul_precision(precision):
             found = compiled(*problem)
         for dtype, grads in zip(dtypes, found, strict=True):
@@ -118,7 +119,7 @@ def compile_loss(loss: Callable[..., tuple[jax.Array, Any]]) -> Callable[..., fl
 GATES = ("i", "f", "C", "o")
 
 
-def to_reference(params: LMParams) -> reference.Parameters:
+def to_reference(params: ModelParams) -> reference.Parameters:
     """The same parameters in the notebook's variables and shapes."""
 
     def split(layer: tuple[np.ndarray, ...]) -> reference.Layer:
@@ -138,8 +139,8 @@ def to_reference(params: LMParams) -> reference.Parameters:
     )
 
 
-def from_reference(found: reference.Parameters, like: LMParams) -> LMParams:
-    """The notebook's variables as `LMParams`."""
+def from_reference(found: reference.Parameters, like: ModelParams) -> ModelParams:
+    """The notebook's variables as `ModelParams`."""
 
     def join(layer: reference.Layer) -> list[np.ndarray]:
         weights = np.concatenate([getattr(layer, f"W_{gate}") for gate in GATES]).T
@@ -156,7 +157,7 @@ def from_reference(found: reference.Parameters, like: LMParams) -> LMParams:
 
 def reference_gradient(
     problem: Problem, defects: frozenset[str] = frozenset(), weights: WeightMasks | None = None
-) -> LMParams:
+) -> ModelParams:
     """The gradient by the NumPy reference; `weights` are the masks of the weight drop."""
     params, carry, batch, masks = problem
     params = params if weights is None else drop(params, weights)
@@ -181,7 +182,7 @@ def reference_gradient(
 
 
 def difference(
-    loss: Callable[[LMParams], float], params: LMParams, leaf: int, direction: np.ndarray
+    loss: Callable[[ModelParams], float], params: ModelParams, leaf: int, direction: np.ndarray
 ) -> float:
     """The slope of the loss along a direction of one leaf, by central differences of fourth order.
 
@@ -213,7 +214,7 @@ def make_row(pair: str, kind: str, leaf: str, a: np.ndarray, b: np.ndarray, scal
     return Row(pair, kind, leaf, absolute, absolute / (float(scale) or unreached), cosine, 1)
 
 
-def compare(pair: str, kind: str, first: LMParams, second: LMParams) -> list[Row]:
+def compare(pair: str, kind: str, first: ModelParams, second: ModelParams) -> list[Row]:
     """One row a leaf."""
     others = named_leaves(second)
     return [
@@ -224,14 +225,14 @@ def compare(pair: str, kind: str, first: LMParams, second: LMParams) -> list[Row
     ]
 
 
-def compare_differences(problem: Problem, sources: dict[str, LMParams], count: int) -> list[Row]:
+def compare_differences(problem: Problem, sources: dict[str, ModelParams], count: int) -> list[Row]:
     """Each source against central differences along `count` random directions of every leaf.
 
     A direction moves every coordinate, each by its own part.
     """
     rng, rows, compiled = np.random.default_rng(0), [], compile_loss(sequence_loss)
 
-    def loss(params: LMParams) -> float:
+    def loss(params: ModelParams) -> float:
         return compiled(params, *problem[1:])
 
     for index, (name, values) in enumerate(named_leaves(problem.params).items()):
@@ -253,7 +254,7 @@ DEFECTS = {"full": frozenset(), "truncated": frozenset({"no_recurrence"})}
 class Suspects(NamedTuple):
     """The gradients under test, so that a broken one can be put in (the mutation suite does)."""
 
-    autodiff: GradFn = GRADIENTS["autodiff"]
+    autodiff: GradFn = GRADIENTS["autodiff"](softmax)
     rows: GradFn = partial(value_and_grad_in, ROWS)
     columns: GradFn = partial(value_and_grad_in, COLUMNS)
     truncated_rows: GradFn = partial(value_and_grad_in, ROWS, truncated=True)
@@ -284,7 +285,9 @@ def verify_case(
         return verify_by_differences(problem, suspects.autodiff, directions, optimized)
     dtypes = ("float64", "float32")[: 1 + float32]
     rules = RULES[: 1 + truncated]
-    found: dict[tuple[str, str], dict[str, LMParams]] = {(d, r): {} for d in dtypes for r in rules}
+    found: dict[tuple[str, str], dict[str, ModelParams]] = {
+        (d, r): {} for d in dtypes for r in rules
+    }
 
     def take(sources: dict[str, GradFn], dtypes: tuple[str, ...] = dtypes) -> None:
         """Takes the gradients by named sources, one a rule, in each dtype."""
@@ -296,7 +299,7 @@ def verify_case(
                 for (rule, (name, _)), grad in zip(named.items(), grads, strict=True):
                     found[dtype, rule][name] = grad
 
-    take({"autodiff": suspects.autodiff, "stop_gradient": truncated_autodiff})
+    take({"autodiff": suspects.autodiff, "stop_gradient": by_jax(softmax, truncated=True)})
     take({"bptt rows": suspects.rows, "truncated rows": suspects.truncated_rows})
     take(
         {"bptt columns": suspects.columns, "truncated columns": suspects.truncated_columns},
@@ -342,7 +345,7 @@ def verify_as_trained(case: Case, suspects: Suspects = Suspects()) -> list[Row]:
         "bptt columns": suspects.columns,
     }
 
-    def take(gradient: GradFn, dtype: str, precision: str | None = "highest") -> LMParams:
+    def take(gradient: GradFn, dtype: str, precision: str | None = "highest") -> ModelParams:
         function = with_weights(gradient)
         compiled = compile_gradients((function,), (dtype,), precision=precision)
         return compiled(*problem, weights)[0][0]
@@ -353,11 +356,11 @@ def verify_as_trained(case: Case, suspects: Suspects = Suspects()) -> list[Row]:
     rows, oracle = compare_all("float64", exact), exact["autodiff"]
     for name, gradient in sources.items():
         rows += compare(f"{name} ~ float64", "float32", take(gradient, "float32"), oracle)
-    default = take(GRADIENTS["bptt"], "float32", precision=None)
+    default = take(GRADIENTS["bptt"](softmax), "float32", precision=None)
     return rows + compare("bptt as trained ~ float64", "default", default, oracle)
 
 
-def compare_all(kind: str, sources: dict[str, LMParams]) -> list[Row]:
+def compare_all(kind: str, sources: dict[str, ModelParams]) -> list[Row]:
     """Every pair of the sources, leaf by leaf."""
     return [
         row

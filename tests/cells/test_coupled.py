@@ -8,7 +8,7 @@ import pytest
 from lstm_jax.cells.coupled import CoupledParams, init_coupled
 from lstm_jax.cells.lstm import LSTMParams, init_cell
 from lstm_jax.layer import unroll
-from tests.cells import D, H, compare, coupled, make_coupled, make_inputs
+from tests.loops import D, H, compare, coupled, make_coupled, make_inputs
 
 
 @pytest.mark.parametrize("ids", [False, True])

@@ -12,7 +12,7 @@ from lstm_jax.cells.layer_norm import LayerNormParams, init_layer_norm
 from lstm_jax.cells.lstm import init_cell
 from lstm_jax.layer import unroll
 from tests import oracle
-from tests.cells import D, H, affine, compare, make_inputs, random
+from tests.loops import D, H, affine, compare, make_inputs, random
 
 
 def make_layer_norm(rng):

@@ -19,6 +19,7 @@ from lstm_jax.cells.lstm import (
 from lstm_jax.config import ModelConfig
 from lstm_jax.gradients import GRADIENTS
 from lstm_jax.gradients.bptt import COLUMNS, ROWS, value_and_grad_in
+from lstm_jax.heads import softmax
 from lstm_jax.verification.cases import Case, make_problem
 from tests import oracle
 
@@ -85,7 +86,7 @@ def test_no_rank_is_promoted(x64):
             ModelConfig(hidden_size=3, cell="mogrifier", **everything),
         ):
             problem = make_problem(Case(model, 3, 2, masked=True, resets=True, carry=True))
-            gradients = [GRADIENTS["autodiff"]]
+            gradients = [GRADIENTS["autodiff"](softmax)]
             if not model.beyond_bptt():
                 gradients += [partial(value_and_grad_in, layout) for layout in (ROWS, COLUMNS)]
             for gradient in gradients:

@@ -11,7 +11,7 @@ from lstm_jax.config import ModelConfig
 from lstm_jax.layer import unroll
 from lstm_jax.model import init_model
 from tests import oracle
-from tests.cells import D, H, affine, compare, make_inputs, random
+from tests.loops import D, H, affine, compare, make_inputs, random
 
 
 def make_mogrifier(rng, rounds, rank=0):

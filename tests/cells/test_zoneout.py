@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
-from lstm_jax.cells.zoneout import expected_stay
+from lstm_jax.cells.zoneout import mean_zoneout
 from lstm_jax.config import ModelConfig
 from lstm_jax.data.batches import split_ids
 from lstm_jax.layer import unroll
-from lstm_jax.model import apply, expected_masks, init_carry, init_model, no_masks, sample_masks
+from lstm_jax.model import apply, evaluation_masks, init_carry, init_model, no_masks, sample_masks
 from lstm_jax.run.checkpoint import load_model
 from lstm_jax.run.metrics import read_metrics
 from tests import oracle
-from tests.cells import B, D, H, T, compare, coupled, make_coupled, make_inputs, random
 from tests.cli import TEXT, TRAIN, call, line_of, process_in
+from tests.loops import B, D, H, T, compare, coupled, make_coupled, make_inputs, random
 
 
 def make_lstm(rng):
@@ -59,7 +59,7 @@ def test_a_rate_for_all_stands_for_itself_everywhere(x64, rng):
     params, rates = make_lstm(rng), LSTMState(h=0.3, c=0.6)
     everywhere = LSTMState(*(np.full((T, B, H), rate) for rate in rates))
     step = zoned_out(lstm(params), everywhere)
-    compare(unroll, params, step, make_inputs(rng, ids=False), stay=expected_stay(rates))
+    compare(unroll, params, step, make_inputs(rng, ids=False), stay=mean_zoneout(rates))
 
 
 MUTANTS = {
@@ -80,7 +80,7 @@ def test_the_comparison_notices_other_units(mutant, x64, rng):
 
 def test_where_all_stays_the_state_is_frozen_until_a_reset(x64, rng):
     params, (state, x, mask_BxD, resets_TxB) = make_lstm(rng), make_inputs(rng, ids=False)
-    frozen = expected_stay(LSTMState(1.0, 1.0))
+    frozen = mean_zoneout(LSTMState(1.0, 1.0))
     final, outputs = unroll(params, state, x, mask_BxD=mask_BxD, stay=frozen)
     jax.tree.map(np.testing.assert_array_equal, final, state)
     assert (outputs == state.h).all()
@@ -90,7 +90,7 @@ def test_where_all_stays_the_state_is_frozen_until_a_reset(x64, rng):
 
 def test_where_nothing_stays_it_is_no_zoneout(x64, rng):
     params, (state, x, _, resets_TxB) = make_lstm(rng), make_inputs(rng, ids=False)
-    none = expected_stay(LSTMState(0.0, 0.0))
+    none = mean_zoneout(LSTMState(0.0, 0.0))
     found = unroll(params, state, x, resets_TxB=resets_TxB, stay=none)
     wanted = unroll(params, state, x, resets_TxB=resets_TxB)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-14), found, wanted)
@@ -124,7 +124,7 @@ def test_on_average_as_many_stay_as_the_rates_say():
     config = ModelConfig(hidden_size=50, num_layers=2, zoneout_hidden=0.1, zoneout_cell=0.4)
     masks = draw(config, 20, 30)
     assert masks.layers == (None, None) and masks.readout is None and masks.embedding is None
-    expected = expected_masks(config)
+    expected = evaluation_masks(config)
     assert expected.layers == (None, None) and expected.readout is None
     for drawn, rates in zip(masks.zoneout, expected.zoneout, strict=True):
         assert float(rates.h.item()) == pytest.approx(0.1)
@@ -148,7 +148,7 @@ def test_one_rate_alone():
     config = ModelConfig(hidden_size=5, zoneout_cell=0.9)
     (stay,) = draw(config, 3, 4).zoneout
     assert not stay.h.any() and stay.c.any()
-    assert expected_masks(ModelConfig(dropout=0.5)) is None
+    assert evaluation_masks(ModelConfig(dropout=0.5)) is None
 
 
 RATES = LSTMState(h=0.3, c=0.6)

@@ -19,7 +19,7 @@ BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHON
 # Prints as an experiment does, with a file opened in between; says what the file holds.
 PRINTS = """
 import contextlib, os, sys
-from experiments.output import flush_streams, open_streams
+from experiments.support.output import flush_streams, open_streams
 from lstm_jax.terminal import say
 
 open_streams()

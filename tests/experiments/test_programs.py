@@ -41,7 +41,7 @@ DOUBLE = """
 import sys
 from pathlib import Path
 import jax
-from experiments.programs import keep_programs
+from experiments.support.programs import keep_programs
 
 events = []
 jax.monitoring.register_event_listener(lambda event, **_: events.append(event))

@@ -58,7 +58,7 @@ def test_a_wrong_gradient_is_noticed():
 
 
 def test_a_wrong_gradient_of_the_training_is_noticed(monkeypatch):
-    monkeypatch.setitem(compare.GRADIENTS, "bptt", without_recurrence)
+    monkeypatch.setitem(compare.GRADIENTS, "bptt", lambda head: without_recurrence)
     assert failed(verify_as_trained(SMALL)) == {"bptt as trained ~ float64"}
 
 
@@ -80,7 +80,7 @@ def test_the_exit_code(wrong, monkeypatch, tmp_path, capsys):
     config = Config(model=SMALL.model, train=TrainConfig(batch_size=3, sequence_length=7))
     monkeypatch.setattr(verify_recipes, "recipes", lambda: {"small": config})
     if wrong:
-        monkeypatch.setitem(compare.GRADIENTS, "bptt", without_recurrence)
+        monkeypatch.setitem(compare.GRADIENTS, "bptt", lambda head: without_recurrence)
     assert verify_recipes.main(Config(), tmp_path) == int(wrong)
     printed = capsys.readouterr().out
     assert "small: H 6, L 2, B 3, T 7" in printed and ("FAILED" in printed) == wrong

@@ -19,7 +19,7 @@ from lstm_jax.gradients import bptt
 from lstm_jax.gradients.bptt import bptt_layer
 from lstm_jax.layer import unroll
 from lstm_jax.loss import sequence_loss
-from lstm_jax.model import LMParams
+from lstm_jax.model import ModelParams
 from lstm_jax.verification.cases import Case, make_problem
 from lstm_jax.verification.compare import verify_case
 
@@ -253,7 +253,7 @@ def test_a_model_of_several_dtypes(x64, standard_promotion):
     problem = make_problem(Case(model, T, B, masked=True, resets=True, carry=True))
     params, carry, batch, _ = jax.tree.map(jnp.asarray, problem)
     low, high = jnp.bfloat16, jnp.float32
-    params = LMParams(
+    params = ModelParams(
         embedding=params.embedding.astype(low),
         layers=(rounded(params.layers[0], low), rounded(params.layers[1], high)),
         readout=rounded(params.readout, low),

@@ -22,17 +22,18 @@ import jax
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_enable_x64", True)
 import numpy as np
-from lstm_jax import parallel
-from lstm_jax.cases import Case, make_problem
-from lstm_jax.checkpoint import Checkpoints, Description
+from lstm_jax.gradients import lanes as parallel
+from lstm_jax.verification.cases import Case, make_problem
+from lstm_jax.run.checkpoint import Checkpoints, Description
 from lstm_jax.config import Config, ModelConfig
 from lstm_jax.data.batches import Batch, stack_batches
 from lstm_jax.data.vocabulary import Vocabulary
-from lstm_jax.gradient import GRADIENTS
+from lstm_jax.gradients import GRADIENTS
+from lstm_jax.heads import softmax
 from lstm_jax.model import Masks
-from lstm_jax.parallel import lane_mesh, over_lanes
+from lstm_jax.gradients.lanes import lane_mesh, over_lanes
 from lstm_jax.train import init_train_state, make_dispatch
-from lstm_jax.verify import UNOPTIMIZED
+from lstm_jax.verification.compare import UNOPTIMIZED
 
 def largest(tree, other):
     errors = jax.tree.map(lambda a, b: float(np.abs(np.subtract(a, b)).max()), tree, other)
@@ -51,7 +52,8 @@ problem = make_problem(Case(model, 7, 8, **complicated))
 zoneout = replace(model, zoneout_cell=0.4, zoneout_hidden=0.3)
 zoned = make_problem(Case(zoneout, 7, 8, **complicated))
 assert zoned.masks.zoneout[1].h.shape == (7, 8, 6)
-for name, gradient in GRADIENTS.items():
+for name, of_head in GRADIENTS.items():
+    gradient = of_head(softmax)
     of_name = zoned if name == "autodiff" else problem
     whole = run(gradient, of_name)
     divided = run(over_lanes(gradient, lane_mesh(8, 6)), of_name)
@@ -59,8 +61,8 @@ for name, gradient in GRADIENTS.items():
 params, carry, batch, masks = problem
 unequal = batch._replace(mask=batch.mask & (np.arange(8) < 5))  # some devices count nothing
 problem = (params, carry, unequal, masks)
-divided = run(over_lanes(GRADIENTS["bptt"], lane_mesh(8, 6)), problem)
-found["unequal"] = largest(divided, run(GRADIENTS["bptt"], problem))
+divided = run(over_lanes(GRADIENTS["bptt"](softmax), lane_mesh(8, 6)), problem)
+found["unequal"] = largest(divided, run(GRADIENTS["bptt"](softmax), problem))
 found["broken"] = largest(divided, whole)  # another loss, which the comparison has to see
 
 config = Config().replace({"train.batch_size": 8, "train.sequence_length": 7,

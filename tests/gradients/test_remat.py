@@ -13,13 +13,14 @@ from lstm_jax.data.batches import Batch
 from lstm_jax.gradients import (
     BLOCK_GRADIENTS,
     GRADIENTS,
-    BlockGrad,
+    BlockGradient,
     backward_by_jax,
     bptt,
+    by_jax,
     forward_by_jax,
     remat,
-    truncated_autodiff,
 )
+from lstm_jax.heads import softmax
 from lstm_jax.model import init_carry, init_model, sample_masks
 from lstm_jax.verification.cases import Case, make_problem
 from lstm_jax.verification.compare import UNOPTIMIZED
@@ -71,7 +72,7 @@ def error(found, wanted):
 def assert_blocks_equal_the_whole(names, case):
     for name in names:
         functions = [remat.make_gradient(name, k) for k in LENGTHS]
-        wanted, *found = run([GRADIENTS[name], *functions], case)
+        wanted, *found = run([GRADIENTS[name](softmax), *functions], case)
         assert max(error(f, wanted) for f in found) < TOLERANCE, name
 
 
@@ -91,11 +92,15 @@ def test_by_jax_blocks_give_what_the_whole_gives(case, x64):
 
 def test_the_truncated_rule_by_jax_in_blocks(x64):
     """Across the blocks, too, the error flows through the cell state alone: by stop_gradient."""
-    by_jax = BlockGrad(forward_by_jax, partial(backward_by_jax, truncated=True))
-    functions = [truncated_autodiff, partial(remat.in_blocks, by_jax, 3), GRADIENTS["bptt"]]
-    wanted, by_jax, bptt_whole = run(functions, EVERYTHING)
+    blocks = BlockGradient(forward_by_jax, partial(backward_by_jax, head=softmax, truncated=True))
+    functions = [
+        by_jax(softmax, truncated=True),
+        partial(remat.in_blocks, blocks, 3),
+        GRADIENTS["bptt"](softmax),
+    ]
+    wanted, in_blocks, bptt_whole = run(functions, EVERYTHING)
     (by_hand,) = run([remat.make_gradient("truncated", 4)], EVERYTHING)
-    assert error(by_jax, wanted) < TOLERANCE and error(by_hand, wanted) < TOLERANCE
+    assert error(in_blocks, wanted) < TOLERANCE and error(by_hand, wanted) < TOLERANCE
     assert error(bptt_whole, wanted) > 1e-3  # the case tells the rules apart
 
 
@@ -113,7 +118,7 @@ def test_a_batch_in_which_no_target_counts(x64):
 def whole():
     """What the mutants should give."""
     with jax.enable_x64(True):
-        return run([GRADIENTS["bptt"]], EVERYTHING)[0]
+        return run([GRADIENTS["bptt"](softmax)], EVERYTHING)[0]
 
 
 MUTANTS = [
@@ -152,7 +157,7 @@ MUTANTS = [
 def test_a_broken_block_is_caught(old, new, whole, x64):
     source = Path(remat.__file__).read_text()
     assert source.count(old) == 1, f"{old!r} does not stand once in remat.py"
-    in_blocks = partial(load(source, old, new).in_blocks, BLOCK_GRADIENTS["bptt"], 4)
+    in_blocks = partial(load(source, old, new).in_blocks, BLOCK_GRADIENTS["bptt"](softmax), 4)
     (found,) = run([in_blocks], EVERYTHING)
     assert error(found, whole) > 1e-3
 
@@ -161,9 +166,8 @@ def test_nothing_changes_where_there_is_only_one_block():
     """No option, or no shorter block than the sequence: the very same program."""
     problem = make_problem(EVERYTHING)
     for name, whole in GRADIENTS.items():
-        assert remat.make_gradient(name, 0) is whole
-        wanted = str(jax.make_jaxpr(whole)(*problem))
-        for length in (T, T + 5):
+        wanted = str(jax.make_jaxpr(whole(softmax))(*problem))
+        for length in (0, T, T + 5):
             assert str(jax.make_jaxpr(remat.make_gradient(name, length))(*problem)) == wanted
         assert str(jax.make_jaxpr(remat.make_gradient(name, T - 1))(*problem)) != wanted
 

@@ -9,6 +9,7 @@ from lstm_jax.config import ModelConfig
 from lstm_jax.data.batches import Batch
 from lstm_jax.gradients import GRADIENTS
 from lstm_jax.gradients.weight_drop import drop, sample_weight_masks, with_weight_drop
+from lstm_jax.heads import softmax
 from lstm_jax.model import init_carry, init_model
 from tests import oracle
 
@@ -52,7 +53,9 @@ def test_the_gradient_is_that_of_the_loss_with_weights_left_out(name, problem):
         logits, _ = oracle.language_model(dropped, carry, np.array(batch.inputs))
         return oracle.cross_entropy(logits, np.array(batch.targets))[0]
 
-    (found, _), grads = with_weight_drop(GRADIENTS[name], masks)(params, carry, batch, None)
+    (found, _), grads = with_weight_drop(GRADIENTS[name](softmax), masks)(
+        params, carry, batch, None
+    )
     U_HxG = np.array(params.layers[0].U)
     assert found == pytest.approx(loss(U_HxG), abs=1e-12)
     for place in np.ndindex(U_HxG.shape):

@@ -95,7 +95,7 @@ def test_without_validation_there_are_the_losses_of_training(drawn):
 DRAW = """
 import json, os, sys
 from pathlib import Path
-from lstm_jax.figures import draw_curves
+from lstm_jax.run.figures import draw_curves
 before = dict(os.environ)
 draw_curves(json.load(sys.stdin), "title", Path("curves.png"))
 assert os.environ == before

@@ -17,7 +17,7 @@ from lstm_jax.run.lock import LOCK, only_process
 HOLD = """
 import signal, sys, time
 from pathlib import Path
-from lstm_jax.lock import only_process
+from lstm_jax.run.lock import only_process
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs are born deaf to it
 with only_process(Path(sys.argv[1])):

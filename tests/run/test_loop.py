@@ -260,15 +260,15 @@ def test_a_run_from_before_an_option_existed_is_the_one_without_it(finished, tmp
     shutil.copytree(finished, tmp_path / "old")
     for path in [tmp_path / "old" / "config.json", *tmp_path.rglob("description/metadata")]:
         described = json.loads(path.read_text())
-        del described["config"]["train.checkpoint_every"]
+        del described["config"]["train.remat_every"]
         path.write_text(json.dumps(described))
     for sums in tmp_path.rglob("SHA256SUMS"):
         sums.unlink()
         write_sums(sums.parent)
     with Run(CONFIG, TEXT, tmp_path / "old", "title") as run:
         assert run.step == 20
-    with pytest.raises(UserError, match=r"train.checkpoint_every is 0 there and 2 here"):
-        Run(CONFIG.replace({"train.checkpoint_every": 2}), TEXT, tmp_path / "old", "title")
+    with pytest.raises(UserError, match=r"train.remat_every is 0 there and 2 here"):
+        Run(CONFIG.replace({"train.remat_every": 2}), TEXT, tmp_path / "old", "title")
 
 
 def test_a_folder_may_be_named_by_a_string(finished, tmp_path, monkeypatch):

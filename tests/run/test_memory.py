@@ -12,7 +12,7 @@ TINY = {"model.hidden_size": 4, "train.batch_size": 2, "train.sequence_length": 
 
 def test_the_lengths_and_their_blocks():
     train = [config.train for config in memory.configs_of(memory.get_config())]
-    assert [(t.sequence_length, t.checkpoint_every) for t in train] == [
+    assert [(t.sequence_length, t.remat_every) for t in train] == [
         (100, 0),
         (100, 10),
         (1000, 0),
@@ -22,8 +22,8 @@ def test_the_lengths_and_their_blocks():
         (100_000, 0),
         (100_000, 316),
     ]
-    own = Config().replace({"train.sequence_length": 7, "train.checkpoint_every": 2})
-    assert [c.train.checkpoint_every for c in memory.configs_of(own)] == [0, 2]
+    own = Config().replace({"train.sequence_length": 7, "train.remat_every": 2})
+    assert [c.train.remat_every for c in memory.configs_of(own)] == [0, 2]
 
 
 def test_it_prints_writes_and_draws(tmp_path, capsys):
@@ -31,7 +31,7 @@ def test_it_prints_writes_and_draws(tmp_path, capsys):
     assert capsys.readouterr().out.count("\n") == 5
     found = json.loads((tmp_path / "memory.json").read_text())
     entries = found["entries"]
-    assert [(e["T"], e["checkpoint_every"]) for e in entries] == [
+    assert [(e["T"], e["remat_every"]) for e in entries] == [
         (100, 0),
         (100, 10),
         (120, 0),
@@ -49,10 +49,10 @@ def test_what_would_not_fit_is_left_out_and_says_so(fits, monkeypatch, tmp_path,
 
     def here(config):
         train = config.train
-        too_long = train.sequence_length == 120 and not train.checkpoint_every
+        too_long = train.sequence_length == 120 and not train.remat_every
         free = 10**12 if fits and not too_long else 1000
         monkeypatch.setattr(memory, "free_bytes", lambda: free)
-        entry = {"T": train.sequence_length, "checkpoint_every": train.checkpoint_every}
+        entry = {"T": train.sequence_length, "remat_every": train.remat_every}
         return {**entry, **memory.measure(config)}
 
     monkeypatch.setattr(memory, "in_fresh_process", here)

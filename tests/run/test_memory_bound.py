@@ -26,7 +26,7 @@ V = 30
 SHAPES = [
     {},
     {"model.num_layers": 3, "train.sequence_length": 100},
-    {"train.checkpoint_every": 8, "train.sequence_length": 512},
+    {"train.remat_every": 8, "train.sequence_length": 512},
     {"train.gradient": "autodiff", "model.embedding_size": 16, "optimizer.name": "sgd"},
 ]
 
@@ -57,8 +57,8 @@ def test_no_run_takes_less(changes):
     [
         ({}, 64, 2),
         ({"model.num_layers": 3}, 64, 2),
-        ({"train.checkpoint_every": 8}, 8, 2),
-        ({"train.checkpoint_every": 99}, 64, 2),
+        ({"train.remat_every": 8}, 8, 2),
+        ({"train.remat_every": 99}, 64, 2),
         ({"train.validate_every": 1}, 64, 1),
         ({"train.steps": 1}, 64, 1),
     ],

@@ -8,7 +8,7 @@ import pytest
 from lstm_jax.cells.lstm import LSTMState
 from lstm_jax.config import DynamicConfig, EvaluateConfig, ModelConfig
 from lstm_jax.errors import UserError
-from lstm_jax.model import LMParams, expected_masks, init_carry, init_model
+from lstm_jax.model import ModelParams, evaluation_masks, init_carry, init_model
 from lstm_jax.scoring.dynamic import evaluate_dynamic, make_rule, mean_squares, segment_losses
 from lstm_jax.scoring.protocols import mean_loss, stream_segments
 from tests import oracle
@@ -32,7 +32,7 @@ class Plain:
     `stay`: how much of h, and of c, a step leaves as it was.
     """
 
-    def __init__(self, params: LMParams, stay: LSTMState = NONE_STAYS) -> None:
+    def __init__(self, params: ModelParams, stay: LSTMState = NONE_STAYS) -> None:
         self.stay = stay
         leaves, self.tree = jax.tree.flatten(params)
         self.shapes = [leaf.shape for leaf in leaves]
@@ -110,7 +110,7 @@ def test_the_statistics_too_are_of_a_model_with_its_zoneout(problem):
     roots = np.sqrt(plain.squares(training))
     step, pull = 0.3 / (roots + 0.1), np.minimum(0.7 * roots / roots.mean(), 1)
     expected = np.dot(plain.losses(ids, step, pull), [3] * 7 + [2]) / (N - 1)
-    masks = expected_masks(ModelConfig(zoneout_hidden=0.3, zoneout_cell=0.6))
+    masks = evaluation_masks(ModelConfig(zoneout_hidden=0.3, zoneout_cell=0.6))
     found = evaluate_dynamic(params, training, ids, config, masks=masks)
     assert found == pytest.approx(expected, abs=1e-8)
     rule = make_rule(params, training, config)

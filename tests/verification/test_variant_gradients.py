@@ -12,8 +12,9 @@ import pytest
 
 from lstm_jax.config import ModelConfig
 from lstm_jax.data.batches import Batch
-from lstm_jax.gradients import BLOCK_GRADIENTS, GRADIENTS, remat, truncated_autodiff
+from lstm_jax.gradients import BLOCK_GRADIENTS, GRADIENTS, by_jax, remat
 from lstm_jax.gradients.bptt import COLUMNS, value_and_grad_in
+from lstm_jax.heads import softmax
 from lstm_jax.model import init_carry, init_model, sample_masks
 from lstm_jax.verification.compare import UNOPTIMIZED
 
@@ -33,7 +34,7 @@ VARIANTS = {
     "zoneout": {"num_layers": 2, "zoneout_hidden": 0.3, "zoneout_cell": 0.5},
 }
 # Of `loss.sequence_loss`, with whose values it is compared: compiled once for a variant.
-autodiff = jax.jit(GRADIENTS["autodiff"], compiler_options=UNOPTIMIZED)
+autodiff = jax.jit(GRADIENTS["autodiff"](softmax), compiler_options=UNOPTIMIZED)
 DROPPED_SYMBOLS = {"embedding_size": 3, "embedding_dropout": 0.5, "dropout": 0.3}
 
 
@@ -93,7 +94,7 @@ def test_the_gradient_is_the_slope_of_the_loss(model, x64, rng):
 @pytest.mark.parametrize("name", ["coupled", "zoneout"])
 def test_the_differences_notice_the_truncated_rule(name, x64, rng):
     problem = make_problem(rng, VARIANTS[name])
-    _, gradient = run(truncated_autodiff, problem)
+    _, gradient = run(by_jax(softmax, truncated=True), problem)
     with pytest.raises(AssertionError):
         assert_is_the_slope(gradient, problem, rng, coordinates=5)
 
@@ -104,7 +105,7 @@ def test_in_blocks_zoneout_is_that_of_the_whole(x64, rng):
     late = jax.tree.map(lambda stay: jnp.roll(stay, 3, axis=0), masks.zoneout)
     mutant = (params, carry, batch, masks._replace(zoneout=late))
     found = run(remat.make_gradient("autodiff", 3), problem)
-    assert remat.make_gradient("autodiff", 0) is GRADIENTS["autodiff"]
+    assert remat.make_gradient("autodiff", 0) is GRADIENTS["autodiff"](softmax)
     assert largest(found, autodiff(*problem)) < 1e-13
     assert largest(found, autodiff(*mutant)) > 1e-3
 
@@ -113,12 +114,14 @@ def test_by_hand_dropped_symbols_have_the_gradient_of_autodiff(x64, rng):
     params, carry, batch, masks = problem = make_problem(rng, DROPPED_SYMBOLS)
     assert (masks.embedding == 0).any() and (masks.embedding == 2).any()
     by_hand, by_columns = run(
-        lambda *p: (GRADIENTS["bptt"](*p), value_and_grad_in(COLUMNS, *p)), problem
+        lambda *p: (GRADIENTS["bptt"](softmax)(*p), value_and_grad_in(COLUMNS, *p)), problem
     )
     by_jax = autodiff(*problem)
     assert largest(by_hand, by_jax) < 1e-14 and largest(by_columns, by_jax) < 1e-14
     assert_is_the_slope(by_hand[1], problem, rng, coordinates=6)
-    _, undropped = run(GRADIENTS["bptt"], (params, carry, batch, masks._replace(embedding=None)))
+    _, undropped = run(
+        GRADIENTS["bptt"](softmax), (params, carry, batch, masks._replace(embedding=None))
+    )
     with pytest.raises(AssertionError):
         assert_is_the_slope(undropped, problem, rng, coordinates=6)
 
@@ -129,10 +132,10 @@ def test_by_hand_there_is_no_gradient_of_a_variant(name, x64, rng):
     problem = make_problem(rng, model)
     assert ModelConfig(**{"hidden_size": H} | model).beyond_bptt() is not None
     for function in (
-        GRADIENTS["bptt"],
-        GRADIENTS["truncated"],
+        GRADIENTS["bptt"](softmax),
+        GRADIENTS["truncated"](softmax),
         remat.make_gradient("bptt", 3),
-        BLOCK_GRADIENTS["bptt"].forward,
+        BLOCK_GRADIENTS["bptt"](softmax).forward,
     ):
         with pytest.raises(TypeError, match="take autodiff"):
             function(*problem)
@@ -144,15 +147,17 @@ import jax
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_enable_x64", True)
 import numpy as np
-from lstm_jax import parallel
-from lstm_jax.gradient import GRADIENTS
-from tests.test_variant_gradients import DROPPED_SYMBOLS, autodiff, largest, make_problem, run
-parallel.UNITS_A_LANE = 8
-mesh = parallel.lane_mesh(2, 4)
+from lstm_jax.gradients import lanes
+from lstm_jax.gradients import GRADIENTS
+from lstm_jax.heads import softmax
+from tests.verification.test_variant_gradients import (
+    DROPPED_SYMBOLS, autodiff, largest, make_problem, run)
+lanes.UNITS_A_LANE = 8
+mesh = lanes.lane_mesh(2, 4)
 model = DROPPED_SYMBOLS | {"zoneout_hidden": 0.3, "zoneout_cell": 0.5}
 params, carry, batch, masks = problem = make_problem(np.random.default_rng(0), model)
 swapped = masks._replace(zoneout=jax.tree.map(lambda stay: stay[:, ::-1], masks.zoneout))
-divided = run(parallel.over_lanes(GRADIENTS["autodiff"], mesh), problem)
+divided = run(lanes.over_lanes(GRADIENTS["autodiff"](softmax), mesh), problem)
 divided = jax.tree.map(np.asarray, divided)
 found = {"devices": mesh.size}
 for name, drawn in (("same", masks), ("swapped", swapped)):

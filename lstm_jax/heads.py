@@ -1,0 +1,93 @@
+"""Heads: what the outputs of a model are scored by, each with its derivative by hand.
+
+    softmax     outputs are logits y of V classes, a target is the id of one
+                (H1)  loss = logsumexp(y) - y[target]
+                (H2)  dy   = softmax(y) - onehot(target)
+    squared     outputs are numbers y, a target is a vector t of as many
+                (H3)  loss = sum_n (y_n - t_n)^2
+                (H4)  dy   = 2 (y - t)
+    bernoulli   outputs are logits y, a target is a many-hot vector t: each entry is 1 or 0
+                (H5)  loss = sum_n log(1 + exp(y_n)) - t_n y_n
+                (H6)  dy   = sigmoid(y) - t
+
+Losses are float32 at least. Which targets count, and the mean over them, is `loss`'s.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from lstm_jax.precision import at_least_float32
+
+
+class Head(NamedTuple):
+    """How outputs are scored.
+
+    losses: (outputs TxBxN, targets) -> TxB, the loss of each target.
+    by_hand: (outputs TxBxN, targets) -> the same losses, and dy TxBxN, the derivative of each loss
+      by the outputs that it is of. None: nobody has derived it.
+    """
+
+    losses: Callable[[Array, Array], Array]
+    by_hand: Callable[[Array, Array], tuple[Array, Array]] | None = None
+
+
+def widen(outputs: Array) -> Array:
+    """The outputs in float32 at least."""
+    return outputs.astype(at_least_float32(outputs.dtype))
+
+
+def softmax_losses(logits_TxBxV: Array, targets_TxB: Array) -> Array:
+    """Cross-entropy of every target id, TxB, in nats."""
+    return optax.losses.softmax_cross_entropy_with_integer_labels(widen(logits_TxBxV), targets_TxB)
+
+
+def softmax_by_hand(logits_TxBxV: Array, targets_TxB: Array) -> tuple[Array, Array]:
+    """(H1) and (H2)."""
+    logits_TxBxV = widen(logits_TxBxV)
+    top_TxBx1 = jnp.max(logits_TxBxV, axis=-1, keepdims=True)
+    exp_TxBxV = jnp.exp(logits_TxBxV - top_TxBx1)
+    sum_TxBx1 = jnp.sum(exp_TxBxV, axis=-1, keepdims=True)
+    hit_TxBxV = jax.nn.one_hot(targets_TxB, logits_TxBxV.shape[-1], dtype=logits_TxBxV.dtype)
+    target_TxB = jnp.sum(hit_TxBxV * (logits_TxBxV - top_TxBx1), axis=-1)
+    return jnp.log(sum_TxBx1[..., 0]) - target_TxB, exp_TxBxV / sum_TxBx1 - hit_TxBxV
+
+
+def squared_losses(outputs_TxBxN: Array, targets_TxBxN: Array) -> Array:
+    """The squared distance of every target, TxB."""
+    outputs = widen(outputs_TxBxN)
+    return jnp.sum(optax.losses.squared_error(outputs, targets_TxBxN.astype(outputs.dtype)), -1)
+
+
+def squared_by_hand(outputs_TxBxN: Array, targets_TxBxN: Array) -> tuple[Array, Array]:
+    """(H3) and (H4)."""
+    outputs = widen(outputs_TxBxN)
+    error_TxBxN = outputs - targets_TxBxN.astype(outputs.dtype)
+    return jnp.sum(error_TxBxN * error_TxBxN, axis=-1), 2 * error_TxBxN
+
+
+def bernoulli_losses(logits_TxBxN: Array, targets_TxBxN: Array) -> Array:
+    """Cross-entropy of every many-hot target, TxB, in nats, summed over its entries."""
+    logits = widen(logits_TxBxN)
+    targets = targets_TxBxN.astype(logits.dtype)
+    return jnp.sum(optax.losses.sigmoid_binary_cross_entropy(logits, targets), axis=-1)
+
+
+def bernoulli_by_hand(logits_TxBxN: Array, targets_TxBxN: Array) -> tuple[Array, Array]:
+    """(H5) and (H6)."""
+    logits = widen(logits_TxBxN)
+    targets = targets_TxBxN.astype(logits.dtype)
+    # log(1 + exp(y)), with an exponent that is never positive
+    softplus = jnp.maximum(logits, 0) + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+    return jnp.sum(softplus - targets * logits, axis=-1), jax.nn.sigmoid(logits) - targets
+
+
+softmax = Head(softmax_losses, softmax_by_hand)
+squared = Head(squared_losses, squared_by_hand)
+bernoulli = Head(bernoulli_losses, bernoulli_by_hand)
+
+HEADS: dict[str, Head] = {"softmax": softmax, "squared": squared, "bernoulli": bernoulli}
