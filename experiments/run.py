@@ -52,7 +52,8 @@ from lstm_jax.data.corpora import load_text
 from lstm_jax.data.fetch import cache_folder
 from lstm_jax.errors import UserError
 from lstm_jax.files import check_plain, named
-from lstm_jax.model import Interface, count_parameters, evaluation_masks
+from lstm_jax.masks import evaluation_masks
+from lstm_jax.model import Interface, count_parameters
 from lstm_jax.options import value_type
 from lstm_jax.run.checkpoint import load_model
 from lstm_jax.run.loop import RUN_FILES, Interrupted, Run
@@ -152,15 +153,33 @@ SAMPLE_SEED = flags.DEFINE_integer(
 def help_of(field: dataclasses.Field) -> str:
     """What a value means, its range, and its default where the flag has none of its own."""
     meta, default = field.metadata, field.default
-    numeric = value_type(field) in (int, float)
+    numeric = value_type(field) in (int, float, tuple)
     bounds = f"; {meta['low']:,} to {meta['high']:,}" if numeric else ""
-    return f"{meta['help']}{bounds}" + (f"; default {default}" if default not in (None, "") else "")
+    return f"{meta['help']}{bounds}" + (
+        f"; default {default}" if default not in (None, "", ()) else ""
+    )
+
+
+class Integers(flags.ArgumentParser):
+    """Integers with commas between them."""
+
+    syntactic_help = "integers with commas between them"
+
+    def parse(self, argument: Any) -> tuple[int, ...]:
+        if not isinstance(argument, str):
+            return tuple(argument)
+        try:
+            return tuple(int(number) for number in argument.split(","))
+        except ValueError as error:
+            raise ValueError("it takes integers with commas between them") from error
 
 
 def define_flag(name: str, field: dataclasses.Field, default: Any) -> flags.FlagHolder:
     """A flag of the field's own type."""
     if field.metadata["choices"] is not None:
         return flags.DEFINE_enum(name, default, field.metadata["choices"], help_of(field))
+    if value_type(field) is tuple:
+        return flags.DEFINE(Integers(), name, default, help_of(field))
     define = {
         int: flags.DEFINE_integer,
         float: flags.DEFINE_float,

@@ -1,127 +1,189 @@
-"""One LSTM layer over time: a cell of some kind, unrolled by `lax.scan`."""
+"""One layer over time, in either direction or in both: a cell of some kind, unrolled."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
-from lstm_jax.cells.coupled import CoupledParams, coupled_step
-from lstm_jax.cells.layer_norm import LayerNormParams, layer_norm_step, project_normalized
-from lstm_jax.cells.lstm import LSTMParams, LSTMState, activate, advance
-from lstm_jax.cells.mogrifier import MogrifierParams, drop_inputs, mogrifier_step
-from lstm_jax.cells.projection import project, reads_ids
-from lstm_jax.cells.zoneout import zone_out
+from lstm_jax.cells import cell_of
+from lstm_jax.cells.cell import Marks
+from lstm_jax.cells.passes import blank, scan_cell
+from lstm_jax.cells.projection import reads_ids
 from lstm_jax.meshes import split_lanes, vary_alike
 
-LayerParams = LSTMParams | CoupledParams | LayerNormParams | MogrifierParams
+NO_MARKS = Marks()
 
 
-class Cell(NamedTuple):
-    """How one kind of cell runs over a sequence.
-
-    prepare: (params, x, mask_BxD) -> TxBxN, all that does not depend on the state, at once; `x` and
-      the mask as `projection.multiply` takes them.
-    step: (params, state, prepared BxN) -> the next state.
-    """
-
-    prepare: Callable[[Any, Array, Array | None], Array]
-    step: Callable[[Any, LSTMState, Array], LSTMState]
-
-
-def lstm_step(params: LSTMParams, state: LSTMState, z_BxG: Array) -> LSTMState:
-    """`cell.cell_step`, with the input's share `x W + b` at hand."""
-    return advance(state, activate(z_BxG + state.h @ params.U))
-
-
-# The parameters' type says which kind a layer is.
-CELLS: dict[type, Cell] = {
-    LSTMParams: Cell(project, lstm_step),
-    CoupledParams: Cell(project, coupled_step),
-    LayerNormParams: Cell(project_normalized, layer_norm_step),
-    MogrifierParams: Cell(drop_inputs, mogrifier_step),
-}
-
-
-def reset_state(state: LSTMState, resets_B: Array) -> LSTMState:
-    """The state with the lanes named by the boolean `resets_B` set to zero."""
-    return LSTMState(*(jnp.where(resets_B[:, None], 0, s_BxH) for s_BxH in state))
+def has_shapes(values: Any, wanted: Any) -> bool:
+    """Whether the arrays among a NamedTuple's fields have the shapes of those that are wanted."""
+    pairs = zip(values, wanted, strict=False)
+    same = all(a.shape == b.shape for a, b in pairs if hasattr(a, "shape"))
+    return same and len(values) == len(wanted)
 
 
 def check_shapes(
-    params: LayerParams,
-    state: LSTMState,
-    x: Array,
-    resets_TxB: Array | None = None,
-    mask_BxD: Array | None = None,
+    params: Any, state: Any, x: Array, mask_BxD: Array | None = None, marks: Marks = NO_MARKS
 ) -> None:
     """Raises ValueError for shapes that a layer cannot run over, some of which would broadcast."""
-    (D, G), H = params.W.shape, params.U.shape[0]
+    cell = cell_of(params)
+    D, H = cell.widths(params)
     T, B = x.shape[:2] if x.ndim >= 2 else (None, None)
     good = (
-        params.U.shape == (H, G)
-        and params.b.shape == (G,)
+        B is not None
+        and has_shapes(params, jax.eval_shape(lambda: cell.init(jax.random.key(0), D, H)))
         and x.shape == ((T, B) if reads_ids(x) else (T, B, D))
-        and all(s.shape == (B, H) for s in state)
-        and (resets_TxB is None or resets_TxB.shape == (T, B))
+        and has_shapes(state, jax.eval_shape(lambda: cell.init_state(params, B)))
+        and all(m is None or m.shape == (T, B) for m in (marks.resets, marks.live))
         and (mask_BxD is None or mask_BxD.shape == (B, D))
     )
     if good:
         return
-    shapes = {"h_BxH": state.h, "c_BxH": state.c, "resets_TxB": resets_TxB, "mask_BxD": mask_BxD}
-    others = [f"{name} {a.shape}" for name, a in shapes.items() if a is not None]
+    of_state = {f"{name}_BxH": s for name, s in state._asdict().items()}
+    of_marks = {"resets_TxB": marks.resets, "live_TxB": marks.live, "mask_BxD": mask_BxD}
+    others = [f"{name} {a.shape}" for name, a in (of_state | of_marks).items() if a is not None]
+    weights = [f"{name} {a.shape}" for name, a in params._asdict().items() if hasattr(a, "shape")]
     raise ValueError(
-        f"x_TxBxD (or ids TxB) {x.shape} does not fit {', '.join(others)} and parameters W "
-        f"{params.W.shape}, U {params.U.shape}, b {params.b.shape}, so D={D}, H={H}: time is the "
-        "first axis, and the lanes the second"
+        f"x_TxBxD (or ids TxB) {x.shape} does not fit {', '.join(others)} and parameters "
+        f"{', '.join(weights)}, so D={D}, H={H}: time is the first axis, and the lanes the second"
     )
 
 
+def live_of(lengths_B: Array, T: int) -> Array:
+    """TxB, True in the first `lengths_B` steps of each lane."""
+    return jnp.arange(T)[:, None] < lengths_B[None]
+
+
+def flip(a_TxB: Array, lengths_B: Array | None) -> Array:
+    """A sequence (TxB, TxBxD) read backwards, padding left where it is; its own inverse."""
+    if lengths_B is None:
+        return jnp.flip(a_TxB, 0)
+    t_Tx1, lengths_1xB = jnp.arange(a_TxB.shape[0])[:, None], lengths_B[None]
+    from_TxB = jnp.where(t_Tx1 < lengths_1xB, lengths_1xB - 1 - t_Tx1, t_Tx1)
+    return jnp.take_along_axis(a_TxB, from_TxB.reshape(*from_TxB.shape, *[1] * (a_TxB.ndim - 2)), 0)
+
+
+def flip_resets(resets_TxB: Array, lengths_B: Array | None) -> Array:
+    """Where the reverse direction starts afresh: between the same two steps as the forward one,
+    which is before the earlier of them."""
+    later_TxB = jnp.roll(resets_TxB, -1, axis=0).at[-1:].set(False)
+    return flip(later_TxB, lengths_B)
+
+
+# (params, state, x, mask_BxD, marks) -> the final state and the outputs TxBxH
+Run = Callable[[Any, Any, Array, Array | None, Marks], tuple[Any, Array]]
+
+
+def run(
+    params: Any,
+    state: Any,
+    x: Array,
+    mask_BxD: Array | None = None,
+    marks: Marks = NO_MARKS,
+    *,
+    truncated: bool = False,
+) -> tuple[Any, Array]:
+    """`unroll`, with everything special about its steps in `marks`."""
+    check_shapes(params, state, x, mask_BxD, marks)
+    state = vary_alike(split_lanes(state, x), params, x, mask_BxD, marks)
+    x = blank(x, marks.live)
+    return scan_cell(cell_of(params), params, state, x, mask_BxD, marks, truncated=truncated)
+
+
+def in_direction(
+    run: Run,
+    params: Any,
+    state: Any,
+    x: Array,
+    mask_BxD: Array | None,
+    marks: Marks,
+    lengths_B: Array | None,
+    *,
+    reverse: bool,
+) -> tuple[Any, Array]:
+    """Runs a layer over sequences of some lengths (None: T all), from the first step to the last or
+    the other way round; each output stands at the step whose input was read last for it."""
+    if lengths_B is not None:
+        marks = marks._replace(live=live_of(lengths_B, x.shape[0]))
+    if not reverse:
+        return run(params, state, x, mask_BxD, marks)
+    if marks.resets is not None:
+        marks = marks._replace(resets=flip_resets(marks.resets, lengths_B))
+    state, h_TxBxH = run(params, state, flip(x, lengths_B), mask_BxD, marks)
+    return state, flip(h_TxBxH, lengths_B)
+
+
 def unroll(
-    params: LayerParams,
-    state: LSTMState,
+    params: Any,
+    state: Any,
     x: Array,
     *,
     mask_BxD: Array | None = None,
     resets_TxB: Array | None = None,
-    stay: LSTMState | None = None,
+    lengths_B: Array | None = None,
+    zoneout: Any = None,
+    reverse: bool = False,
     truncated: bool = False,
-) -> tuple[LSTMState, Array]:
-    """Runs the layer over a sequence. The scan stands for this loop:
+) -> tuple[Any, Array]:
+    """Runs the layer over a sequence; JAX differentiates it. The scan stands for this loop:
 
         for t in range(T):
-            state = reset_state(state, resets_TxB[t])
-            state = cell_step(params, state, x[t] * mask_BxD)
+            state = reset(state, resets_TxB[t])
+            state = step(params, state, x[t] * mask_BxD)
             h_TxBxH[t] = state.h
 
     Args:
-      x, mask_BxD: as `projection.multiply` takes them.
-      resets_TxB: True where a lane starts afresh before it reads x[t]. None: nowhere.
-      stay: zoneout, TxBxH (or 1x1x1: the same for all) in each field. None: none.
-      truncated: error goes back in time through the cell state alone (`bptt`, B3).
+      params: one layer's parameters, of any cell in `cells.CELLS`.
+      state: the initial state (the cell's `init_state`), B first.
+      x: TxBxD, or integer ids TxB, which stand for one-hot vectors.
+      mask_BxD: multiplies the input, the same at every step (Gal and Ghahramani 2016).
+      resets_TxB: True where a lane starts from the zero state before it reads x[t]. None: nowhere.
+      lengths_B: how many steps of each lane count. After them the state stays and outputs are 0.
+        None: all.
+      zoneout: a state of TxBxH (or 1x1x1: the same for all), the share of each unit that stays what
+        it was. None: none.
+      reverse: each lane is read from its last step to its first.
+      truncated: error goes back in time through the cell state alone (`cells.lstm`).
 
     Returns:
       The state after the last step, and the outputs TxBxH.
 
-    Raises ValueError, with all shapes, where they do not fit.
+    Raises ValueError, with all shapes, where they do not fit, and TypeError for a truncated rule
+    that the cell does not have.
     """
-    cell = CELLS[type(params)]
+    if truncated and cell_of(params).truncate is None:
+        raise TypeError(f"{type(params).__name__} are of a cell that has no truncated rule")
+    marks = Marks(resets_TxB, zoneout=zoneout)
+    in_time = partial(run, truncated=truncated)
+    return in_direction(in_time, params, state, x, mask_BxD, marks, lengths_B, reverse=reverse)
 
-    def step(
-        before: LSTMState, inputs: tuple[Array, Array | None, LSTMState | None]
-    ) -> tuple[LSTMState, Array]:
-        prepared, resets_B, stay = inputs
-        if resets_B is not None:
-            before = reset_state(before, resets_B)
-        read = before._replace(h=lax.stop_gradient(before.h)) if truncated else before
-        state = cell.step(params, read, prepared)
-        if stay is not None:
-            state = zone_out(before, state, stay)
-        return state, state.h
 
-    check_shapes(params, state, x, resets_TxB, mask_BxD)
-    state = vary_alike(split_lanes(state, x), params, x, mask_BxD, resets_TxB, stay)
-    T = x.shape[0]
-    stay = jax.tree.map(lambda k: jnp.broadcast_to(k, (T, *k.shape[1:])), stay)
-    return lax.scan(step, state, (cell.prepare(params, x, mask_BxD), resets_TxB, stay))
+class BothDirections(NamedTuple):
+    """The parameters, or the states, of a layer that reads its sequence in both directions."""
+
+    forward: Any
+    backward: Any
+
+
+def unroll_both(
+    params: BothDirections,
+    states: BothDirections,
+    x: Array,
+    *,
+    layer: Callable[..., tuple[Any, Array]] = unroll,
+    **options: Any,
+) -> tuple[BothDirections, Array]:
+    """Two layers over the same sequence, one from each end (Schuster and Paliwal 1997).
+
+    Args:
+      layer: `unroll`, or `bptt_layer` for the backward by hand.
+      options: as the layer takes them.
+
+    Returns:
+      The final states of both, and the outputs TxBx2H, the forward ones first.
+    """
+    first, h_TxBxH = layer(params.forward, states.forward, x, **options)
+    last, back_TxBxH = layer(params.backward, states.backward, x, reverse=True, **options)
+    return BothDirections(first, last), jnp.concatenate([h_TxBxH, back_TxBxH], axis=-1)

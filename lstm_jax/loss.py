@@ -23,10 +23,18 @@ def bits(nats: float) -> float:
     return nats / math.log(2)
 
 
+def counted(batch: Batch) -> Array | None:
+    """TxB, True where a target counts, which padding never does; None: everywhere."""
+    if batch.mask is None or batch.live is None:
+        return batch.live if batch.mask is None else batch.mask
+    return batch.mask & batch.live
+
+
 def count_targets(batch: Batch) -> Array:
     """How many targets of a batch count."""
     T, B = batch.targets.shape[:2]
-    return jnp.asarray(T * B) if batch.mask is None else jnp.sum(batch.mask)
+    mask_TxB = counted(batch)
+    return jnp.asarray(T * B) if mask_TxB is None else jnp.sum(mask_TxB)
 
 
 def sequence_loss(
@@ -48,11 +56,12 @@ def sequence_loss(
     count in the whole: the parts' losses then add up to the whole's mean.
     """
     outputs_TxBxN, carry = apply(
-        params, carry, batch.inputs, masks, batch.resets, truncated=truncated
+        params, carry, batch.inputs, masks, batch.resets, batch.live, truncated=truncated
     )
     losses_TxB = head.losses(outputs_TxBxN, batch.targets)
-    if batch.mask is None and count is None:
+    mask_TxB = counted(batch)
+    if mask_TxB is None and count is None:
         return jnp.mean(losses_TxB), Aux(carry, jnp.asarray(losses_TxB.size))
-    counted_TxB = losses_TxB if batch.mask is None else jnp.where(batch.mask, losses_TxB, 0)
+    counted_TxB = losses_TxB if mask_TxB is None else jnp.where(mask_TxB, losses_TxB, 0)
     count, total = count_targets(batch) if count is None else count, jnp.sum(counted_TxB)
     return total / jnp.maximum(count, 1).astype(total.dtype), Aux(carry, count)

@@ -45,16 +45,16 @@ def split_lanes(state: Any, x: Array) -> Any:
     )
 
 
-def split_alike(state: Any, x: Array, resets_TxB: Array | None) -> tuple[Any, Array, Array | None]:
-    """A state BxH, x and resets TxB..., with the lanes of all split as those of one of them are.
+def split_alike(state: Any, x: Array, marks: Any) -> tuple[Any, Array, Any]:
+    """A state BxH, x and marks TxB..., with the lanes of all split as those of one of them are.
 
     The derivative comes back split as each was.
     """
-    lane_axes = [(x, 1), *([] if resets_TxB is None else [(resets_TxB, 1)])]
+    lane_axes = [(x, 1), *((a, 1) for a in jax.tree.leaves(marks))]
     lane_axes += [(s, 0) for s in jax.tree.leaves(state)]
     split = [(a, axes_of(a)[axis]) for a, axis in lane_axes if axes_of(a)[axis] is not None]
     if not split:
-        return state, x, resets_TxB
+        return state, x, marks
     mesh, lanes = jax.typeof(split[0][0]).sharding.mesh, split[0][1]
 
     def put(a: Array, axis: int) -> Array:
@@ -63,7 +63,7 @@ def split_alike(state: Any, x: Array, resets_TxB: Array | None) -> tuple[Any, Ar
         return jax.reshard(a, NamedSharding(mesh, spec))
 
     state = jax.tree.map(lambda s: put(s, 0), state)
-    return state, put(x, 1), None if resets_TxB is None else put(resets_TxB, 1)
+    return state, put(x, 1), jax.tree.map(lambda a: put(a, 1), marks)
 
 
 def vary_alike(tree: Any, *others: Any) -> Any:

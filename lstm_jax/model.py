@@ -1,26 +1,120 @@
-"""The language model: an optional embedding, a stack of LSTM layers, a linear readout.
+"""The model: an optional embedding, a stack of recurrent layers, a linear readout.
 
-Pure functions of explicit parameters. Randomness enters as data: `sample_masks` draws the dropout
-masks, `apply` only multiplies by them, and no masks (None) means no randomness at all. So every
-backward, and every oracle, can be given the very same masks.
+Pure functions of explicit parameters. Randomness enters as data: `masks` draws what is dropped,
+`apply` only multiplies by it, and no masks (None) means no randomness at all.
 """
 
-from functools import partial
-from typing import NamedTuple
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lstm_jax.cells.coupled import init_coupled
-from lstm_jax.cells.layer_norm import init_layer_norm
-from lstm_jax.cells.lstm import LSTMState, init_cell, init_cell_notebook, init_state
-from lstm_jax.cells.mogrifier import ROUNDS, init_mogrifier
+from lstm_jax.cells import CELLS, cell_of
+from lstm_jax.cells.cell import Cell, Marks
+from lstm_jax.cells.passes import blank
 from lstm_jax.cells.projection import multiply
-from lstm_jax.cells.zoneout import mean_zoneout, sample_zoneout
-from lstm_jax.config import ModelConfig
 from lstm_jax.errors import UserError
-from lstm_jax.layer import LayerParams, unroll
+from lstm_jax.layer import run
+from lstm_jax.options import Section, option
+
+# What a cell's `init` takes stands in the cell's own file.
+CELL_OPTIONS = tuple(dict.fromkeys(s for cell in CELLS.values() for s in cell.options))
+OPTION_NAMES = [field.name for section in CELL_OPTIONS for field in dataclasses.fields(section)]
+
+
+def cell_options(cell: Cell) -> list[str]:
+    """The names of the config values that a cell reads."""
+    return [field.name for section in cell.options for field in dataclasses.fields(section)]
+
+
+def readers_of(name: str) -> str:
+    """The cells that read an option, such as `model.cell=lstm, coupled`."""
+    readers = [of for of, cell in CELLS.items() if name in cell_options(cell)]
+    return f"model.cell={' or '.join(readers)}"
+
+
+@dataclass(frozen=True)
+class ModelConfig(*CELL_OPTIONS, Section):  # type: ignore[misc]
+    """What a model is, with the options of every cell."""
+
+    prefix = "model."
+    hidden_size: int = option(128, "H, units a layer", low=1, high=65536)
+    num_layers: int = option(1, "L, layers", low=1, high=64)
+    hidden_sizes: tuple[int, ...] = option(
+        (),
+        "units of each layer, from the first, as in 256,512; instead of the two",
+        low=1,
+        high=65536,
+    )
+    embedding_size: int = option(
+        0, "width of the embedding; 0: the first layer reads one-hot ids", low=0, high=65536
+    )
+    dropout: float = option(
+        0.0, "variational dropout between layers and on the output", low=0, high=0.99
+    )
+    input_dropout: float = option(
+        0.0, "variational dropout on what the first layer reads", low=0, high=0.99
+    )
+    embedding_dropout: float = option(
+        0.0, "variational dropout of whole symbols before the embedding", low=0, high=0.99
+    )
+    weight_drop: float = option(
+        0.0, "DropConnect on the recurrent weights U, anew at every training step", low=0, high=0.99
+    )
+    zoneout_cell: float = option(
+        0.0,
+        "how often a unit of the state besides h, an LSTM's c, stays what it was for a time step",
+        low=0,
+        high=0.99,
+    )
+    zoneout_hidden: float = option(
+        0.0, "how often a unit of h stays what it was for a time step", low=0, high=0.99
+    )
+    cell: str = option("lstm", "the kind of cell", choices=tuple(CELLS))
+    skip: str = option(
+        "none",
+        "weighted: to what a layer puts out is added what the layer below does, times a learned "
+        "weight a unit, at first 1",
+        choices=("none", "weighted"),
+    )
+    readout: str = option(
+        "full", "tied: the readout's matrix is the embedding's", choices=("full", "tied")
+    )
+    readout_rank: int = option(
+        0, "rank of the readout's matrix, a product of two then; 0: one matrix", low=0, high=65536
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        cell = CELLS[self.cell]
+        plain = self.readout == "full" and not self.readout_rank
+        for name, means_something, instead in (
+            ("mogrifier_rank", self.mogrifier_rounds, "rounds of it"),
+            ("zoneout_cell", len(cell.state._fields) > 1, "a cell with a state besides h"),
+            ("embedding_dropout", self.embedding_size, "a model.embedding_size"),
+            ("readout", self.embedding_size, "a model.embedding_size"),
+            ("readout_rank", self.readout == "full", "model.readout=full"),
+            ("skip", len(self.layer_sizes) > 1, "a model.num_layers above 1"),
+            ("skip", len({*self.layer_sizes}) == 1, "layers of one size"),
+            ("init", plain, "a full readout"),
+            *((name, name in cell_options(cell), readers_of(name)) for name in OPTION_NAMES),
+        ):
+            if self.differs(name) and not means_something:
+                raise UserError(
+                    f"model.{name}={getattr(self, name)} needs {instead}: give both, or neither"
+                )
+
+    def differs(self, name: str) -> bool:
+        """Whether an option is not at its default."""
+        return getattr(self, name) != type(self).__dataclass_fields__[name].default
+
+    @property
+    def layer_sizes(self) -> tuple[int, ...]:
+        """H of each layer."""
+        return self.hidden_sizes or (self.hidden_size,) * self.num_layers
 
 
 class Interface(NamedTuple):
@@ -46,10 +140,10 @@ class Readout(NamedTuple):
 
 
 class ModelParams(NamedTuple):
-    """All parameters of a language model."""
+    """All parameters of a model."""
 
-    embedding: Array | None  # VxE; None: the first layer reads ids as rows of its W
-    layers: tuple[LayerParams, ...]
+    embedding: Array | None  # VxE; None: the first layer reads what comes in
+    layers: tuple[Any, ...]  # of any cells
     readout: Readout
     # H for each layer but the first: what the layer below puts out, times this, is added to what it
     # puts out itself.
@@ -66,10 +160,11 @@ class Masks(NamedTuple):
     layers: tuple[Array | None, ...]
     readout: Array | None
     embedding: Array | None = None
-    zoneout: tuple[LSTMState, ...] | None = None  # each layer's `stay` (layer.unroll)
+    # Of each layer a state of TxBxH, or 1x1x1: the share of each unit that stays what it was.
+    zoneout: tuple[Any, ...] | None = None
 
 
-Carry = tuple[LSTMState, ...]  # one state a layer
+Carry = tuple[Any, ...]  # one state a layer
 
 # A one-hot input picks one row of W, so its share of the pre-activations is as small as one weight.
 # With PyTorch's bound of 1/sqrt(H) symbols are hard to tell apart, and most of a short training
@@ -77,28 +172,19 @@ Carry = tuple[LSTMState, ...]  # one state a layer
 SYMBOL_BOUND = 4.0
 
 
-def init_layer(key: Array, input_size: int, config: ModelConfig, *, reads_ids: bool) -> LayerParams:
-    """One layer's initial parameters, by the config's `cell` and `init`."""
-    H, forget_bias = config.hidden_size, config.forget_bias
-    if config.init == "notebook":
-        return init_cell_notebook(key, input_size, H, forget_bias=forget_bias)
-    init = {
-        "lstm": init_cell,
-        "coupled": init_coupled,
-        "layer_norm": init_layer_norm,
-        "mogrifier": partial(
-            init_mogrifier,
-            rounds=ROUNDS if config.mogrifier_rounds is None else config.mogrifier_rounds,
-            rank=config.mogrifier_rank or 0,
-        ),
-    }[config.cell]
+def init_layer(
+    key: Array, input_size: int, hidden_size: int, config: ModelConfig, *, reads_ids: bool
+) -> Any:
+    """One layer's initial parameters, by the config's `cell` and its options."""
+    cell = CELLS[config.cell]
+    options = {name: getattr(config, name) for name in cell_options(cell)}
     input_bound = SYMBOL_BOUND if reads_ids else None
-    return init(key, input_size, H, forget_bias=forget_bias, input_bound=input_bound)
+    return cell.init(key, input_size, hidden_size, input_bound=input_bound, **options)
 
 
 def init_readout(key: Array, output_size: int, config: ModelConfig) -> Readout:
     """The readout's initial parameters, by the config's `readout` and `init`; bias zero."""
-    H, E, b_V = config.hidden_size, config.embedding_size, jnp.zeros(output_size)
+    H, E, b_V = config.layer_sizes[-1], config.embedding_size, jnp.zeros(output_size)
 
     def uniform(key: Array, rows: int, columns: int) -> Array:
         bound = rows**-0.5
@@ -131,33 +217,47 @@ def init_model(key: Array, config: ModelConfig, interface: Interface | int) -> M
     Args:
       interface: what it reads and puts out; a number V: ids of V symbols, and logits of as many.
 
-    Raises UserError for an embedding of what is not ids.
+    Raises UserError for an embedding, or a readout tied to one, that the interface does not allow.
     """
-    interface = Interface.of(interface)
-    if config.embedding_size and not interface.reads_ids:
-        raise UserError("model.embedding_size means nothing to a task that reads vectors")
-    key_embedding, key_readout, *layer_keys = jax.random.split(key, 2 + config.num_layers)
-    E, H, L = config.embedding_size, config.hidden_size, config.num_layers
-    input_sizes = [E or interface.input_size] + [H] * (L - 1)
+    interface, sizes = Interface.of(interface), config.layer_sizes
+    check_embedding(config, interface)
+    key_embedding, key_readout, *layer_keys = jax.random.split(key, 2 + len(sizes))
+    E = config.embedding_size
+    input_sizes = [E or interface.input_size, *sizes[:-1]]
+    reads_ids = interface.reads_ids and not E
     return ModelParams(
         embedding=init_embedding(key_embedding, interface.input_size, config),
         layers=tuple(
-            init_layer(layer_keys[n], D, config, reads_ids=n == 0 and not E and interface.reads_ids)
-            for n, D in enumerate(input_sizes)
+            init_layer(layer_keys[n], D, H, config, reads_ids=reads_ids and n == 0)
+            for n, (D, H) in enumerate(zip(input_sizes, sizes, strict=True))
         ),
         readout=init_readout(key_readout, interface.output_size, config),
-        skips=tuple(jnp.ones(H) for _ in range(L - 1)) if config.skip == "weighted" else None,
+        skips=tuple(map(jnp.ones, sizes[1:])) if config.skip == "weighted" else None,
     )
 
 
-def sizes(params: ModelParams) -> tuple[int, int]:
-    """H, the units of a layer, and V, the symbols."""
-    return params.layers[-1].U.shape[0], params.readout.b.shape[0]
+def check_embedding(config: ModelConfig, interface: Interface) -> None:
+    """Raises UserError for an embedding of what is not ids, or a readout tied to one of another
+    alphabet."""
+    if config.embedding_size and not interface.reads_ids:
+        raise UserError("model.embedding_size means nothing to a task that reads vectors")
+    if config.readout == "tied" and interface.input_size != interface.output_size:
+        raise UserError("model.readout=tied needs a task that reads the symbols that it predicts")
+
+
+def hidden_sizes(params: ModelParams) -> tuple[int, ...]:
+    """H of each layer."""
+    return tuple(cell_of(layer).widths(layer)[1] for layer in params.layers)
+
+
+def output_size(params: ModelParams) -> int:
+    """How many numbers the model puts out at each step; V of a text."""
+    return params.readout.b.shape[0]
 
 
 def init_carry(params: ModelParams, batch_size: int) -> Carry:
     """The zero state of every layer."""
-    return tuple(init_state(layer, batch_size) for layer in params.layers)
+    return tuple(cell_of(layer).init_state(layer, batch_size) for layer in params.layers)
 
 
 def no_masks(params: ModelParams) -> Masks:
@@ -165,66 +265,17 @@ def no_masks(params: ModelParams) -> Masks:
     return Masks((None,) * len(params.layers), None)
 
 
-def sample_masks(
-    key: Array, params: ModelParams, config: ModelConfig, batch_size: int, sequence_length: int
-) -> Masks | None:
-    """Draws a mask for each place where the config drops something, one row a lane.
-
-    `input_dropout` acts on what the first layer reads (embeddings, or whole symbols of the
-    alphabet when there is no embedding), `dropout` between layers and on the output,
-    `embedding_dropout` on whole symbols before the embedding (Gal and Ghahramani 2016, section 4).
-    """
-    L, (H, V), dtype = len(params.layers), sizes(params), params.readout.b.dtype
-    zoneout = zoneout_rates(config)
-    if not any((config.input_dropout, config.dropout, config.embedding_dropout, zoneout)):
-        return None
-
-    def sample(key: Array, rate: float, width: int) -> Array | None:
-        if not rate:
-            return None
-        keep_BxD = jax.random.bernoulli(key, 1 - rate, (batch_size, width))
-        return keep_BxD.astype(dtype) / (1 - rate)
-
-    key_embedding, *keys = jax.random.split(key, 1 + (L + 1) + L)
-    dropout_keys, zoneout_keys = keys[: L + 1], keys[L + 1 :]
-    rates = [config.input_dropout] + [config.dropout] * L
-    widths = [layer.W.shape[0] for layer in params.layers] + [H]
-    *layers, readout = map(sample, dropout_keys, rates, widths)
-    shape = (sequence_length, batch_size, H)
-    return Masks(
-        tuple(layers),
-        readout,
-        sample(key_embedding, config.embedding_dropout, V),
-        zoneout and tuple(sample_zoneout(key, zoneout, shape, dtype) for key in zoneout_keys),
-    )
-
-
-def zoneout_rates(config: ModelConfig) -> LSTMState | None:
-    """How often a unit of h, and of c, stays what it was; None: never."""
-    rates = LSTMState(h=config.zoneout_hidden, c=config.zoneout_cell)
-    return rates if any(rates) else None
-
-
-def evaluation_masks(config: ModelConfig) -> Masks | None:
-    """What stands for the drawn masks where nothing is random; None: nothing needs to.
-
-    Dropout is divided by its keep rate, so that its mean is no dropout; zoneout's mean is its rate.
-    """
-    if not (rates := zoneout_rates(config)):
-        return None
-    L = config.num_layers
-    return Masks((None,) * L, None, zoneout=(mean_zoneout(rates),) * L)
-
-
-def embed(params: ModelParams, ids_TxB: Array, mask_BxV: Array | None = None) -> Array:
-    """What the first layer reads: the embeddings TxBxE, or, without an embedding, the ids."""
+def embed(
+    params: ModelParams, inputs: Array, live_TxB: Array | None = None, mask_BxV: Array | None = None
+) -> Array:
+    """What the first layer reads: embeddings TxBxE, or, without an embedding, what comes in."""
     if params.embedding is None:
-        return ids_TxB
-    return multiply(ids_TxB, params.embedding, mask_BxV)
+        return blank(inputs, live_TxB)
+    return multiply(inputs, params.embedding, mask_BxV)
 
 
 def read_out(params: ModelParams, h_TxBxH: Array) -> Array:
-    """The logits, TxBxV."""
+    """The outputs, TxBxV."""
     W, b_V, P = params.readout
     if P is not None:
         h_TxBxH = h_TxBxH @ P
@@ -234,39 +285,35 @@ def read_out(params: ModelParams, h_TxBxH: Array) -> Array:
 def apply(
     params: ModelParams,
     carry: Carry,
-    inputs_TxB: Array,
+    inputs: Array,
     masks: Masks | None = None,
     resets_TxB: Array | None = None,
+    live_TxB: Array | None = None,
     *,
     truncated: bool = False,
 ) -> tuple[Array, Carry]:
-    """Reads a sequence of ids; predicts, at each, the next.
+    """Reads sequences side by side, and puts something out at each step.
 
     Args:
-      inputs_TxB: integer ids below V. The caller vouches for the range (`Vocabulary` does).
-      masks: dropout, from `sample_masks`; None: none.
-      resets_TxB: True where a lane starts afresh, from the zero state, before it reads that id.
+      inputs: ids TxB below V (the caller vouches for the range, `Vocabulary` does), or vectors
+        TxBxD.
+      masks: dropout, from `masks.sample_masks`; None: none.
+      resets_TxB: True where a lane starts from the zero state before it reads that input.
+      live_TxB: False where there is nothing but padding: there the state stays.
       truncated: changes the derivative only (see `layer.unroll`).
 
     Returns:
-      logits TxBxV and the carry after the last step.
+      outputs TxBxV and the carry after the last step.
     """
     masks = masks or no_masks(params)
-    x = embed(params, inputs_TxB, masks.embedding)
+    x = embed(params, inputs, live_TxB, masks.embedding)
     states = []
     for n, (layer, state, mask_BxD) in enumerate(
         zip(params.layers, carry, masks.layers, strict=True)
     ):
         below = x
-        state, x = unroll(
-            layer,
-            state,
-            x,
-            mask_BxD=mask_BxD,
-            resets_TxB=resets_TxB,
-            stay=masks.zoneout and masks.zoneout[n],
-            truncated=truncated,
-        )
+        marks = Marks(resets_TxB, live_TxB, masks.zoneout and masks.zoneout[n])
+        state, x = run(layer, state, x, mask_BxD, marks, truncated=truncated)
         if n and params.skips is not None:
             x = x + params.skips[n - 1][None, None] * below
         states.append(state)

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -24,10 +25,20 @@ def option(
 
 
 def value_type(f: dataclasses.Field) -> type:
-    """The type of a field's value, None aside."""
+    """The type of a field's value, None aside; `tuple` for integers with commas between them."""
     if isinstance(f.type, types.UnionType):
         return next(t for t in typing.get_args(f.type) if t is not types.NoneType)
-    return typing.cast(type, f.type)
+    return typing.get_origin(f.type) or typing.cast(type, f.type)
+
+
+def _checked_each(name: str, values: Any, meta: Mapping[str, Any]) -> tuple[int, ...]:
+    """Integers within the bounds, or a UserError; JSON has them in a list."""
+    if type(values) not in (tuple, list) or any(type(value) is not int for value in values):
+        raise UserError(f"{name} takes integers with commas between them, not {shorten(values)}")
+    if not all(meta["low"] <= value <= meta["high"] for value in values):
+        low, high = meta["low"], meta["high"]
+        raise UserError(f"{name} lie between {low} and {high}; not {shorten(values)}")
+    return tuple(values)
 
 
 def _checked(name: str, value: Any, f: dataclasses.Field) -> Any:
@@ -35,6 +46,8 @@ def _checked(name: str, value: Any, f: dataclasses.Field) -> Any:
     kind, meta = value_type(f), f.metadata
     if value is None and isinstance(f.type, types.UnionType):
         return None
+    if kind is tuple:
+        return _checked_each(name, value, meta)
     if type(value) is not kind and not (kind is float and type(value) is int):
         raise UserError(f"{name} takes {kind.__name__}, not {shorten(value)}")
     if meta["choices"] is not None and value not in meta["choices"]:

@@ -17,7 +17,8 @@ from lstm_jax.gradients.lanes import Placement, lane_mesh, over_lanes
 from lstm_jax.gradients.remat import make_gradient
 from lstm_jax.gradients.weight_drop import sample_weight_masks, with_weight_drop
 from lstm_jax.heads import Head, softmax
-from lstm_jax.model import Carry, Interface, ModelParams, init_carry, init_model, sample_masks
+from lstm_jax.masks import sample_masks
+from lstm_jax.model import Carry, Interface, ModelParams, init_carry, init_model
 from lstm_jax.optimizer import SkipState, make_optimizer, make_schedule, skip_nonfinite
 
 
@@ -54,7 +55,7 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepInfo]]
 
 def mesh_of(config: Config) -> Mesh:
     """The devices that share a training batch."""
-    return lane_mesh(config.train.batch_size, config.model.hidden_size)
+    return lane_mesh(config.train.batch_size, max(config.model.layer_sizes))
 
 
 def state_placement(config: Config) -> TrainState:

@@ -10,7 +10,8 @@ from lstm_jax.data.batches import Batch
 from lstm_jax.gradients import GRADIENTS
 from lstm_jax.heads import softmax
 from lstm_jax.loss import bits, sequence_loss
-from lstm_jax.model import init_carry, init_model, sample_masks
+from lstm_jax.masks import sample_masks
+from lstm_jax.model import init_carry, init_model
 from tests import oracle
 from tests.test_model import B, T, V, make_case
 

@@ -96,7 +96,7 @@ for name, place, part in (("state", 1, put(state, LANES)), ("resets", 3, put(res
     by = (0, 1, 2)
     found[f"only {name}"] = largest(jit(partial(results, bptt_layer))(*split), wanted)
 
-rows, columns = (partial(bptt.value_and_grad_in, lay) for lay in (bptt.ROWS, bptt.COLUMNS))
+rows, columns = (partial(bptt.value_and_grad, layout=lay) for lay in (ROWS, COLUMNS))
 autodiff = GRADIENTS["autodiff"](softmax)
 for embedding in (0, 3):
     model = ModelConfig(hidden_size=6, num_layers=2, embedding_size=embedding, dropout=0.3,

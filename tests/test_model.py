@@ -7,15 +7,8 @@ import pytest
 
 from lstm_jax.cells.lstm import LSTMState
 from lstm_jax.config import ModelConfig
-from lstm_jax.model import (
-    Masks,
-    ModelParams,
-    apply,
-    count_parameters,
-    init_carry,
-    init_model,
-    sample_masks,
-)
+from lstm_jax.masks import sample_masks
+from lstm_jax.model import Masks, ModelParams, apply, count_parameters, init_carry, init_model
 from tests import oracle
 
 V, T, B = 6, 5, 3

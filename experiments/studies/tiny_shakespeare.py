@@ -19,7 +19,7 @@ from lstm_jax.data.batches import split_ids
 from lstm_jax.data.corpora import load_text
 from lstm_jax.data.vocabulary import Text
 from lstm_jax.files import write_json
-from lstm_jax.model import evaluation_masks
+from lstm_jax.masks import evaluation_masks
 from lstm_jax.run.checkpoint import load_model
 from lstm_jax.run.figures import draw_curves
 from lstm_jax.run.loop import check_validates

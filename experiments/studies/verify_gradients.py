@@ -17,7 +17,7 @@ from lstm_jax.model import Interface
 from lstm_jax.run.figures import new_figure, picture, save
 from lstm_jax.run.memory import check_run_fits
 from lstm_jax.terminal import overwrite, show
-from lstm_jax.verification.cases import Case, grid, variants
+from lstm_jax.verification.cases import Case, by_hand, grid, variants
 from lstm_jax.verification.compare import Row, verify, worst
 
 READS = (
@@ -51,7 +51,7 @@ def get_config() -> Config:
 
 def all_cases() -> list[Case]:
     """What is verified where no config is given."""
-    return [*variants(), *grid()]
+    return [*variants(), *by_hand(), *grid()]
 
 
 def cases_of(config: Config) -> list[Case]:

@@ -17,7 +17,8 @@ from lstm_jax.data.vocabulary import Text
 from lstm_jax.errors import UserError, shorten
 from lstm_jax.files import named
 from lstm_jax.loss import bits
-from lstm_jax.model import Masks, ModelParams, evaluation_masks, named_leaves
+from lstm_jax.masks import evaluation_masks
+from lstm_jax.model import Masks, ModelParams, named_leaves
 from lstm_jax.run.checkpoint import Description, load_model
 from lstm_jax.run.checksums import sha256_of
 from lstm_jax.run.metrics import AVERAGE

@@ -1,1 +1,28 @@
-"""The cells: each owns its parameters, its state and its step."""
+"""The cells, by name: each owns its parameters, its state, its step and its backward by hand."""
+
+from typing import Any
+
+from lstm_jax.cells.cell import Cell
+from lstm_jax.cells.coupled import COUPLED
+from lstm_jax.cells.gru import GRU
+from lstm_jax.cells.layer_norm import LAYER_NORM
+from lstm_jax.cells.lstm import LSTM
+from lstm_jax.cells.mogrifier import MOGRIFIER
+from lstm_jax.cells.peephole import PEEPHOLE
+
+CELLS: dict[str, Cell] = {
+    "lstm": LSTM,
+    "coupled": COUPLED,
+    "layer_norm": LAYER_NORM,
+    "mogrifier": MOGRIFIER,
+    "peephole": PEEPHOLE,
+    "gru": GRU,
+}
+
+
+def cell_of(params: Any) -> Cell:
+    """The cell whose parameters these are; TypeError where no cell has such."""
+    for cell in CELLS.values():
+        if cell.params is type(params):
+            return cell
+    raise TypeError(f"{type(params).__name__} are the parameters of no cell in CELLS")

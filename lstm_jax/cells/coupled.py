@@ -16,7 +16,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lstm_jax.cells.lstm import LSTMState, init_cell
+from lstm_jax.cells.cell import Cell, widths
+from lstm_jax.cells.lstm import Forgetting, LSTMState, init_lstm, init_state, truncate
+from lstm_jax.cells.projection import project
 
 
 class CoupledParams(NamedTuple):
@@ -35,16 +37,29 @@ def init_coupled(
     forget_bias: float = 1.0,
     input_bound: float | None = None,
 ) -> CoupledParams:
-    """As `init_cell`, without the input gate."""
-    whole = init_cell(
+    """As `init_lstm`, without the input gate."""
+    whole = init_lstm(
         key, input_size, hidden_size, forget_bias=forget_bias, input_bound=input_bound
     )
     return CoupledParams(*(leaf[..., hidden_size:] for leaf in whole))
 
 
-def coupled_step(params: CoupledParams, state: LSTMState, z_Bx3H: Array) -> LSTMState:
+def step(params: CoupledParams, state: LSTMState, z_Bx3H: Array) -> LSTMState:
     """One step; `z_Bx3H` is the input's share, `x W + b`."""
     f_BxH, g_BxH, o_BxH = jnp.split(z_Bx3H + state.h @ params.U, 3, axis=-1)
     f_BxH = jax.nn.sigmoid(f_BxH)
     c_BxH = f_BxH * state.c + (1 - f_BxH) * jnp.tanh(g_BxH)
     return LSTMState(h=jax.nn.sigmoid(o_BxH) * jnp.tanh(c_BxH), c=c_BxH)
+
+
+COUPLED = Cell(
+    params=CoupledParams,
+    state=LSTMState,
+    init=init_coupled,
+    init_state=init_state,
+    prepare=project,
+    step=step,
+    widths=widths,
+    truncate=truncate,
+    options=(Forgetting,),
+)

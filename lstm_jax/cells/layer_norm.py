@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lstm_jax.cells.lstm import LSTMState, activate, advance, init_cell
+from lstm_jax.cells.cell import Cell, widths
+from lstm_jax.cells.lstm import Forgetting, init_lstm, init_state, truncate
+from lstm_jax.cells.lstm_gates import LSTMState, activate, advance
 from lstm_jax.cells.projection import multiply
 
 EPSILON = 1e-5  # added to the variance
@@ -40,8 +42,8 @@ def init_layer_norm(
     forget_bias: float = 1.0,
     input_bound: float | None = None,
 ) -> LayerNormParams:
-    """As `init_cell`; gains 1, shift 0."""
-    cell = init_cell(key, input_size, hidden_size, forget_bias=forget_bias, input_bound=input_bound)
+    """As `init_lstm`; gains 1, shift 0."""
+    cell = init_lstm(key, input_size, hidden_size, forget_bias=forget_bias, input_bound=input_bound)
     gain_G, gain_H = jnp.ones_like(cell.b), jnp.ones(hidden_size)
     return LayerNormParams(*cell, gain_G, jnp.copy(gain_G), gain_H, jnp.zeros(hidden_size))
 
@@ -60,9 +62,22 @@ def project_normalized(params: LayerNormParams, x: Array, mask_BxD: Array | None
     return params.gain_x[None, None] * normal_TxBxG + params.b[None, None]
 
 
-def layer_norm_step(params: LayerNormParams, state: LSTMState, z_BxG: Array) -> LSTMState:
+def step(params: LayerNormParams, state: LSTMState, z_BxG: Array) -> LSTMState:
     """One step; `z_BxG` is the input's share."""
     gates = activate(z_BxG + params.gain_h[None] * normalize(state.h @ params.U))
     c_BxH = advance(state, gates).c
     squashed_BxH = jnp.tanh(params.gain_c[None] * normalize(c_BxH) + params.shift_c[None])
     return LSTMState(h=gates.o * squashed_BxH, c=c_BxH)
+
+
+LAYER_NORM = Cell(
+    params=LayerNormParams,
+    state=LSTMState,
+    init=init_layer_norm,
+    init_state=init_state,
+    prepare=project_normalized,
+    step=step,
+    widths=widths,
+    truncate=truncate,
+    options=(Forgetting,),
+)

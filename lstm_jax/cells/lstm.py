@@ -1,74 +1,103 @@
-"""The LSTM cell: one step of one layer.
-
-    i = sigmoid(z_i)    input gate
-    f = sigmoid(z_f)    forget gate          z = x W + h_prev U + b
-    g = tanh(z_g)       candidate
-    o = sigmoid(z_o)    output gate
-
-    c = f * c_prev + i * g
-    h = o * tanh(c)
+"""The LSTM, forward and backward.
 
 Hochreiter and Schmidhuber 1997, with the forget gate of Gers, Schmidhuber and Cummins 2000 and
 without peepholes. Axes: B batch, D input, H hidden, G = 4H gates in the order i f g o.
+
+Forward. The lane index is left out, products of vectors are elementwise, ~ marks the state that
+step t reads, m is a dropout mask (1 where there is none).
+
+    (F1)  z_t  = (m x_t) W + h~_t U + b
+    (F2)  i = sigmoid(z^i), f = sigmoid(z^f), g = tanh(z^g), o = sigmoid(z^o)
+    (F3)  c_t  = f_t c~_t + i_t g_t
+    (F4)  h_t  = o_t tanh(c_t)
+
+Backward. dv stands for the derivative of the loss by v. dh_t and dc_t arrive at the state; `passes`
+says what they are made of.
+
+    (B1)  dc_t gains dh_t o_t (1 - tanh(c_t)^2)
+    (B2)  dz^i_t = dc_t g_t  i_t (1 - i_t)
+          dz^f_t = dc_t c~_t f_t (1 - f_t)
+          dz^g_t = dc_t i_t  (1 - g_t^2)
+          dz^o_t = dh_t tanh(c_t) o_t (1 - o_t)
+    (B3)  dh~_t  = dz_t U',  dc~_t = f_t dc_t
+    (B4)  dU = sum_t h~_t' dz_t,  db = sum_t dz_t
+    (B5)  dW = sum_t (m x_t)' dz_t; for an id: dz_t, times m, is added to the id's row
+          dx_t = m (dz_t W')
+
+Only (B1) to (B3) run from step to step. The rest is one elementwise pass or one large product over
+all of T and B.
+
+The truncated rule leaves dz_t U' out of (B3): the error goes back in time through the cell state
+alone, the rule of Hochreiter and Schmidhuber 1997 (appendix A), whose gates saw no error from later
+steps either.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-
-class LSTMParams(NamedTuple):
-    """One layer's parameters: `z = x @ W + h_prev @ U + b`."""
-
-    W: Array  # DxG, input weights
-    U: Array  # HxG, recurrent weights
-    b: Array  # G, the one bias
-
-
-class Gates(NamedTuple):
-    """The four activated gates of a step, each BxH."""
-
-    i: Array  # input
-    f: Array  # forget
-    g: Array  # candidate
-    o: Array  # output
+from lstm_jax.cells.cell import Cell, make_init_state, widths
+from lstm_jax.cells.lstm_columns import COLUMNS_CALCULUS
+from lstm_jax.cells.lstm_gates import (
+    Gates,
+    LSTMParams,
+    LSTMState,
+    activate,
+    advance,
+    gates_backward,
+)
+from lstm_jax.cells.passes import COLUMNS, ROWS, Calculus, make_passes
+from lstm_jax.cells.projection import outer_sum, project, project_backward
+from lstm_jax.options import Section, option
 
 
-class LSTMState(NamedTuple):
-    """What one layer hands from a step to the next; both of shape BxH."""
+@dataclass(frozen=True)
+class Forgetting(Section):
+    """An option of cells with a forget gate."""
 
-    h: Array
-    c: Array
+    forget_bias: float = option(1.0, "initial bias of the forget gate", low=-100, high=100)
 
 
-def init_cell(
+@dataclass(frozen=True)
+class Start(Section):
+    """An option of the LSTM, and of the readout beside it."""
+
+    init: str = option("uniform", "initial weights", choices=("uniform", "notebook"))
+
+
+def init_lstm(
     key: Array,
     input_size: int,
     hidden_size: int,
     *,
     forget_bias: float = 1.0,
     input_bound: float | None = None,
+    init: str = "uniform",
 ) -> LSTMParams:
     """Weights uniform in ±1/sqrt(H), as in PyTorch; bias zero, `forget_bias` at the forget gate.
 
     A positive initial forget bias lets the error flow through the cell from the first step on
-    (Jozefowicz, Zaremba and Sutskever 2015, section 2.2). `input_bound` is the bound of the input
-    weights W where 1/sqrt(H) does not suit the input.
+    (Jozefowicz, Zaremba and Sutskever 2015, section 2.2).
+
+    Args:
+      input_bound: the bound of the input weights W where 1/sqrt(H) does not suit the input.
+      init: `notebook` for the weights that the notebook started from (`init_notebook`).
     """
+    if init == "notebook":
+        return init_notebook(key, input_size, hidden_size, forget_bias=forget_bias)
     key_W, key_U = jax.random.split(key)
     G, bound = 4 * hidden_size, hidden_size**-0.5
     input_bound = bound if input_bound is None else input_bound
-    b_G = jnp.zeros(G).at[hidden_size : 2 * hidden_size].set(forget_bias)
     return LSTMParams(
         W=jax.random.uniform(key_W, (input_size, G), minval=-input_bound, maxval=input_bound),
         U=jax.random.uniform(key_U, (hidden_size, G), minval=-bound, maxval=bound),
-        b=b_G,
+        b=jnp.zeros(G).at[hidden_size : 2 * hidden_size].set(forget_bias),
     )
 
 
-def init_cell_notebook(
+def init_notebook(
     key: Array, input_size: int, hidden_size: int, *, forget_bias: float = 0.0
 ) -> LSTMParams:
     """The notebook's start: every weight normal with deviation 0.1, and those of the three sigmoid
@@ -83,27 +112,85 @@ def init_cell_notebook(
     )
 
 
-def init_state(params: LSTMParams, batch_size: int) -> LSTMState:
-    """The zero state of a layer, in the dtype of its parameters."""
-    shape = (batch_size, params.U.shape[0])
-    # Two buffers, not one twice: the state is donated, and a buffer can be donated only once.
-    return LSTMState(h=jnp.zeros(shape, params.U.dtype), c=jnp.zeros(shape, params.U.dtype))
-
-
-def activate(z_BxG: Array) -> Gates:
-    """The gates from their pre-activations."""
-    i_BxH, f_BxH, g_BxH, o_BxH = jnp.split(z_BxG, 4, axis=-1)
-    sigmoid = jax.nn.sigmoid
-    return Gates(i=sigmoid(i_BxH), f=sigmoid(f_BxH), g=jnp.tanh(g_BxH), o=sigmoid(o_BxH))
-
-
-def advance(state: LSTMState, gates: Gates) -> LSTMState:
-    """The next state, from the gates and the state before."""
-    c_BxH = gates.f * state.c + gates.i * gates.g
-    return LSTMState(h=gates.o * jnp.tanh(c_BxH), c=c_BxH)
+init_state = make_init_state(LSTMState)
 
 
 def cell_step(params: LSTMParams, state: LSTMState, x_BxD: Array) -> LSTMState:
     """One step of one layer; the output is the `h` of the state it returns."""
     z_BxG = x_BxD @ params.W + state.h @ params.U
     return advance(state, activate(z_BxG + lax.broadcast_to_rank(params.b, z_BxG.ndim)))
+
+
+def step(params: LSTMParams, state: LSTMState, z_BxG: Array) -> LSTMState:
+    """`cell_step`, with the input's share `x W + b` at hand."""
+    return advance(state, activate(z_BxG + state.h @ params.U))
+
+
+def truncate(state: LSTMState) -> LSTMState:
+    """The state of which the next step's gates see no more than the value of h."""
+    return state._replace(h=lax.stop_gradient(state.h))
+
+
+def forward(U_HxG: Array, before: LSTMState, z_BxG: Array) -> tuple[LSTMState, Gates]:
+    """(F1) to (F4)."""
+    gates = activate(z_BxG + before.h @ U_HxG)
+    return advance(before, gates), gates
+
+
+def transpose(params: LSTMParams, _: Array, truncated: bool) -> Array | None:
+    """U', GxH: transposed once, outside the loop, and kept from being folded back into the
+    product. None under the truncated rule."""
+    return None if truncated else lax.optimization_barrier(params.U.T)
+
+
+def backward(
+    U_GxH: Array | None, read: tuple[Array, Array], gates: Gates, d: LSTMState
+) -> tuple[LSTMState, Array]:
+    """(B1) to (B3): what arrives at the state before, and dz BxG."""
+    c_before, c = read
+    dz, dc_BxH = gates_backward(gates, c_before, c, d.h, d.c)
+    dz_BxG = jnp.concatenate(dz, axis=-1)
+    dh_BxH = jnp.zeros_like(dc_BxH) if U_GxH is None else dz_BxG @ U_GxH
+    return LSTMState(dh_BxH, dc_BxH), dz_BxG
+
+
+def collect(
+    params: LSTMParams,
+    x: Array,
+    mask_BxD: Array | None,
+    before: LSTMState,
+    after: LSTMState,
+    gates: Gates,
+    dz_TxBxG: Array,
+) -> tuple[LSTMParams, Array | None]:
+    """(B4), (B5)."""
+    dW, dx_TxBxD = project_backward(params.W, x, mask_BxD, dz_TxBxG)
+    dU = outer_sum(before.h, dz_TxBxG)
+    return LSTMParams(dW, dU, jnp.sum(dz_TxBxG, (0, 1))), dx_TxBxD
+
+
+ROWS_CALCULUS = Calculus(
+    forward_weights=lambda params, x: params.U,
+    prepare=project,
+    forward=forward,
+    reads=lambda before, after: (before.c, after.c),
+    backward_weights=transpose,
+    backward=backward,
+    collect=collect,
+)
+
+LSTM = Cell(
+    params=LSTMParams,
+    state=LSTMState,
+    init=init_lstm,
+    init_state=init_state,
+    prepare=project,
+    step=step,
+    widths=widths,
+    truncate=truncate,
+    options=(Forgetting, Start),
+    by_hand={
+        "rows": make_passes(ROWS_CALCULUS, ROWS),
+        "columns": make_passes(COLUMNS_CALCULUS, COLUMNS),
+    },
+)

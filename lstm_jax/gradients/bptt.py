@@ -1,49 +1,28 @@
 """Backpropagation through time, derived by hand.
 
-Nothing here is differentiated by JAX: the derivatives are the ones written out in the equations
-below, and the code cites their numbers. A layer's passes stand in `rows` and, laid out for CPUs, in
-`columns`; here is what joins them: the loss, the readout, the stack.
+Nothing here is differentiated by JAX: the derivatives are the ones written out in equations, and
+the code cites their numbers. A cell's own stand in its file, those of the loops over time in
+`cells.passes`, those of the losses in `heads`. Here is what joins them: the embedding, the stack,
+the readout.
 
-Forward. The lane index is left out, products of vectors are elementwise, k_t is 0 where a lane is
-reset before step t and 1 elsewhere, m is a dropout mask (1 where there is none), w_t is 1 where
-the target counts, n is how many do.
+Forward. The lane index is left out, products of vectors are elementwise, m is a dropout mask (1
+where there is none), w_t is 1 where the target counts, n is how many do.
 
-    (F1)  h~_t = k_t h_{t-1},  c~_t = k_t c_{t-1}               what step t reads
-    (F2)  z_t  = (m x_t) W + h~_t U + b                         x_t: input, or the layer below's u_t
-    (F3)  i = sigmoid(z^i), f = sigmoid(z^f), g = tanh(z^g), o = sigmoid(z^o)
-    (F4)  c_t  = f_t c~_t + i_t g_t
-    (F5)  h_t  = o_t tanh(c_t)
+    (M1)  x_t of the first layer: what comes in, or E[id_t] times the id's mask m_e
+    (M2)  h_t  = layer(x_t, ...)                                a cell over time, `cells.passes`
           u_t  = h_t + s x_t                                    with a skip; else u_t is h_t
-    (F6)  y_t  = (m_r u_t) W_r + b_r                            the top layer's u_t
-    (F7)  loss = 1/n sum_t w_t (logsumexp(y_t) - y_t[target_t])
+    (M3)  r_t  = m_r u_t,  or (m_r u_t) P behind P              the top layer's u_t
+          y_t  = r_t W_r + b_r                                  tied: W_r is E'
+    (M4)  loss = 1/n sum_t w_t l(y_t, target_t)                 l: `heads`
 
 Backward. dv stands for the derivative of the loss by v.
 
-    (B1)  dy_t = w_t / n (softmax(y_t) - onehot(target_t))
-    (B2)  dW_r = sum_t (m_r u_t)' dy_t,  db_r = sum_t dy_t
-          what arrives from above:  e_t = m_r (dy_t W_r')
-    (B3)  dh_t = e_t + k_{t+1} (dz_{t+1} U')
-    (B4)  dc_t = dh_t o_t (1 - tanh(c_t)^2) + k_{t+1} f_{t+1} dc_{t+1}
-    (B5)  dz^i_t = dc_t g_t  i_t (1 - i_t)
-          dz^f_t = dc_t c~_t f_t (1 - f_t)
-          dz^g_t = dc_t i_t  (1 - g_t^2)
-          dz^o_t = dh_t tanh(c_t) o_t (1 - o_t)
-    (B6)  dU = sum_t h~_t' dz_t,  db = sum_t dz_t
-    (B7)  dW = sum_t (m x_t)' dz_t; for an id: dz_t, times m, is added to the id's row
-          what the layer below receives:  e_t = m (dz_t W')
-    (B8)  dE: e_t of the first layer, times the id's mask m_e, is added to its row of the embedding
-    (B9)  ds = sum_t e_t x_t, and the layer below receives s e_t as well
-
-At the end of the sequence the terms with t+1 in (B3) and (B4) are the gradient that arrives at the
-final state (zero in training: the carry is where backpropagation is truncated), and at its start
-the same terms are the gradient of the initial state.
-
-Only (B3) and (B4) run from step to step; they are the reverse scan. Everything else is one
-elementwise pass or one large product over all of T and B.
-
-`truncated` leaves dz_{t+1} U' out of (B3): the error goes back in time through the cell state
-alone, the rule of Hochreiter and Schmidhuber 1997 (appendix A), whose gates saw no error from
-later steps either.
+    (N1)  dy_t = w_t / n dl(y_t, target_t)
+    (N2)  dW_r = sum_t r_t' dy_t,  db_r = sum_t dy_t            tied: dE gains dW_r'
+          dP   = sum_t (m_r u_t)' (dy_t W_r')
+          what arrives at the top layer: e_t = m_r (dy_t W_r'), or m_r (dy_t W_r' P')
+    (N3)  ds = sum_t e_t x_t, and the layer below receives s e_t besides the layer's dx_t
+    (N4)  dE: the first layer's dx_t, times m_e, is added to the id's row
 """
 
 from collections.abc import Callable
@@ -54,43 +33,20 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from lstm_jax.cells import columns, rows
-from lstm_jax.cells.lstm import LSTMParams, LSTMState
-from lstm_jax.cells.projection import mask_of_ids
-from lstm_jax.cells.rows import add_rows, outer_sum
+from lstm_jax.cells import cell_of
+from lstm_jax.cells.cell import Marks, Passes
+from lstm_jax.cells.passes import COLUMNS, ROWS, Layout, blank
+from lstm_jax.cells.projection import add_rows, mask_of_ids, outer_sum, reads_ids
 from lstm_jax.data.batches import Batch
+from lstm_jax.gradients.known import missing_by_hand
 from lstm_jax.heads import Head, softmax
-from lstm_jax.layer import check_shapes
-from lstm_jax.loss import Aux
+from lstm_jax.layer import check_shapes, in_direction
+from lstm_jax.loss import Aux, count_targets, counted
 from lstm_jax.meshes import split_alike, split_lanes, vary_alike
-from lstm_jax.model import Carry, Masks, ModelParams, Readout, embed, no_masks, sizes
+from lstm_jax.model import Carry, Masks, ModelParams, Readout, embed, hidden_sizes, no_masks
 
-
-class Layout(NamedTuple):
-    """A layer's passes, and how its sequences are laid out."""
-
-    forward: Callable[..., tuple[LSTMState, Array, Any]]
-    backward: Callable[..., tuple[LSTMParams, LSTMState, Array | None]]
-    enter: Callable[[Array], Array]  # from TxBxD
-    leave: Callable[[Array], Array]  # to TxBxD
-
-
-ROWS = Layout(rows.forward, rows.backward, enter=lambda a: a, leave=lambda a: a)
-COLUMNS = Layout(columns.forward, columns.backward, enter=columns.to_columns, leave=columns.to_rows)
-
-# From this hidden size on, CPUs run `columns` faster than `rows`: BUILD_NOTES.md has the times.
+# From this hidden size on, CPUs run columns faster than rows: BUILD_NOTES.md has the times.
 COLUMNS_FROM = 512
-
-
-def loss_backward(
-    head: Head, outputs_TxBxN: Array, batch: Batch, count: Array | None = None
-) -> tuple[Array, Array, Array]:
-    """(F7) and (B1): the loss, the count n and dy TxBxN. `count`: n, if not the batch's own."""
-    losses_TxB, dy_TxBxN = head.by_hand(outputs_TxBxN, batch.targets)
-    mask_TxB = jnp.ones(losses_TxB.shape, bool) if batch.mask is None else batch.mask
-    count = jnp.sum(mask_TxB) if count is None else count
-    weight_TxB = mask_TxB.astype(losses_TxB.dtype) / jnp.maximum(count, 1).astype(losses_TxB.dtype)
-    return jnp.sum(losses_TxB * weight_TxB), count, dy_TxBxN * weight_TxB[..., None]
 
 
 def value_and_grad(
@@ -102,61 +58,27 @@ def value_and_grad(
     head: Head = softmax,
     dcarry: Carry | None = None,
     truncated: bool = False,
+    layout: Layout | None = None,
 ) -> tuple[tuple[Array, Aux], ModelParams]:
     """The loss of `loss.sequence_loss` and its gradient by every parameter.
 
     Args:
-      params, carry, batch, masks: as `sequence_loss` takes them.
+      params, carry, batch, masks, head: as `sequence_loss` takes them.
       dcarry: a gradient that arrives at the final carry, from whatever comes after; None: zero.
-      truncated: leaves the recurrent term out of (B3).
+      truncated: by the truncated rule (`cells.lstm`).
+      layout: of the loops, `ROWS` or `COLUMNS`; None: as suits the sizes and the platform.
 
     Returns:
       ((loss, aux), gradients), as `jax.value_and_grad(sequence_loss, has_aux=True)` does.
+
+    Raises TypeError for a model that has no backward by hand.
     """
-    return block_value_and_grad(
-        params, carry, batch, masks, dcarry, head=head, truncated=truncated
+    return backpropagate(
+        params, carry, batch, masks, dcarry, head=head, truncated=truncated, layout=layout
     )[:2]
 
 
-def value_and_grad_in(
-    layout: Layout,
-    params: ModelParams,
-    carry: Carry,
-    batch: Batch,
-    masks: Masks | None = None,
-    dcarry: Carry | None = None,
-    *,
-    head: Head = softmax,
-    truncated: bool = False,
-) -> tuple[tuple[Array, Aux], ModelParams]:
-    """`value_and_grad` in a given layout, whatever the platform."""
-    return block_value_and_grad_in(
-        layout, params, carry, batch, masks, dcarry, head=head, truncated=truncated
-    )[:2]
-
-
-def knows(params: ModelParams) -> bool:
-    """Whether the backward of this module is that of such a model."""
-    plain_readout = params.readout.W is not None and params.readout.P is None
-    lstm = all(type(layer) is LSTMParams for layer in params.layers)
-    return lstm and plain_readout
-
-
-def check_known(params: ModelParams, masks: Masks) -> None:
-    """Raises TypeError for what has no derivation here."""
-    if not knows(params) or masks.zoneout is not None:
-        raise TypeError("the backward by hand is that of the plain LSTM: take autodiff")
-
-
-def in_layout(function: Callable[..., Any], params: ModelParams, *args: Any) -> Any:
-    """`function(layout, params, *args)` in the layout that suits the size and the platform."""
-    by_rows = partial(function, ROWS)
-    if sizes(params)[0] < COLUMNS_FROM:
-        return by_rows(params, *args)
-    return lax.platform_dependent(params, *args, cpu=partial(function, COLUMNS), default=by_rows)
-
-
-def block_value_and_grad(
+def backpropagate(
     params: ModelParams,
     carry: Carry,
     batch: Batch,
@@ -166,30 +88,107 @@ def block_value_and_grad(
     *,
     head: Head = softmax,
     truncated: bool = False,
+    layout: Layout | None = None,
 ) -> tuple[tuple[Array, Aux], ModelParams, Carry]:
-    """`value_and_grad` of a part of a longer sequence: `gradient.BlockGrad.backward`."""
-    function = partial(block_value_and_grad_in, head=head, truncated=truncated)
-    return in_layout(function, params, carry, batch, masks, dcarry, count)
+    """`value_and_grad` of a part of a longer sequence: `gradients.BlockGradient.backward`."""
+    check_known(params, head, truncated=truncated)
+    function = partial(backpropagate_in, head=head, truncated=truncated)
+    return in_layout(layout, function, params, carry, batch, masks, dcarry, count)
 
 
 def final_carry(
-    params: ModelParams, carry: Carry, batch: Batch, masks: Masks | None = None
+    params: ModelParams,
+    carry: Carry,
+    batch: Batch,
+    masks: Masks | None = None,
+    *,
+    layout: Layout | None = None,
 ) -> Carry:
-    """The carry after the last step, and nothing else: `gradient.BlockGrad.forward`."""
+    """The carry after the last step, and nothing else: `gradients.BlockGradient.forward`."""
+    check_known(params)
 
     def function(layout: Layout, *problem: Any) -> Carry:
         return stack_forward(layout, *problem)[0]
 
-    return in_layout(function, params, carry, batch, masks or no_masks(params))
+    return in_layout(layout, function, params, carry, batch, masks or no_masks(params))
+
+
+def check_known(params: ModelParams, head: Head = softmax, *, truncated: bool = False) -> None:
+    """Raises TypeError for what has no derivation."""
+    missing = missing_by_hand(map(cell_of, params.layers), head, truncated=truncated)
+    if missing:
+        raise TypeError(f"the backward by hand is {missing}: take autodiff")
+
+
+def in_layout(
+    layout: Layout | None, function: Callable[..., Any], params: ModelParams, *args: Any
+) -> Any:
+    """`function(layout, params, *args)`; with no layout, in the one that suits the sizes and the
+    platform, which is rows where some cell knows no other."""
+    if layout is not None:
+        return function(layout, params, *args)
+    by_rows = partial(function, ROWS)
+    known = all(COLUMNS.name in cell_of(layer).by_hand for layer in params.layers)
+    if max(hidden_sizes(params)) < COLUMNS_FROM or not known:
+        return by_rows(params, *args)
+    return lax.platform_dependent(params, *args, cpu=partial(function, COLUMNS), default=by_rows)
+
+
+def passes_of(layout: Layout, layer: Any) -> Passes:
+    """A layer's passes in a layout."""
+    return cell_of(layer).by_hand[layout.name]
+
+
+def backpropagate_in(
+    layout: Layout,
+    params: ModelParams,
+    carry: Carry,
+    batch: Batch,
+    masks: Masks | None,
+    dcarry: Carry | None,
+    count: Array | None,
+    *,
+    head: Head,
+    truncated: bool,
+) -> tuple[tuple[Array, Aux], ModelParams, Carry]:
+    """`backpropagate` in a given layout, whatever the platform."""
+    masks = masks or no_masks(params)
+    states, h_TxBxH, kept = stack_forward(layout, params, carry, batch, masks)
+    read = read_forward(params, h_TxBxH, masks.readout)
+    loss, count, dy_TxBxV = loss_backward(head, read.outputs, batch, count)
+    dreadout, dtied, e_TxBxH = read_backward(params, read, masks.readout, dy_TxBxV)
+    if dcarry is None:
+        dcarry = jax.tree.map(jnp.zeros_like, states)
+    e = layout.enter(e_TxBxH)
+    stack = StackGradient.of(layout, params, kept, masks, batch, e, dcarry, truncated=truncated)
+    dembedding = None
+    if params.embedding is not None:
+        de_TxBxE = layout.leave(stack.e)
+        dembedding = embed_backward(params.embedding, batch.inputs, masks.embedding, de_TxBxE)
+        dembedding = dembedding if dtied is None else dembedding + dtied
+    dparams = in_dtypes_of(params, ModelParams(dembedding, stack.layers, dreadout, stack.skips))
+    return (loss, Aux(states, count)), dparams, stack.carry
+
+
+def loss_backward(
+    head: Head, outputs_TxBxV: Array, batch: Batch, count: Array | None = None
+) -> tuple[Array, Array, Array]:
+    """(M4) and (N1): the loss, the count n and dy TxBxV. `count`: n, if not the batch's own."""
+    losses_TxB, dy_TxBxV = head.by_hand(outputs_TxBxV, batch.targets)
+    mask_TxB = counted(batch)
+    mask_TxB = jnp.ones(losses_TxB.shape, bool) if mask_TxB is None else mask_TxB
+    count = count_targets(batch) if count is None else count
+    weight_TxB = mask_TxB.astype(losses_TxB.dtype) / jnp.maximum(count, 1).astype(losses_TxB.dtype)
+    return jnp.sum(losses_TxB * weight_TxB), count, dy_TxBxV * weight_TxB[..., None]
 
 
 def skip_forward(layout: Layout, skip_H: Array, below: Array, h: Array) -> Array:
-    """(F5): what a layer puts out where what it read goes past it, too."""
+    """(M2): what a layer puts out where what it read goes past it, too."""
     return h + layout.enter(skip_H[None])[None] * below
 
 
 def skip_backward(layout: Layout, skip_H: Array, below: Array, e: Array) -> tuple[Array, Array]:
-    """(B9): the gradient of the skip, and what it hands to the layer below."""
+    """(N3): the gradient of the skip, and what it hands to the layer below."""
     return jnp.sum(layout.leave(e * below), (0, 1)), layout.enter(skip_H[None])[None] * e
 
 
@@ -205,21 +204,25 @@ class Kept(NamedTuple):
     residuals: Any  # the layout's own
 
 
+def marks_of(batch: Batch, masks: Masks, n: int) -> Marks:
+    """What is special about layer n's steps."""
+    return Marks(batch.resets, batch.live, masks.zoneout and masks.zoneout[n])
+
+
 def stack_forward(
     layout: Layout, params: ModelParams, carry: Carry, batch: Batch, masks: Masks
 ) -> tuple[Carry, Array, list[Kept]]:
     """All layers forward: the final carry, the top layer's outputs, what the backward needs."""
-    check_known(params, masks)
     carry = vary_alike(split_lanes(carry, batch.inputs), params, batch, masks)
-    x = embed(params, batch.inputs, masks.embedding)
-    if params.embedding is not None:
+    x = embed(params, batch.inputs, batch.live, masks.embedding)
+    if not reads_ids(x):
         x = layout.enter(x)
     states, kept = [], []
     for n, (layer, state, mask_BxD) in enumerate(
         zip(params.layers, carry, masks.layers, strict=True)
     ):
-        read = x
-        state, x, residuals = layout.forward(layer, state, read, mask_BxD, batch.resets)
+        read, marks = x, marks_of(batch, masks, n)
+        state, x, residuals = passes_of(layout, layer).forward(layer, state, read, mask_BxD, marks)
         if n and params.skips is not None:
             x = skip_forward(layout, params.skips[n - 1], read, x)
         states.append(state)
@@ -227,155 +230,161 @@ def stack_forward(
     return tuple(states), layout.leave(x), kept
 
 
-def stack_backward(
-    layout: Layout,
-    params: ModelParams,
-    kept: list[Kept],
-    masks: Masks,
-    resets_TxB: Array | None,
-    e: Array,
-    dcarry: Carry,
-    *,
-    truncated: bool,
-) -> tuple[tuple[LSTMParams, ...], tuple[Array, ...] | None, Carry, Array | None]:
-    """All layers backward: the gradients of the layers, the skips, the initial carry, and what the
-    first layer read.
+class StackGradient(NamedTuple):
+    """What the layers backward give."""
 
-    Args:
-      e: what arrives at the top layer's outputs, in the layout.
-    """
-    dlayers, dskips, dstarts = [], [], []
-    for n in reversed(range(len(params.layers))):
-        dlayer, dstart, dread = layout.backward(
-            params.layers[n],
-            kept[n].residuals,
-            masks.layers[n],
-            resets_TxB,
-            e.astype(dcarry[n].h.dtype),
-            dcarry[n],
-            truncated=truncated,
-        )
-        dlayers.insert(0, dlayer)
-        dstarts.insert(0, dstart)
-        if n and params.skips is not None:
-            dskip, past = skip_backward(layout, params.skips[n - 1], kept[n].read, e)
-            dskips.insert(0, dskip)
-            dread = dread + past
-        e = dread
-    return tuple(dlayers), None if params.skips is None else tuple(dskips), tuple(dstarts), e
+    layers: tuple[Any, ...]
+    skips: tuple[Array, ...] | None
+    carry: Carry  # of the initial states
+    e: Array | None  # of what the first layer read, in the layout; None: it read ids
 
-
-def block_value_and_grad_in(
-    layout: Layout,
-    params: ModelParams,
-    carry: Carry,
-    batch: Batch,
-    masks: Masks | None = None,
-    dcarry: Carry | None = None,
-    count: Array | None = None,
-    *,
-    head: Head = softmax,
-    truncated: bool = False,
-) -> tuple[tuple[Array, Aux], ModelParams, Carry]:
-    """`block_value_and_grad` in a given layout, whatever the platform."""
-    masks = masks or no_masks(params)
-    states, h_TxBxH, kept = stack_forward(layout, params, carry, batch, masks)
-    (loss, count), dreadout, e_TxBxH = readout_backward(
-        head, params.readout, h_TxBxH, masks.readout, batch, count
-    )
-    if dcarry is None:
-        dcarry = jax.tree.map(jnp.zeros_like, states)
-    e = layout.enter(e_TxBxH)
-    dlayers, dskips, dstarts, e = stack_backward(
-        layout, params, kept, masks, batch.resets, e, dcarry, truncated=truncated
-    )
-    dembedding = None
-    if params.embedding is not None:
-        dembedding = embed_backward(
-            params.embedding, batch.inputs, masks.embedding, layout.leave(e)
-        )
-    dparams = in_dtypes_of(params, ModelParams(dembedding, dlayers, dreadout, dskips))
-    return (loss, Aux(states, count)), dparams, dstarts
+    @classmethod
+    def of(
+        cls,
+        layout: Layout,
+        params: ModelParams,
+        kept: list[Kept],
+        masks: Masks,
+        batch: Batch,
+        e: Array,
+        dcarry: Carry,
+        *,
+        truncated: bool,
+    ) -> "StackGradient":
+        """All layers backward, where `e` arrives at the top layer's outputs, in the layout."""
+        dlayers, dskips, dstarts = [], [], []
+        for n in reversed(range(len(params.layers))):
+            dlayer, dstart, dread = passes_of(layout, params.layers[n]).backward(
+                params.layers[n],
+                kept[n].residuals,
+                masks.layers[n],
+                marks_of(batch, masks, n),
+                e.astype(dcarry[n].h.dtype),
+                dcarry[n],
+                truncated=truncated,
+            )
+            dlayers.insert(0, dlayer)
+            dstarts.insert(0, dstart)
+            if n and params.skips is not None:
+                dskip, past = skip_backward(layout, params.skips[n - 1], kept[n].read, e)
+                dskips.insert(0, dskip)
+                dread = dread + past
+            e = dread
+        return cls(tuple(dlayers), tuple(dskips) if params.skips else None, tuple(dstarts), e)
 
 
 def embed_backward(
     embedding_VxE: Array, ids_TxB: Array, mask_BxV: Array | None, e_TxBxE: Array
 ) -> Array:
-    """(B8): the embedding's gradient, VxE."""
+    """(N4): the embedding's gradient, VxE."""
     if mask_BxV is not None:
         e_TxBxE = e_TxBxE * mask_of_ids(mask_BxV, ids_TxB)[..., None]
     return add_rows(ids_TxB, e_TxBxE, embedding_VxE.shape[0])
 
 
-def readout_backward(
-    head: Head,
-    readout: Readout,
-    h_TxBxH: Array,
-    mask_BxH: Array | None,
-    batch: Batch,
-    count: Array | None = None,
-) -> tuple[tuple[Array, Array], Readout, Array]:
-    """(F6) to (B2): the loss and its count, the readout's gradient, the top layer's e TxBxH."""
+class Read(NamedTuple):
+    """What the readout's backward needs of its forward."""
+
+    masked: Array  # m_r u, TxBxH
+    read: Array  # r, what W_r is multiplied by: TxBxH, or TxBxR behind P
+    outputs: Array  # y, TxBxV
+
+
+def readout_matrix(params: ModelParams) -> Array:
+    """W_r."""
+    return params.embedding.T if params.readout.W is None else params.readout.W
+
+
+def read_forward(params: ModelParams, h_TxBxH: Array, mask_BxH: Array | None) -> Read:
+    """(M3)"""
+    P = params.readout.P
     masked_TxBxH = h_TxBxH if mask_BxH is None else h_TxBxH * mask_BxH[None]
-    logits_TxBxV = masked_TxBxH @ readout.W + readout.b[None, None]  # (F6)
-    loss, count, dy_TxBxV = loss_backward(head, logits_TxBxV, batch, count)
+    read = masked_TxBxH if P is None else masked_TxBxH @ P
+    return Read(masked_TxBxH, read, read @ readout_matrix(params) + params.readout.b[None, None])
+
+
+def read_backward(
+    params: ModelParams, read: Read, mask_BxH: Array | None, dy_TxBxV: Array
+) -> tuple[Readout, Array | None, Array]:
+    """(N2): the readout's gradient, what a tied one adds to the embedding's, and e TxBxH."""
     dtype = dy_TxBxV.dtype  # float32 at least
-    e_TxBxH = dy_TxBxV @ readout.W.T.astype(dtype)  # (B2)
+    e_TxBxH = dy_TxBxV @ readout_matrix(params).T.astype(dtype)
+    dP, P = None, params.readout.P
+    if P is not None:
+        dP = outer_sum(read.masked.astype(dtype), e_TxBxH)
+        e_TxBxH = e_TxBxH @ P.T.astype(dtype)
     if mask_BxH is not None:
         e_TxBxH = e_TxBxH * mask_BxH[None].astype(dtype)
-    dreadout = Readout(
-        W=outer_sum(masked_TxBxH.astype(dtype), dy_TxBxV), b=jnp.sum(dy_TxBxV, (0, 1))
-    )
-    return (loss, count), dreadout, e_TxBxH
+    dW, db = outer_sum(read.read.astype(dtype), dy_TxBxV), jnp.sum(dy_TxBxV, (0, 1))
+    tied = params.readout.W is None
+    return Readout(None if tied else dW, db, dP), dW.T if tied else None, e_TxBxH
 
 
 def bptt_layer(
-    params: LSTMParams, state: LSTMState, x: Array, resets_TxB: Array | None = None
-) -> tuple[LSTMState, Array]:
-    """One LSTM layer for a model of your own: `layer.unroll`, with the backward of this module.
+    params: Any,
+    state: Any,
+    x: Array,
+    resets_TxB: Array | None = None,
+    lengths_B: Array | None = None,
+    *,
+    reverse: bool = False,
+) -> tuple[Any, Array]:
+    """One layer for a model of your own: `layer.unroll`, with the cell's backward by hand.
 
     Composes with jit, vmap, shard_map, Explicit meshes and reverse-mode differentiation of any loss
     on top. Forward mode (jax.jvp, jax.jacfwd) raises a TypeError: only the reverse derivative is
     known here. Each gradient is of the dtype of what it is the gradient of.
 
     Args:
-      params: one layer's parameters (`cell.init_cell`), of any float dtype.
-      state: the initial state, BxH (`cell.init_state`), of the widest dtype; it has a gradient too.
+      params: one layer's parameters, such as `cells.lstm.init_lstm` makes, of any float dtype.
+      state: the initial state, B first, of the widest dtype; it has a gradient too.
       x: TxBxD of any float dtype, or integer ids TxB.
       resets_TxB: True where a lane starts from the zero state before it reads x[t]; None: nowhere.
+      lengths_B: how many steps of each lane count. After them the state stays and outputs are 0.
+        None: all.
+      reverse: each lane is read from its last step to its first.
 
     Returns:
       The final state and the outputs TxBxH; both may be differentiated.
 
-    Raises ValueError, with all shapes, where they do not fit.
+    Raises ValueError, with all shapes, where they do not fit, and TypeError for a cell that has no
+    backward by hand.
     """
-    check_shapes(params, state, x, resets_TxB)
-    state, x, resets_TxB = split_alike(state, x, resets_TxB)
-    return _layer(*vary_alike((params, state, x, resets_TxB)))
+    if missing := missing_by_hand([cell_of(params)]):
+        raise TypeError(f"the backward by hand is {missing}: take layer.unroll")
+    marks = Marks(resets_TxB)
+    return in_direction(run_by_hand, params, state, x, None, marks, lengths_B, reverse=reverse)
+
+
+def run_by_hand(
+    params: Any, state: Any, x: Array, _: Array | None, marks: Marks
+) -> tuple[Any, Array]:
+    """`layer.run` by hand."""
+    check_shapes(params, state, x, marks=marks)
+    state, x, marks = split_alike(state, x, marks)
+    x = blank(x, marks.live)
+    return _layer(*vary_alike((params, state, x, marks)))
 
 
 @jax.custom_vjp
-def _layer(
-    params: LSTMParams, state: LSTMState, x: Array, resets_TxB: Array | None
-) -> tuple[LSTMState, Array]:
-    """`bptt_layer`, of arguments that lie alike."""
-    return _layer_forward(params, state, x, resets_TxB)[0]
+def _layer(params: Any, state: Any, x: Array, marks: Marks) -> tuple[Any, Array]:
+    """`run_by_hand`, of arguments that lie alike."""
+    return _layer_forward(params, state, x, marks)[0]
 
 
 def _layer_forward(
-    params: LSTMParams, state: LSTMState, x: Array, resets_TxB: Array | None
-) -> tuple[tuple[LSTMState, Array], tuple]:
-    final, h_TxBxH, residuals = rows.forward(params, state, x, None, resets_TxB)
-    return (final, h_TxBxH), (params, residuals, resets_TxB)
+    params: Any, state: Any, x: Array, marks: Marks
+) -> tuple[tuple[Any, Array], tuple]:
+    final, h_TxBxH, residuals = passes_of(ROWS, params).forward(params, state, x, None, marks)
+    return (final, h_TxBxH), (params, x, residuals, marks)
 
 
-def _layer_backward(
-    kept: tuple, d: tuple[LSTMState, Array]
-) -> tuple[LSTMParams, LSTMState, Array | None, None]:
-    params, residuals, resets_TxB = kept
+def _layer_backward(kept: tuple, d: tuple[Any, Array]) -> tuple[Any, Any, Array | None, None]:
+    params, x, residuals, marks = kept
     dfinal, dh_TxBxH = d
-    dparams, dinitial, dx = rows.backward(params, residuals, None, resets_TxB, dh_TxBxH, dfinal)
-    dx = None if dx is None else dx.astype(residuals.x.dtype)
+    backward = passes_of(ROWS, params).backward
+    dparams, dinitial, dx = backward(params, residuals, None, marks, dh_TxBxH, dfinal)
+    dx = None if dx is None else dx.astype(x.dtype)
     return in_dtypes_of(params, dparams), dinitial, dx, None
 
 

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from lstm_jax.cells.lstm import LSTMState
 from lstm_jax.data.batches import Batch
 from lstm_jax.gradients import BLOCK_GRADIENTS, GRADIENTS, BlockGradient, GradFn
 from lstm_jax.heads import Head, softmax
@@ -46,10 +45,10 @@ class Part(NamedTuple):
     """What runs over time of a sequence, or of a block of it."""
 
     batch: Batch
-    zoneout: tuple[LSTMState, ...] | None  # the one part of the masks that does
+    zoneout: tuple[Any, ...] | None  # the one part of the masks that does
 
 
-def cut(part: Part, length: int) -> tuple[Part, Part]:
+def cut_blocks(part: Part, length: int) -> tuple[Part, Part]:
     """Blocks of `length` steps, Nx(length)x... in every leaf, and the last one, no longer."""
     last = (part.batch.inputs.shape[0] - 1) // length * length
     blocks = jax.tree.map(lambda a: a[:last].reshape(-1, length, *a.shape[1:]), part)
@@ -73,7 +72,7 @@ def in_blocks(
         loss_n, dparams_n, dcarry = backward(params, starts[n], blocks[n], dcarry)
         loss, dparams = loss + loss_n, dparams + dparams_n
     """
-    blocks, last = cut(Part(batch, masks and masks.zoneout), length)
+    blocks, last = cut_blocks(Part(batch, masks and masks.zoneout), length)
     count = count_targets(batch)
 
     def masks_of(part: Part) -> Masks | None:

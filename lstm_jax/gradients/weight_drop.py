@@ -6,32 +6,48 @@ The masks are multiplied into the parameters before the model sees them, so that
 serves, and into the gradient afterwards, as the chain rule has it.
 """
 
+from typing import Any
+
 import jax
 from jax import Array
 
+from lstm_jax.cells import cell_of
 from lstm_jax.data.batches import Batch
 from lstm_jax.gradients import GradFn
 from lstm_jax.loss import Aux
 from lstm_jax.model import Carry, Masks, ModelParams
 
-WeightMasks = tuple[Array, ...]  # one a layer, HxG, already divided by the keep rate
+# For each layer the masks of its recurrent weights by name, already divided by the keep rate.
+WeightMasks = tuple[dict[str, Array], ...]
 
 
 def sample_weight_masks(key: Array, params: ModelParams, rate: float) -> WeightMasks | None:
-    """Draws the masks of every layer's U; None where the rate is 0."""
+    """Draws the masks of every layer's recurrent weights; None where the rate is 0."""
     if not rate:
         return None
+
+    def sample(key: Array, layer: Any) -> dict[str, Array]:
+        names = cell_of(layer).recurrent
+        keys = [key, *(jax.random.fold_in(key, n) for n in range(1, len(names)))]
+        leaves = {name: getattr(layer, name) for name in names}
+        return {
+            name: jax.random.bernoulli(k, 1 - rate, leaf.shape).astype(leaf.dtype) / (1 - rate)
+            for k, (name, leaf) in zip(keys, leaves.items(), strict=True)
+        }
+
     keys = jax.random.split(key, len(params.layers))
-    return tuple(
-        jax.random.bernoulli(key, 1 - rate, layer.U.shape).astype(layer.U.dtype) / (1 - rate)
-        for key, layer in zip(keys, params.layers, strict=True)
-    )
+    return tuple(map(sample, keys, params.layers))
 
 
-def drop(params: ModelParams, masks: WeightMasks) -> ModelParams:
-    """The parameters, or their gradient, with every U multiplied by its mask."""
+def drop_weights(params: ModelParams, masks: WeightMasks) -> ModelParams:
+    """The parameters, or their gradient, with every recurrent weight multiplied by its mask."""
     layers = zip(params.layers, masks, strict=True)
-    return params._replace(layers=tuple(layer._replace(U=layer.U * m) for layer, m in layers))
+    return params._replace(
+        layers=tuple(
+            layer._replace(**{name: getattr(layer, name) * m for name, m in drawn.items()})
+            for layer, drawn in layers
+        )
+    )
 
 
 def with_weight_drop(value_and_grad: GradFn, masks: WeightMasks | None) -> GradFn:
@@ -42,7 +58,7 @@ def with_weight_drop(value_and_grad: GradFn, masks: WeightMasks | None) -> GradF
     def dropped(
         params: ModelParams, carry: Carry, batch: Batch, dropout: Masks | None
     ) -> tuple[tuple[Array, Aux], ModelParams]:
-        found, grads = value_and_grad(drop(params, masks), carry, batch, dropout)
-        return found, drop(grads, masks)
+        loss_and_aux, grads = value_and_grad(drop_weights(params, masks), carry, batch, dropout)
+        return loss_and_aux, drop_weights(grads, masks)
 
     return dropped

@@ -20,7 +20,8 @@ from lstm_jax.data.batches import Split, Streams, split_ids, stack_batches
 from lstm_jax.data.vocabulary import Text
 from lstm_jax.errors import UserError
 from lstm_jax.files import check_plain, delete_parts, named, write_json
-from lstm_jax.model import Interface, ModelParams, count_parameters, evaluation_masks
+from lstm_jax.masks import evaluation_masks
+from lstm_jax.model import Interface, ModelParams, count_parameters
 from lstm_jax.run.checkpoint import (
     DAMAGED,
     FOLDER,

@@ -14,7 +14,7 @@ from humanize import naturalsize
 from lstm_jax.config import Config
 from lstm_jax.container import memory_limit
 from lstm_jax.errors import UserError
-from lstm_jax.model import Interface, ModelParams, sizes
+from lstm_jax.model import Interface, ModelParams, hidden_sizes, output_size
 from lstm_jax.train import init_train_state
 
 FLOAT_BYTES = 4
@@ -40,7 +40,7 @@ def batch_bytes(config: Config, interface: Interface) -> int:
     model, train = config.model, config.train
     T, B = train.sequence_length, train.batch_size
     kept = min(T, train.remat_every or T)  # steps whose residuals exist at once
-    floats_B = kept * (RESIDUALS * model.num_layers * model.hidden_size + interface.output_size)
+    floats_B = kept * (RESIDUALS * sum(model.layer_sizes) + interface.output_size)
     K = min(train.steps_per_dispatch, train.validate_every, train.steps)
     return FLOAT_BYTES * B * floats_B + 3 * K * T * B  # input, target and reset, a byte each
 
@@ -72,8 +72,8 @@ def check_run_fits(config: Config, interface: Interface) -> None:
 
 def check_samples_fit(params: ModelParams, prompt_length: int, num_samples: int) -> None:
     """Refuses more samples than the memory has room for beside the logits of the prompt."""
-    H, V = sizes(params)
-    per_sample = 2 * H * len(params.layers) + V
+    V = output_size(params)
+    per_sample = 2 * sum(hidden_sizes(params)) + V
     need = FLOAT_BYTES * (prompt_length * V + num_samples * per_sample)
     if need > (have := memory_bytes()):
         raise UserError(

@@ -22,11 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from lstm_jax.cells import cell_of
 from lstm_jax.config import DynamicConfig
 from lstm_jax.data.batches import Batch
 from lstm_jax.errors import UserError
 from lstm_jax.gradients import GRADIENTS
-from lstm_jax.gradients.bptt import knows
+from lstm_jax.gradients.known import missing_by_hand
 from lstm_jax.heads import softmax
 from lstm_jax.loss import Aux
 from lstm_jax.model import Carry, Masks, ModelParams, init_carry
@@ -63,8 +64,8 @@ def value_and_grad(
     params: ModelParams, carry: Carry, batch: Batch, masks: Masks | None
 ) -> tuple[tuple[Array, Aux], ModelParams]:
     """The gradient by hand, where there is one of such a model."""
-    by_hand = knows(params) and masks is None
-    return GRADIENTS["bptt" if by_hand else "autodiff"](softmax)(params, carry, batch, masks)
+    missing = missing_by_hand(map(cell_of, params.layers))
+    return GRADIENTS["autodiff" if missing else "bptt"](softmax)(params, carry, batch, masks)
 
 
 @jax.jit

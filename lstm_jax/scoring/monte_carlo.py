@@ -16,8 +16,9 @@ from jax import Array
 from lstm_jax.config import Config, ModelConfig
 from lstm_jax.data.batches import Batch
 from lstm_jax.errors import UserError
-from lstm_jax.gradients.weight_drop import drop, sample_weight_masks
-from lstm_jax.model import Masks, ModelParams, sample_masks
+from lstm_jax.gradients.weight_drop import drop_weights, sample_weight_masks
+from lstm_jax.masks import sample_masks
+from lstm_jax.model import Masks, ModelParams
 from lstm_jax.scoring.protocols import (
     Evaluation,
     mix,
@@ -28,14 +29,14 @@ from lstm_jax.scoring.protocols import (
 )
 
 
-def draw(
+def sample_network(
     key: Array, params: ModelParams, config: ModelConfig, batch_size: int, sequence_length: int
 ) -> tuple[ModelParams, Masks | None]:
     """One of the networks: its weights, the same for all lanes, and the masks of each lane."""
     key_units, key_weights = jax.random.split(key)
     masks = sample_masks(key_units, params, config, batch_size, sequence_length)
     weights = sample_weight_masks(key_weights, params, config.weight_drop)
-    return (params if weights is None else drop(params, weights)), masks
+    return (params if weights is None else drop_weights(params, weights)), masks
 
 
 def check_drops(config: ModelConfig) -> None:
@@ -67,7 +68,9 @@ def evaluate_monte_carlo(
     def each(segments: Callable[..., Iterable[Batch]], done: int) -> Iterator[np.ndarray]:
         shape = next(iter(segments(ids, config.evaluate, T))).inputs.shape
         for k in range(draws):
-            drawn, masks = draw(jax.random.key(k), params, config.model, shape[1], shape[0])
+            drawn, masks = sample_network(
+                jax.random.key(k), params, config.model, shape[1], shape[0]
+            )
             yield np.concatenate([*score(drawn, segments(ids, config.evaluate, T), masks)])
             report((done + k + 1) / (2 * draws))
 

@@ -22,7 +22,7 @@ from lstm_jax.data.batches import MAX_LANES, Batch, cut_segments
 from lstm_jax.errors import UserError
 from lstm_jax.gradients.lanes import Placement, lane_mesh
 from lstm_jax.heads import softmax
-from lstm_jax.model import Carry, Masks, ModelParams, apply, init_carry, sizes
+from lstm_jax.model import Carry, Masks, ModelParams, apply, hidden_sizes, init_carry, output_size
 
 
 class Evaluation(NamedTuple):
@@ -37,7 +37,7 @@ def _score(
     params: ModelParams, carry: Carry, batch: Batch, masks: Masks | None
 ) -> tuple[Array, Carry]:
     """The loss of every target, TxB, and the carry."""
-    logits_TxBxV, carry = apply(params, carry, batch.inputs, masks, batch.resets)
+    logits_TxBxV, carry = apply(params, carry, batch.inputs, masks, batch.resets, batch.live)
     return softmax.losses(logits_TxBxV, batch.targets), carry
 
 
@@ -52,7 +52,7 @@ def score(
     carry, scored = None, None
     for batch in segments:
         if carry is None:  # all segments are of one shape
-            B, H = batch.inputs.shape[1], sizes(params)[0]
+            B, H = batch.inputs.shape[1], max(hidden_sizes(params))
             placement = Placement.of(lane_mesh(B, H))
             params, masks = jax.device_put((params, masks), placement.replicated)
             carry = jax.device_put(init_carry(params, B), placement.carry)
@@ -79,7 +79,7 @@ def mean_loss(params: ModelParams, segments: Iterable[Batch], masks: Masks | Non
 
 def segment_length(params: ModelParams) -> int:
     """Steps of a segment of up to 128 lanes whose logits stay within 128 MB."""
-    return max(1, min(256, 2**18 // sizes(params)[1]))
+    return max(1, min(256, 2**18 // output_size(params)))
 
 
 def stream_segments(

@@ -10,7 +10,8 @@ import numpy as np
 from lstm_jax.config import ModelConfig
 from lstm_jax.data.batches import Batch
 from lstm_jax.gradients.weight_drop import WeightMasks, sample_weight_masks
-from lstm_jax.model import Carry, Masks, ModelParams, init_carry, init_model, sample_masks
+from lstm_jax.masks import sample_masks
+from lstm_jax.model import Carry, Interface, Masks, ModelParams, init_carry, init_model
 
 VOCABULARY_SIZE = 11
 
@@ -26,10 +27,27 @@ class Case:
     T: int
     B: int
     masked: bool = False  # some targets do not count
+    lengths: bool = False  # lanes are of unequal length
+    vectors: bool = False  # vectors come in, instead of ids
+    head: str = "softmax"
     resets: bool = False  # lanes start afresh inside the sequence
     carry: bool = False  # the initial state is not zero
     vocabulary_size: int = VOCABULARY_SIZE
     seed: int = 0
+
+    @property
+    def interface(self) -> Interface:
+        """As many numbers come out as symbols, or numbers, come in."""
+        V = self.vocabulary_size
+        return Interface(V, V, reads_ids=not self.vectors, head=self.head)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the NumPy loops know the model: the notebook's, and what was added to it."""
+        model = self.model
+        zoneout = model.zoneout_cell or model.zoneout_hidden
+        usual = model.cell == "lstm" and self.head == "softmax" and model.readout == "full"
+        return usual and not (model.readout_rank or zoneout or self.lengths or self.vectors)
 
 
 class Problem(NamedTuple):
@@ -47,9 +65,9 @@ def make_problem(case: Case) -> Problem:
     Only the shapes are the model's own: what JAX would draw has to be compiled first, which takes
     longer than the comparison.
     """
-    rng = np.random.default_rng([case.seed, case.T, case.B, case.model.num_layers])
+    rng = np.random.default_rng([case.seed, case.T, case.B, len(case.model.layer_sizes)])
     key = jax.random.key(0)
-    params = jax.eval_shape(lambda: init_model(key, case.model, case.vocabulary_size))
+    params = jax.eval_shape(lambda: init_model(key, case.model, case.interface))
     masks = jax.eval_shape(lambda: sample_masks(key, params, case.model, case.B, case.T))
     carry = jax.eval_shape(lambda: init_carry(params, case.B))
 
@@ -60,23 +78,46 @@ def make_problem(case: Case) -> Problem:
     counts = rng.random(shape) < 0.6
     counts[-1, 0] = True  # at least one
     return Problem(
-        params=normal(case.model.hidden_size**-0.5, params),
+        params=normal(max(case.model.layer_sizes) ** -0.5, params),
         carry=normal(float(case.carry), carry),
         batch=Batch(
-            inputs=rng.integers(case.vocabulary_size, size=shape),
-            targets=rng.integers(case.vocabulary_size, size=shape),
+            inputs=make_inputs(rng, case),
+            targets=make_targets(rng, case),
             mask=counts if case.masked else None,
             resets=rng.random(shape) < 0.25 if case.resets else None,
+            live=make_live(rng, case) if case.lengths else None,
         ),
         masks=jax.tree.map(lambda a: (rng.random(a.shape) < 0.75) / 0.75, masks),
     )
+
+
+def make_inputs(rng: np.random.Generator, case: Case) -> np.ndarray:
+    """Ids TxB, or vectors TxBxV."""
+    shape, V = (case.T, case.B), case.vocabulary_size
+    return rng.normal(size=(*shape, V)) if case.vectors else rng.integers(V, size=shape)
+
+
+def make_targets(rng: np.random.Generator, case: Case) -> np.ndarray:
+    """Ids TxB, numbers TxBxV, or many-hot vectors TxBxV, as the head takes them."""
+    shape, V = (case.T, case.B), case.vocabulary_size
+    if case.head == "softmax":
+        return rng.integers(V, size=shape)
+    numbers = rng.normal(size=(*shape, V))
+    return (numbers > 0).astype(np.float64) if case.head == "bernoulli" else numbers
+
+
+def make_live(rng: np.random.Generator, case: Case) -> np.ndarray:
+    """TxB, True up to a lane's length; the first lane's is T, and none is 0."""
+    lengths_B = rng.integers(1, case.T + 1, size=case.B)
+    lengths_B[0] = case.T
+    return np.arange(case.T)[:, None] < lengths_B
 
 
 def make_weight_masks(case: Case) -> WeightMasks | None:
     """The masks of a case's weight drop, float64 NumPy; None where its rate is 0."""
     rng, rate = np.random.default_rng(case.seed), case.model.weight_drop
     key = jax.random.key(0)
-    params = jax.eval_shape(lambda: init_model(key, case.model, case.vocabulary_size))
+    params = jax.eval_shape(lambda: init_model(key, case.model, case.interface))
     masks = jax.eval_shape(lambda: sample_weight_masks(key, params, rate))
     return jax.tree.map(lambda a: (rng.random(a.shape) >= rate) / (1 - rate), masks)
 
@@ -105,12 +146,39 @@ def grid() -> Iterator[Case]:
                     embedding_dropout=0.3 * (dropout and embedded),
                     skip="weighted" if L > 1 and number % 2 else "none",
                 )
-                yield Case(model, T, B, masked, resets, carry, seed=number)
+                yield Case(model, T, B, masked=masked, resets=resets, carry=carry, seed=number)
                 number += 1
     model = ModelConfig(
         hidden_size=8, num_layers=2, dropout=0.2, input_dropout=0.2, skip="weighted"
     )
-    yield Case(model, 128, 5, True, True, True, seed=number)
+    yield Case(model, 128, 5, masked=True, resets=True, carry=True, seed=number)
+
+
+# Between them every part that the grid does not have, and that the backward by hand knows: the
+# model's options, and the case's.
+BY_HAND: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
+    ({"cell": "gru", "zoneout_hidden": 0.3, "skip": "weighted"}, {"lengths": True}),
+    ({"cell": "gru", "hidden_sizes": (3, 6)}, {"vectors": True, "head": "squared"}),
+    (
+        {"cell": "peephole", "readout": "tied", "embedding_size": 6, "zoneout_cell": 0.3},
+        {"lengths": True},
+    ),
+    ({"cell": "peephole", "readout_rank": 3}, {"vectors": True, "head": "bernoulli"}),
+    (
+        {"hidden_sizes": (5, 7, 4), "zoneout_cell": 0.3, "zoneout_hidden": 0.1},
+        {"vectors": True, "head": "squared", "lengths": True},
+    ),
+    ({"readout": "tied", "embedding_size": 4, "embedding_dropout": 0.3}, {"lengths": True}),
+    ({"readout_rank": 3, "skip": "weighted"}, {"head": "bernoulli"}),
+)
+
+
+def by_hand() -> Iterator[Case]:
+    """Every cell, readout and head that has a backward by hand, with every complication."""
+    for number, (options, others) in enumerate(BY_HAND):
+        sizes = {} if "hidden_sizes" in options else {"hidden_size": 6, "num_layers": 2}
+        model = ModelConfig(dropout=0.2, input_dropout=0.2, **sizes, **options)
+        yield Case(model, 7, 3, masked=True, resets=True, carry=True, seed=number, **others)
 
 
 # Between them every part that the backward by hand does not know.
@@ -126,4 +194,4 @@ def variants() -> Iterator[Case]:
     """The models that autodiff alone differentiates, each with every complication."""
     for number, options in enumerate(VARIANTS):
         model = ModelConfig(hidden_size=6, num_layers=2, dropout=0.2, input_dropout=0.2, **options)
-        yield Case(model, 7, 3, True, True, True, seed=number)
+        yield Case(model, 7, 3, masked=True, resets=True, carry=True, seed=number)

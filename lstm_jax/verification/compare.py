@@ -20,11 +20,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lstm_jax.cells import CELLS
+from lstm_jax.cells.passes import COLUMNS, ROWS
 from lstm_jax.container import usable_cpus
-from lstm_jax.gradients import GRADIENTS, GradFn, by_jax
-from lstm_jax.gradients.bptt import COLUMNS, ROWS, value_and_grad_in
-from lstm_jax.gradients.weight_drop import WeightMasks, drop, with_weight_drop
-from lstm_jax.heads import softmax
+from lstm_jax.gradients import GRADIENTS, GradFn, bptt, by_jax
+from lstm_jax.gradients.known import missing_by_hand
+from lstm_jax.gradients.weight_drop import WeightMasks, drop_weights, with_weight_drop
+from lstm_jax.heads import HEADS, Head
 from lstm_jax.loss import sequence_loss
 from lstm_jax.model import ModelParams, named_leaves
 from lstm_jax.verification import reference
@@ -104,9 +106,9 @@ def cast(problem: Any, dtype: str) -> Any:
 
 
 @cache
-def compile_loss(loss: Callable[..., tuple[jax.Array, Any]]) -> Callable[..., float]:
+def compile_loss(head: str) -> Callable[..., float]:
     """(params, carry, batch, masks) -> the loss in float64, for the central differences."""
-    compiled = jax.jit(loss, compiler_options=UNOPTIMIZED)
+    compiled = jax.jit(partial(sequence_loss, head=HEADS[head]), compiler_options=UNOPTIMIZED)
 
     def run(*problem: object) -> float:
         with jax.enable_x64(True), jax.default_matmul_precision("highest"):
@@ -160,7 +162,7 @@ def reference_gradient(
 ) -> ModelParams:
     """The gradient by the NumPy reference; `weights` are the masks of the weight drop."""
     params, carry, batch, masks = problem
-    params = params if weights is None else drop(params, weights)
+    params = params if weights is None else drop_weights(params, weights)
     everywhere = np.ones(batch.inputs.shape, bool)
     sequence = reference.Sequence(
         batch.inputs,
@@ -178,7 +180,7 @@ def reference_gradient(
     done = reference.forward(to_reference(params), states, sequence, drops)
     found = reference.backward(to_reference(params), done, defects=defects)
     gradient = from_reference(found, params)
-    return gradient if weights is None else drop(gradient, weights)
+    return gradient if weights is None else drop_weights(gradient, weights)
 
 
 def difference(
@@ -225,12 +227,14 @@ def compare(pair: str, kind: str, first: ModelParams, second: ModelParams) -> li
     ]
 
 
-def compare_differences(problem: Problem, sources: dict[str, ModelParams], count: int) -> list[Row]:
+def compare_differences(
+    case: Case, problem: Problem, sources: dict[str, ModelParams], count: int
+) -> list[Row]:
     """Each source against central differences along `count` random directions of every leaf.
 
     A direction moves every coordinate, each by its own part.
     """
-    rng, rows, compiled = np.random.default_rng(0), [], compile_loss(sequence_loss)
+    rng, rows, compiled = np.random.default_rng(0), [], compile_loss(case.head)
 
     def loss(params: ModelParams) -> float:
         return compiled(params, *problem[1:])
@@ -251,14 +255,40 @@ RULES = ("full", "truncated")
 DEFECTS = {"full": frozenset(), "truncated": frozenset({"no_recurrence"})}
 
 
-class Suspects(NamedTuple):
-    """The gradients under test, so that a broken one can be put in (the mutation suite does)."""
+def as_trained(*problem: Any, head: Head) -> Any:
+    """The default gradient, in the layout that suits the sizes and the platform."""
+    return GRADIENTS["bptt"](head)(*problem)
 
-    autodiff: GradFn = GRADIENTS["autodiff"](softmax)
-    rows: GradFn = partial(value_and_grad_in, ROWS)
-    columns: GradFn = partial(value_and_grad_in, COLUMNS)
-    truncated_rows: GradFn = partial(value_and_grad_in, ROWS, truncated=True)
-    truncated_columns: GradFn = partial(value_and_grad_in, COLUMNS, truncated=True)
+
+def truncated_autodiff(*problem: Any, head: Head) -> Any:
+    """The truncated rule by JAX and a stop_gradient."""
+    return by_jax(head, truncated=True)(*problem)
+
+
+def autodiff(*problem: Any, head: Head) -> Any:
+    """JAX's gradient."""
+    return GRADIENTS["autodiff"](head)(*problem)
+
+
+class Suspects(NamedTuple):
+    """The gradients under test, so that a broken one can be put in (the mutation suite does).
+
+    Each takes a problem, and the head by name.
+    """
+
+    autodiff: Callable[..., Any] = autodiff
+    rows: Callable[..., Any] = partial(bptt.value_and_grad, layout=ROWS)
+    columns: Callable[..., Any] = partial(bptt.value_and_grad, layout=COLUMNS)
+    truncated_rows: Callable[..., Any] = partial(bptt.value_and_grad, layout=ROWS, truncated=True)
+    truncated_columns: Callable[..., Any] = partial(
+        bptt.value_and_grad, layout=COLUMNS, truncated=True
+    )
+
+
+@cache  # one function for each head, so that its programs are found again
+def with_head(function: Callable[..., Any], head: str) -> GradFn:
+    """A suspect's gradient under a head."""
+    return partial(function, head=HEADS[head])
 
 
 def verify_case(
@@ -275,53 +305,59 @@ def verify_case(
 
     Args:
       directions: along how many of each leaf it is compared with central differences.
-      truncated: the truncated rule's sources as well.
+      truncated: the truncated rule's sources as well, where the cell has that rule.
       float32: the float32 gradients as well, against each other and the float64 reference.
       columns32: the float32 gradients by the columns as well.
       optimized: see `compile_gradients`; float32 then is a program of its own, as in training.
     """
-    problem = make_problem(case)
-    if case.model.beyond_bptt():
-        return verify_by_differences(problem, suspects.autodiff, directions, optimized)
+    problem, cell = make_problem(case), CELLS[case.model.cell]
+    if missing_by_hand([cell], HEADS[case.head]):
+        return verify_by_differences(case, problem, suspects.autodiff, directions, optimized)
     dtypes = ("float64", "float32")[: 1 + float32]
-    rules = RULES[: 1 + truncated]
+    rules = RULES[: 1 + (truncated and cell.truncate is not None)]
     found: dict[tuple[str, str], dict[str, ModelParams]] = {
         (d, r): {} for d in dtypes for r in rules
     }
 
-    def take(sources: dict[str, GradFn], dtypes: tuple[str, ...] = dtypes) -> None:
+    def take(sources: dict[str, Callable[..., Any]], dtypes: tuple[str, ...] = dtypes) -> None:
         """Takes the gradients by named sources, one a rule, in each dtype."""
         named = dict(zip(rules, sources.items(), strict=False))
-        functions = tuple(function for _, function in named.values())
+        functions = tuple(with_head(function, case.head) for _, function in named.values())
         for program in [(dtype,) for dtype in dtypes] if optimized else [dtypes]:
             by_dtype = compile_gradients(functions, program, optimized)(*problem)
             for dtype, grads in zip(program, by_dtype, strict=True):
                 for (rule, (name, _)), grad in zip(named.items(), grads, strict=True):
                     found[dtype, rule][name] = grad
 
-    take({"autodiff": suspects.autodiff, "stop_gradient": by_jax(softmax, truncated=True)})
+    take({"autodiff": suspects.autodiff, "stop_gradient": truncated_autodiff})
     take({"bptt rows": suspects.rows, "truncated rows": suspects.truncated_rows})
-    take(
-        {"bptt columns": suspects.columns, "truncated columns": suspects.truncated_columns},
-        dtypes if columns32 else dtypes[:1],
-    )
-    for rule in rules:
+    if COLUMNS.name in cell.by_hand:
+        take(
+            {"bptt columns": suspects.columns, "truncated columns": suspects.truncated_columns},
+            dtypes if columns32 else dtypes[:1],
+        )
+    for rule in rules if case.plain else ():
         grad = reference_gradient(problem, DEFECTS[rule])
         for dtype in dtypes:
             found[dtype, rule]["reference" if rule == "full" else f"{rule} reference"] = grad
 
     rows = [row for (d, _), sources in found.items() for row in compare_all(d, sources)]
     if directions:
-        rows += compare_differences(problem, found["float64", "full"], directions)
+        rows += compare_differences(case, problem, found["float64", "full"], directions)
     return rows
 
 
 def verify_by_differences(
-    problem: Problem, autodiff: GradFn, directions: int, optimized: bool
+    case: Case,
+    problem: Problem,
+    autodiff: Callable[..., Any],
+    directions: int,
+    optimized: bool,
 ) -> list[Row]:
     """The one gradient of a model that the others do not know, against central differences."""
-    found = compile_gradients((autodiff,), ("float64",), optimized)(*problem)
-    return compare_differences(problem, {"autodiff": found[0][0]}, directions)
+    function = with_head(autodiff, case.head)
+    found = compile_gradients((function,), ("float64",), optimized)(*problem)
+    return compare_differences(case, problem, {"autodiff": found[0][0]}, directions)
 
 
 @cache  # one function for each gradient, so that its programs are found again
@@ -345,18 +381,20 @@ def verify_as_trained(case: Case, suspects: Suspects = Suspects()) -> list[Row]:
         "bptt columns": suspects.columns,
     }
 
-    def take(gradient: GradFn, dtype: str, precision: str | None = "highest") -> ModelParams:
-        function = with_weights(gradient)
+    def take(
+        gradient: Callable[..., Any], dtype: str, precision: str | None = "highest"
+    ) -> ModelParams:
+        function = with_weights(with_head(gradient, case.head))
         compiled = compile_gradients((function,), (dtype,), precision=precision)
         return compiled(*problem, weights)[0][0]
 
     exact = {name: take(gradient, "float64") for name, gradient in sources.items()}
-    if case.model.hidden_size <= LOOPS_UP_TO:
+    if max(case.model.layer_sizes) <= LOOPS_UP_TO:
         exact["reference"] = reference_gradient(problem, weights=weights)
     rows, oracle = compare_all("float64", exact), exact["autodiff"]
     for name, gradient in sources.items():
         rows += compare(f"{name} ~ float64", "float32", take(gradient, "float32"), oracle)
-    default = take(GRADIENTS["bptt"](softmax), "float32", precision=None)
+    default = take(as_trained, "float32", precision=None)
     return rows + compare("bptt as trained ~ float64", "default", default, oracle)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lstm_jax.cells.coupled import CoupledParams, init_coupled
-from lstm_jax.cells.lstm import LSTMParams, init_cell
+from lstm_jax.cells.lstm import LSTMParams, init_lstm
 from lstm_jax.layer import unroll
 from tests.loops import D, H, compare, coupled, make_coupled, make_inputs
 
@@ -55,7 +55,7 @@ def test_it_is_the_lstm_whose_input_gate_is_what_the_forget_gate_leaves(x64, rng
 def test_it_begins_as_the_lstm_without_its_input_gate():
     key = jax.random.key(0)
     found = init_coupled(key, D, H, forget_bias=1.5, input_bound=4.0)
-    whole = init_cell(key, D, H, forget_bias=1.5, input_bound=4.0)
+    whole = init_lstm(key, D, H, forget_bias=1.5, input_bound=4.0)
     for leaf, of_whole in zip(found, whole, strict=True):
         np.testing.assert_array_equal(leaf, of_whole[..., H:])
     np.testing.assert_array_equal(found.b, np.repeat([1.5, 0, 0], H).astype(np.float32))

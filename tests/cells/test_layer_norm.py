@@ -9,7 +9,7 @@ import pytest
 
 from lstm_jax.cells import layer_norm
 from lstm_jax.cells.layer_norm import LayerNormParams, init_layer_norm
-from lstm_jax.cells.lstm import init_cell
+from lstm_jax.cells.lstm import init_lstm
 from lstm_jax.layer import unroll
 from tests import oracle
 from tests.loops import D, H, affine, compare, make_inputs, random
@@ -97,13 +97,13 @@ def test_a_vector_of_equals_is_normalized_to_nearly_nothing(size):
 def test_it_begins_as_the_lstm_with_gains_of_one():
     key = jax.random.key(0)
     found = init_layer_norm(key, D, H, forget_bias=1.5, input_bound=4.0)
-    cell = init_cell(key, D, H, forget_bias=1.5, input_bound=4.0)
+    cell = init_lstm(key, D, H, forget_bias=1.5, input_bound=4.0)
     for leaf, wanted in zip(found, cell, strict=False):
         np.testing.assert_array_equal(leaf, wanted)
     for gain in (found.gain_x, found.gain_h, found.gain_c):
         assert (gain == 1).all()
     assert found.gain_x.shape == found.gain_h.shape == (4 * H,) and found.gain_c.shape == (H,)
     assert not found.shift_c.any()
-    np.testing.assert_array_equal(init_layer_norm(key, D, H).b, init_cell(key, D, H).b)
+    np.testing.assert_array_equal(init_layer_norm(key, D, H).b, init_lstm(key, D, H).b)
     buffers = {leaf.unsafe_buffer_pointer() for leaf in found}
     assert len(buffers) == len(found)  # each may be donated

@@ -7,18 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lstm_jax.cells import CELLS
 from lstm_jax.cells.lstm import (
     LSTMParams,
     LSTMState,
     activate,
     advance,
     cell_step,
-    init_cell,
+    init_lstm,
     init_state,
 )
+from lstm_jax.cells.passes import COLUMNS, ROWS
 from lstm_jax.config import ModelConfig
 from lstm_jax.gradients import GRADIENTS
-from lstm_jax.gradients.bptt import COLUMNS, ROWS, value_and_grad_in
+from lstm_jax.gradients.bptt import value_and_grad
+from lstm_jax.gradients.known import missing_by_hand
 from lstm_jax.heads import softmax
 from lstm_jax.verification.cases import Case, make_problem
 from tests import oracle
@@ -73,7 +76,7 @@ def test_the_comparison_notices_a_wrong_cell(mutant, x64, rng):
 def test_no_rank_is_promoted(x64):
     """The cells, whole models, the loss and its gradients, by JAX_NUMPY_RANK_PROMOTION=raise."""
     everything = {"dropout": 0.2, "input_dropout": 0.2}
-    params = init_cell(jax.random.key(0), 2, 3)
+    params = init_lstm(jax.random.key(0), 2, 3)
     with jax.numpy_rank_promotion("raise"):
         cell_step(params, init_state(params, 4), jnp.ones((4, 2), params.W.dtype))
         for model in (
@@ -87,18 +90,18 @@ def test_no_rank_is_promoted(x64):
         ):
             problem = make_problem(Case(model, 3, 2, masked=True, resets=True, carry=True))
             gradients = [GRADIENTS["autodiff"](softmax)]
-            if not model.beyond_bptt():
-                gradients += [partial(value_and_grad_in, layout) for layout in (ROWS, COLUMNS)]
+            if not missing_by_hand([CELLS[model.cell]]):
+                gradients += [partial(value_and_grad, layout=layout) for layout in (ROWS, COLUMNS)]
             for gradient in gradients:
                 jax.eval_shape(gradient, *problem)
 
 
 def test_initial_parameters():
     D, H = 7, 16
-    params = init_cell(jax.random.key(0), D, H, forget_bias=1.5)
+    params = init_lstm(jax.random.key(0), D, H, forget_bias=1.5)
     assert params.W.shape == (D, 4 * H) and params.U.shape == (H, 4 * H)
     np.testing.assert_array_equal(params.b, np.repeat([0, 1.5, 0, 0], H).astype(np.float32))
-    by_default = init_cell(jax.random.key(0), D, H).b
+    by_default = init_lstm(jax.random.key(0), D, H).b
     np.testing.assert_array_equal(by_default, np.repeat([0, 1.0, 0, 0], H).astype(np.float32))
     for weights in (params.W, params.U):
         assert np.abs(weights).max() <= H**-0.5
@@ -107,7 +110,7 @@ def test_initial_parameters():
 
 
 def test_initial_state_is_zero_and_in_two_buffers():
-    state = init_state(init_cell(jax.random.key(0), 2, 3), 4)
+    state = init_state(init_lstm(jax.random.key(0), 2, 3), 4)
     assert state.h.shape == state.c.shape == (4, 3)
     assert not state.h.any() and not state.c.any()
     assert state.h.unsafe_buffer_pointer() != state.c.unsafe_buffer_pointer()

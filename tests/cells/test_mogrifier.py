@@ -16,7 +16,9 @@ from tests.loops import D, H, affine, compare, make_inputs, random
 
 def make_mogrifier(rng, rounds, rank=0):
     key = jax.random.key(0)
-    params = jax.eval_shape(lambda: init_mogrifier(key, D, H, rounds=rounds, rank=rank))
+    params = jax.eval_shape(
+        lambda: init_mogrifier(key, D, H, mogrifier_rounds=rounds, mogrifier_rank=rank)
+    )
     return jax.tree.map(lambda leaf: random(rng, *leaf.shape), params)
 
 
@@ -83,7 +85,7 @@ def test_two_factors_are_their_product(x64, rng):
 def test_the_factors_begin_uniform_by_their_rows(rank):
     D, H = 40, 60
     key = jax.random.key(0)
-    params = jax.jit(lambda: init_mogrifier(key, D, H, rounds=4, rank=rank))()
+    params = jax.jit(lambda: init_mogrifier(key, D, H, mogrifier_rounds=4, mogrifier_rank=rank))()
     assert len(params.rounds) == 4
     for number, factors in enumerate(params.rounds):
         rows, columns = (D, H) if number % 2 else (H, D)
@@ -99,8 +101,10 @@ def test_the_factors_begin_uniform_by_their_rows(rank):
     assert (first != third).any()
 
 
-@pytest.mark.parametrize(("given", "rounds"), [(None, 5), (3, 3), (0, 0)])
+@pytest.mark.parametrize(
+    ("given", "rounds"), [({}, 5), ({"mogrifier_rounds": 3}, 3), ({"mogrifier_rounds": 0}, 0)]
+)
 def test_the_config_says_how_many_rounds(given, rounds):
-    config = ModelConfig(hidden_size=3, cell="mogrifier", mogrifier_rounds=given)
+    config = ModelConfig(hidden_size=3, cell="mogrifier", **given)
     params = jax.eval_shape(lambda: init_model(jax.random.key(0), config, 4))
     assert len(params.layers[0].rounds) == rounds

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
-from lstm_jax.cells.zoneout import mean_zoneout
 from lstm_jax.config import ModelConfig
 from lstm_jax.data.batches import split_ids
 from lstm_jax.layer import unroll
-from lstm_jax.model import apply, evaluation_masks, init_carry, init_model, no_masks, sample_masks
+from lstm_jax.masks import evaluation_masks, mean_zoneout, sample_masks
+from lstm_jax.model import apply, init_carry, init_model, no_masks
 from lstm_jax.run.checkpoint import load_model
 from lstm_jax.run.metrics import read_metrics
 from tests import oracle
@@ -52,14 +52,14 @@ def zoned_out(cell_step, stay):
 @pytest.mark.parametrize(("make", "cell"), [(make_lstm, lstm), (make_coupled, coupled)])
 def test_unrolled_it_is_the_loop(make, cell, ids, x64, rng):
     params, stay = make(rng), draw_stay(rng)
-    compare(unroll, params, zoned_out(cell(params), stay), make_inputs(rng, ids), stay=stay)
+    compare(unroll, params, zoned_out(cell(params), stay), make_inputs(rng, ids), zoneout=stay)
 
 
 def test_a_rate_for_all_stands_for_itself_everywhere(x64, rng):
     params, rates = make_lstm(rng), LSTMState(h=0.3, c=0.6)
     everywhere = LSTMState(*(np.full((T, B, H), rate) for rate in rates))
     step = zoned_out(lstm(params), everywhere)
-    compare(unroll, params, step, make_inputs(rng, ids=False), stay=mean_zoneout(rates))
+    compare(unroll, params, step, make_inputs(rng, ids=False), zoneout=mean_zoneout(rates))
 
 
 MUTANTS = {
@@ -75,23 +75,23 @@ def test_the_comparison_notices_other_units(mutant, x64, rng):
     params, stay = make_lstm(rng), draw_stay(rng)
     step, inputs = zoned_out(lstm(params), stay), make_inputs(rng, ids=False)
     with pytest.raises(AssertionError):
-        compare(unroll, params, step, inputs, stay=mutant(stay))
+        compare(unroll, params, step, inputs, zoneout=mutant(stay))
 
 
 def test_where_all_stays_the_state_is_frozen_until_a_reset(x64, rng):
     params, (state, x, mask_BxD, resets_TxB) = make_lstm(rng), make_inputs(rng, ids=False)
     frozen = mean_zoneout(LSTMState(1.0, 1.0))
-    final, outputs = unroll(params, state, x, mask_BxD=mask_BxD, stay=frozen)
+    final, outputs = unroll(params, state, x, mask_BxD=mask_BxD, zoneout=frozen)
     jax.tree.map(np.testing.assert_array_equal, final, state)
     assert (outputs == state.h).all()
-    final, _ = unroll(params, state, x, resets_TxB=resets_TxB, stay=frozen)
+    final, _ = unroll(params, state, x, resets_TxB=resets_TxB, zoneout=frozen)
     assert not final.h.any() and not final.c.any()
 
 
 def test_where_nothing_stays_it_is_no_zoneout(x64, rng):
     params, (state, x, _, resets_TxB) = make_lstm(rng), make_inputs(rng, ids=False)
     none = mean_zoneout(LSTMState(0.0, 0.0))
-    found = unroll(params, state, x, resets_TxB=resets_TxB, stay=none)
+    found = unroll(params, state, x, resets_TxB=resets_TxB, zoneout=none)
     wanted = unroll(params, state, x, resets_TxB=resets_TxB)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-14), found, wanted)
 
@@ -104,8 +104,8 @@ def test_every_layer_of_a_model_has_its_own(x64, rng):
     ids_TxB = jnp.asarray(rng.integers(D, size=(T, B)))
     carry = init_carry(params, B)
     logits, (first, second) = apply(params, carry, ids_TxB, masks)
-    wanted_first, h_TxBxH = unroll(params.layers[0], carry[0], ids_TxB, stay=masks.zoneout[0])
-    wanted_second, h_TxBxH = unroll(params.layers[1], carry[1], h_TxBxH, stay=masks.zoneout[1])
+    wanted_first, h_TxBxH = unroll(params.layers[0], carry[0], ids_TxB, zoneout=masks.zoneout[0])
+    wanted_second, h_TxBxH = unroll(params.layers[1], carry[1], h_TxBxH, zoneout=masks.zoneout[1])
     wanted = (h_TxBxH @ params.readout.W + params.readout.b, wanted_first, wanted_second)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), (logits, first, second), wanted

@@ -6,8 +6,9 @@ import pytest
 
 from experiments.studies import verify_recipes
 from lstm_jax.config import Config, ModelConfig, TrainConfig
-from lstm_jax.gradients.bptt import ROWS, value_and_grad_in
-from lstm_jax.gradients.weight_drop import drop
+from lstm_jax.gradients.bptt import value_and_grad
+from lstm_jax.gradients.weight_drop import drop_weights
+from lstm_jax.heads import softmax
 from lstm_jax.verification import compare
 from lstm_jax.verification.cases import Case
 from lstm_jax.verification.compare import Suspects, verify_as_trained
@@ -43,8 +44,8 @@ def test_what_stands_in_the_tables():
     assert len({(row.pair, row.kind) for row in rows}) == 6 + 3 + 1
 
 
-def without_recurrence(*problem):
-    return value_and_grad_in(ROWS, *problem, truncated=True)
+def without_recurrence(*problem, head=softmax):
+    return value_and_grad(*problem, head=head, truncated=True)
 
 
 def test_a_wrong_gradient_is_noticed():
@@ -66,7 +67,7 @@ def test_a_weight_drop_without_its_chain_rule_is_noticed(monkeypatch):
     """All of JAX's sources would have it; the loops do not."""
 
     def unmasked(gradient, weights):
-        return lambda params, *rest: gradient(drop(params, weights), *rest)
+        return lambda params, *rest: gradient(drop_weights(params, weights), *rest)
 
     monkeypatch.setattr(compare, "with_weight_drop", unmasked)
     monkeypatch.setattr(compare, "compile_gradients", compare.compile_gradients.__wrapped__)

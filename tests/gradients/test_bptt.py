@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lstm_jax.cells import columns, rows
+from lstm_jax.cells import gru, lstm, lstm_columns, lstm_gates, passes, peephole, projection
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
+from lstm_jax.cells.passes import COLUMNS, ROWS
 from lstm_jax.config import ModelConfig
 from lstm_jax.gradients import bptt
 from lstm_jax.gradients.bptt import bptt_layer
@@ -26,7 +27,10 @@ from lstm_jax.verification.compare import verify_case
 T, B, D, H = 6, 3, 4, 5
 
 
-@pytest.mark.parametrize("module", [bptt, rows, columns], ids=["bptt", "rows", "columns"])
+BY_HAND = [bptt, passes, projection, lstm, lstm_columns, lstm_gates, gru, peephole]
+
+
+@pytest.mark.parametrize("module", BY_HAND, ids=lambda module: module.__name__)
 def test_nothing_in_the_file_is_differentiated_by_jax(module):
     forbidden = {
         "grad",
@@ -87,11 +91,11 @@ def test_a_gradient_that_arrives_at_the_final_carry(x64, rng):
         return loss + optax.tree.vdot(dcarry, aux.carry)
 
     wanted = jax.jit(jax.grad(loss))(params)
-    for layout in (bptt.ROWS, bptt.COLUMNS):
-        by_hand = jax.jit(partial(bptt.value_and_grad_in, layout))
-        assert_close(by_hand(params, carry, batch, masks, dcarry)[1], wanted)
+    for layout in (ROWS, COLUMNS):
+        by_hand = jax.jit(partial(bptt.value_and_grad, layout=layout))
+        assert_close(by_hand(params, carry, batch, masks, dcarry=dcarry)[1], wanted)
         with pytest.raises(AssertionError):
-            assert_close(by_hand(params, carry, batch, masks, None)[1], wanted)
+            assert_close(by_hand(params, carry, batch, masks)[1], wanted)
 
 
 def test_the_layout_is_chosen_by_size_and_platform(monkeypatch):
@@ -262,8 +266,8 @@ def test_a_model_of_several_dtypes(x64, standard_promotion):
     carry = rounded(carry[0], low), rounded(carry[1], high)
     wide = rounded(params, float), rounded(carry, float)
     wanted = jax.jit(jax.grad(lambda *args: sequence_loss(*args, batch)[0]))(*wide)
-    for layout in (bptt.ROWS, bptt.COLUMNS):
-        _, found = jax.jit(partial(bptt.value_and_grad_in, layout))(params, carry, batch)
+    for layout in (ROWS, COLUMNS):
+        _, found = jax.jit(partial(bptt.value_and_grad, layout=layout))(params, carry, batch)
         assert dtypes(found) == dtypes(params)
         assert_near(found, wanted, 0.03)
 
@@ -276,8 +280,8 @@ def test_a_narrow_model_promotes_nothing(dtype):
     low = rounded(jax.tree.map(jnp.asarray, problem[:2]), dtype)
     rest = problem.batch, rounded(jax.tree.map(jnp.asarray, problem.masks), dtype)
     wanted = jax.jit(jax.grad(lambda *args: sequence_loss(*args)[0]))(*low, *rest)
-    for layout in (bptt.ROWS, bptt.COLUMNS):
-        (loss, _), found = jax.jit(partial(bptt.value_and_grad_in, layout))(*low, *rest)
+    for layout in (ROWS, COLUMNS):
+        (loss, _), found = jax.jit(partial(bptt.value_and_grad, layout=layout))(*low, *rest)
         assert loss.dtype == jnp.float32 and dtypes(found) == dtypes(low[0])
         assert_near(rounded(found, jnp.float32), rounded(wanted, jnp.float32), 0.05)
 
@@ -285,7 +289,7 @@ def test_a_narrow_model_promotes_nothing(dtype):
 def test_many_like_ids_add_up_in_bfloat16():
     ids = jnp.zeros((1000, 1), jnp.int32)
     d = jnp.ones((1000, 1, 1), jnp.bfloat16)
-    assert rows.add_rows(ids, d, 2).tolist() == [[1000], [0]]
+    assert projection.add_rows(ids, d, 2).tolist() == [[1000], [0]]
 
 
 def test_the_layer_says_that_it_has_no_forward_mode(problem):

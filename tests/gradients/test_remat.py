@@ -21,7 +21,8 @@ from lstm_jax.gradients import (
     remat,
 )
 from lstm_jax.heads import softmax
-from lstm_jax.model import init_carry, init_model, sample_masks
+from lstm_jax.masks import sample_masks
+from lstm_jax.model import init_carry, init_model
 from lstm_jax.verification.cases import Case, make_problem
 from lstm_jax.verification.compare import UNOPTIMIZED
 from tests.verification.test_mutations import load

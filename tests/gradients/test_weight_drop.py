@@ -8,7 +8,7 @@ import pytest
 from lstm_jax.config import ModelConfig
 from lstm_jax.data.batches import Batch
 from lstm_jax.gradients import GRADIENTS
-from lstm_jax.gradients.weight_drop import drop, sample_weight_masks, with_weight_drop
+from lstm_jax.gradients.weight_drop import drop_weights, sample_weight_masks, with_weight_drop
 from lstm_jax.heads import softmax
 from lstm_jax.model import init_carry, init_model
 from tests import oracle
@@ -28,11 +28,12 @@ def problem(x64, rng):
 def test_as_many_are_kept_as_the_rate_says_and_the_mean_stays():
     params = init_model(jax.random.key(0), ModelConfig(hidden_size=100, num_layers=2), V)
     masks = sample_weight_masks(jax.random.key(1), params, 0.75)
-    for mask_HxG in masks:
+    for drawn in masks:
+        mask_HxG = drawn["U"]
         assert mask_HxG.shape == (100, 400)
         assert set(np.unique(mask_HxG)) == {0.0, 4.0}
         assert float(mask_HxG.mean()) == pytest.approx(1, abs=0.05)
-    assert (masks[0] != masks[1]).any()
+    assert (masks[0]["U"] != masks[1]["U"]).any()
     assert sample_weight_masks(jax.random.key(1), params, 0.0) is None
 
 
@@ -46,7 +47,7 @@ def test_the_gradient_is_that_of_the_loss_with_weights_left_out(name, problem):
         layers = [np.array(U_HxG), np.array(params.layers[1].U)]
         dropped = params._replace(
             layers=tuple(
-                layer._replace(U=U * np.array(mask))
+                layer._replace(U=U * np.array(mask["U"]))
                 for layer, U, mask in zip(params.layers, layers, masks, strict=True)
             )
         )
@@ -63,14 +64,14 @@ def test_the_gradient_is_that_of_the_loss_with_weights_left_out(name, problem):
         way[place] = 1e-5
         slope = (loss(U_HxG + way) - loss(U_HxG - way)) / 2e-5
         assert grads.layers[0].U[place] == pytest.approx(slope, abs=1e-9)
-    assert ((np.array(grads.layers[0].U) == 0) == (np.array(masks[0]) == 0)).all()
+    assert ((np.array(grads.layers[0].U) == 0) == (np.array(masks[0]["U"]) == 0)).all()
 
 
 def test_only_U_is_touched(problem):
     params, _, _ = problem
     masks = sample_weight_masks(jax.random.key(2), params, 0.5)
-    dropped = drop(params, masks)
+    dropped = drop_weights(params, masks)
     for layer, before, mask in zip(dropped.layers, params.layers, masks, strict=True):
         assert (layer.W == before.W).all() and (layer.b == before.b).all()
-        assert (before.U * mask == layer.U).all() and (layer.U != before.U).any()
+        assert (before.U * mask["U"] == layer.U).all() and (layer.U != before.U).any()
     assert (dropped.readout.W == params.readout.W).all()

@@ -13,9 +13,10 @@ from types import ModuleType
 import pytest
 
 from lstm_jax.cells import columns, rows
+from lstm_jax.cells.passes import COLUMNS, ROWS
 from lstm_jax.config import ModelConfig
 from lstm_jax.gradients import GRADIENTS, GradFn, bptt
-from lstm_jax.gradients.bptt import COLUMNS, ROWS, value_and_grad_in
+from lstm_jax.gradients.bptt import value_and_grad
 from lstm_jax.heads import softmax
 from lstm_jax.verification import compare
 from lstm_jax.verification.cases import Case
@@ -303,7 +304,7 @@ def mutate(old: str, new: str) -> GradFn:
         return partial(load(SOURCES[0], old, new).value_and_grad_in, ROWS)
     mutant = load(SOURCES[1], old, new)
     layout = ROWS._replace(forward=mutant.forward, backward=mutant.backward)
-    return partial(value_and_grad_in, layout)
+    return partial(value_and_grad, layout=layout)
 
 
 def mutate_columns(old: str, new: str) -> GradFn:
@@ -311,7 +312,7 @@ def mutate_columns(old: str, new: str) -> GradFn:
     assert COLUMNS_SOURCE.count(old) == 1, f"{old!r} does not stand once in columns.py"
     mutant = load(COLUMNS_SOURCE, old, new)
     layout = COLUMNS._replace(forward=mutant.forward, backward=mutant.backward)
-    return partial(value_and_grad_in, layout)
+    return partial(value_and_grad, layout=layout)
 
 
 def fails(suspects: Suspects, truncated: bool = False) -> bool:

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lstm_jax.cells.passes import COLUMNS
 from lstm_jax.config import ModelConfig
 from lstm_jax.data.batches import Batch
-from lstm_jax.gradients import BLOCK_GRADIENTS, GRADIENTS, by_jax, remat
-from lstm_jax.gradients.bptt import COLUMNS, value_and_grad_in
+from lstm_jax.gradients import BLOCK_GRADIENTS, GRADIENTS, bptt, by_jax, remat
 from lstm_jax.heads import softmax
-from lstm_jax.model import init_carry, init_model, sample_masks
+from lstm_jax.masks import sample_masks
+from lstm_jax.model import init_carry, init_model
 from lstm_jax.verification.compare import UNOPTIMIZED
 
 V, T, B, H = 5, 7, 2, 4
@@ -114,7 +115,8 @@ def test_by_hand_dropped_symbols_have_the_gradient_of_autodiff(x64, rng):
     params, carry, batch, masks = problem = make_problem(rng, DROPPED_SYMBOLS)
     assert (masks.embedding == 0).any() and (masks.embedding == 2).any()
     by_hand, by_columns = run(
-        lambda *p: (GRADIENTS["bptt"](softmax)(*p), value_and_grad_in(COLUMNS, *p)), problem
+        lambda *p: (GRADIENTS["bptt"](softmax)(*p), bptt.value_and_grad(*p, layout=COLUMNS)),
+        problem,
     )
     by_jax = autodiff(*problem)
     assert largest(by_hand, by_jax) < 1e-14 and largest(by_columns, by_jax) < 1e-14
@@ -126,11 +128,23 @@ def test_by_hand_dropped_symbols_have_the_gradient_of_autodiff(x64, rng):
         assert_is_the_slope(undropped, problem, rng, coordinates=6)
 
 
-@pytest.mark.parametrize("name", sorted(VARIANTS.keys() - {"skips"}))
+BY_HAND = ["tied", "tied, projection", "low rank", "zoneout"]
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_by_hand_a_variant_has_the_gradient_of_autodiff(name, x64, rng):
+    problem = make_problem(rng, VARIANTS[name])
+    by_hand, by_columns = run(
+        lambda *p: (GRADIENTS["bptt"](softmax)(*p), bptt.value_and_grad(*p, layout=COLUMNS)),
+        problem,
+    )
+    by_jax = autodiff(*problem)
+    assert largest(by_hand, by_jax) < 1e-14 and largest(by_columns, by_jax) < 1e-14
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS.keys() - {"skips", *BY_HAND}))
 def test_by_hand_there_is_no_gradient_of_a_variant(name, x64, rng):
-    model = VARIANTS[name]
-    problem = make_problem(rng, model)
-    assert ModelConfig(**{"hidden_size": H} | model).beyond_bptt() is not None
+    problem = make_problem(rng, VARIANTS[name])
     for function in (
         GRADIENTS["bptt"](softmax),
         GRADIENTS["truncated"](softmax),

@@ -1,0 +1,85 @@
+"""What is dropped: the masks of dropout and zoneout, and what stands for them in scoring.
+
+Randomness enters as data, and the model only multiplies by it. So every backward, and every oracle,
+can be given the very same masks.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from lstm_jax.cells import CELLS, cell_of
+from lstm_jax.model import Masks, ModelConfig, ModelParams, hidden_sizes
+
+
+def sample_masks(
+    key: Array, params: ModelParams, config: ModelConfig, batch_size: int, sequence_length: int
+) -> Masks | None:
+    """Draws a mask for each place where the config drops something, one row a lane.
+
+    `input_dropout` acts on what the first layer reads (embeddings, or whole symbols of the
+    alphabet when there is no embedding), `dropout` between layers and on the output,
+    `embedding_dropout` on whole symbols before the embedding (Gal and Ghahramani 2016, section 4).
+    """
+    L, dtype = len(params.layers), params.readout.b.dtype
+    zoneout = zoneout_rates(config)
+    if not any((config.input_dropout, config.dropout, config.embedding_dropout, zoneout)):
+        return None
+
+    def sample(key: Array, rate: float, width: int) -> Array | None:
+        if not rate:
+            return None
+        keep_BxD = jax.random.bernoulli(key, 1 - rate, (batch_size, width))
+        return keep_BxD.astype(dtype) / (1 - rate)
+
+    key_embedding, *keys = jax.random.split(key, 1 + (L + 1) + L)
+    dropout_keys, zoneout_keys = keys[: L + 1], keys[L + 1 :]
+    rates = [config.input_dropout] + [config.dropout] * L
+    widths = [cell_of(layer).widths(layer)[0] for layer in params.layers]
+    *layers, readout = map(sample, dropout_keys, rates, [*widths, hidden_sizes(params)[-1]])
+    drawn = None
+    if zoneout is not None:
+        shapes = [(sequence_length, batch_size, H) for H in hidden_sizes(params)]
+        each = zip(zoneout_keys, shapes, strict=True)
+        drawn = tuple(sample_zoneout(key, zoneout, shape, dtype) for key, shape in each)
+    V = 0 if params.embedding is None else params.embedding.shape[0]
+    return Masks(tuple(layers), readout, sample(key_embedding, config.embedding_dropout, V), drawn)
+
+
+def sample_zoneout(key: Array, rates: Any, shape: tuple[int, int, int], dtype: str) -> Any:
+    """Draws which units of one layer's state stay what they were: 1 or 0, in the shape TxBxH."""
+    keys = jax.random.split(key, len(rates))
+    return type(rates)(
+        *(
+            jax.random.bernoulli(key, rate, shape).astype(dtype)
+            for key, rate in zip(keys, rates, strict=True)
+        )
+    )
+
+
+def mean_zoneout(rates: Any) -> Any:
+    """What `sample_zoneout` draws on average, the same for all: 1x1x1."""
+    return type(rates)(*(jnp.full((1, 1, 1), rate) for rate in rates))
+
+
+def zoneout_rates(config: ModelConfig) -> Any:
+    """How often a unit stays what it was, for each field of the cell's state; None: never."""
+    if not (config.zoneout_hidden or config.zoneout_cell):
+        return None
+    state = CELLS[config.cell].state
+    return state(
+        *(config.zoneout_hidden if name == "h" else config.zoneout_cell for name in state._fields)
+    )
+
+
+def evaluation_masks(config: ModelConfig) -> Masks | None:
+    """What stands for the drawn masks where nothing is random; None: nothing needs to.
+
+    Dropout is divided by its keep rate, so that its mean is no dropout; zoneout's mean is its rate.
+    """
+    if (rates := zoneout_rates(config)) is None:
+        return None
+    L = len(config.layer_sizes)
+    return Masks((None,) * L, None, zoneout=(mean_zoneout(rates),) * L)
