@@ -255,11 +255,6 @@ RULES = ("full", "truncated")
 DEFECTS = {"full": frozenset(), "truncated": frozenset({"no_recurrence"})}
 
 
-def as_trained(*problem: Any, head: Head) -> Any:
-    """The default gradient, in the layout that suits the sizes and the platform."""
-    return GRADIENTS["bptt"](head)(*problem)
-
-
 def truncated_autodiff(*problem: Any, head: Head) -> Any:
     """The truncated rule by JAX and a stop_gradient."""
     return by_jax(head, truncated=True)(*problem)
@@ -376,15 +371,13 @@ def verify_as_trained(case: Case, suspects: Suspects = Suspects()) -> list[Row]:
     precision that the platform chooses."""
     problem, weights = make_problem(case), make_weight_masks(case)
     sources = {
-        "autodiff": suspects.autodiff,
-        "bptt rows": suspects.rows,
-        "bptt columns": suspects.columns,
+        "autodiff": with_head(suspects.autodiff, case.head),
+        "bptt rows": with_head(suspects.rows, case.head),
+        "bptt columns": with_head(suspects.columns, case.head),
     }
 
-    def take(
-        gradient: Callable[..., Any], dtype: str, precision: str | None = "highest"
-    ) -> ModelParams:
-        function = with_weights(with_head(gradient, case.head))
+    def take(gradient: GradFn, dtype: str, precision: str | None = "highest") -> ModelParams:
+        function = with_weights(gradient)
         compiled = compile_gradients((function,), (dtype,), precision=precision)
         return compiled(*problem, weights)[0][0]
 
@@ -394,7 +387,7 @@ def verify_as_trained(case: Case, suspects: Suspects = Suspects()) -> list[Row]:
     rows, oracle = compare_all("float64", exact), exact["autodiff"]
     for name, gradient in sources.items():
         rows += compare(f"{name} ~ float64", "float32", take(gradient, "float32"), oracle)
-    default = take(as_trained, "float32", precision=None)
+    default = take(GRADIENTS["bptt"](HEADS[case.head]), "float32", precision=None)
     return rows + compare("bptt as trained ~ float64", "default", default, oracle)
 
 
