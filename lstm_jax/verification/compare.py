@@ -58,6 +58,7 @@ class Row(NamedTuple):
     relative: float  # to the leaf's largest gradient
     cosine: float
     cases: int
+    cell: str = ""  # of the model
 
     @property
     def allowed(self) -> float:
@@ -339,7 +340,12 @@ def verify_case(
     rows = [row for (d, _), sources in found.items() for row in compare_all(d, sources)]
     if directions:
         rows += compare_differences(case, problem, found["float64", "full"], directions)
-    return rows
+    return of_cell(case, rows)
+
+
+def of_cell(case: Case, rows: list[Row]) -> list[Row]:
+    """The rows, with the cell that they are of."""
+    return [row._replace(cell=case.model.cell) for row in rows]
 
 
 def verify_by_differences(
@@ -352,7 +358,8 @@ def verify_by_differences(
     """The one gradient of a model that the others do not know, against central differences."""
     function = with_head(autodiff, case.head)
     found = compile_gradients((function,), ("float64",), optimized)(*problem)
-    return compare_differences(case, problem, {"autodiff": found[0][0]}, directions)
+    rows = compare_differences(case, problem, {"autodiff": found[0][0]}, directions)
+    return of_cell(case, rows)
 
 
 @cache  # one function for each gradient, so that its programs are found again
@@ -424,7 +431,7 @@ def workers() -> int:
 def verify(
     cases: list[Case], report: Callable[[int, int], None] = lambda done, total: None
 ) -> list[Row]:
-    """All cases, side by side; one row for each pair, kind and leaf: the worst of the cases.
+    """All cases, side by side; one row for each pair, kind, leaf and cell: the worst of the cases.
 
     Compiling is what takes the time. So only every sixth case has the truncated rule, and those and
     the last have the columns in float32; the last is compiled as training is, and all of them where
@@ -448,4 +455,4 @@ def verify(
         for done, found in enumerate(pool.map(run, longest_first), start=1):
             rows += found
             report(done, len(cases))
-    return worst(rows, "pair", "kind", "leaf")
+    return worst(rows, "pair", "kind", "leaf", "cell")
