@@ -565,9 +565,21 @@ PEEPHOLE = [
     ("the cell's slope forgotten", "d.h * o * (1 - tanh_c * tanh_c)", "d.h * o"),
     ("the cell's slope with a plus", "(1 - tanh_c * tanh_c)", "(1 + tanh_c * tanh_c)"),
     ("no error through the output gate's peephole", " + dz_o * weights.p_o[None]", ""),
-    ("its sign", " + dz_o * weights.p_o[None]", " - dz_o * weights.p_o[None]"),
-    ("the forget gate's peephole for it", "dz_o * weights.p_o[None]", "dz_o * weights.p_f[None]"),
-    ("through it from the error of h", "+ dz_o * weights.p_o", "+ d.h * weights.p_o"),
+    (
+        "the sign of the output gate's peephole",
+        " + dz_o * weights.p_o[None]",
+        " - dz_o * weights.p_o[None]",
+    ),
+    (
+        "the forget gate's peephole for the output gate's",
+        "dz_o * weights.p_o[None]",
+        "dz_o * weights.p_f[None]",
+    ),
+    (
+        "all of h's error through the output gate's peephole",
+        "+ dz_o * weights.p_o",
+        "+ d.h * weights.p_o",
+    ),
     # (B2)
     ("i: the candidate forgotten", "dc * g * i * (1 - i)", "dc * i * (1 - i)"),
     ("i: the slope of tanh", "dc * g * i * (1 - i)", "dc * g * (1 - i * i)"),
@@ -580,7 +592,11 @@ PEEPHOLE = [
     ("g: the slope of the sigmoid", "dc * i * (1 - g * g)", "dc * i * g * (1 - g)"),
     ("g: the forget gate", "dc * i * (1 - g * g)", "dc * f * (1 - g * g)"),
     ("input and forget gate swapped", "i, f, g, o = gates", "f, i, g, o = gates"),
-    ("their errors swapped", "[dz_i, dz_f, dz_g, dz_o]", "[dz_f, dz_i, dz_g, dz_o]"),
+    (
+        "the errors of input and forget gate swapped",
+        "[dz_i, dz_f, dz_g, dz_o]",
+        "[dz_f, dz_i, dz_g, dz_o]",
+    ),
     ("the two cell states swapped", "(before.c, after.c)", "(after.c, before.c)"),
     # (B3)
     ("no error through the recurrent weights", "dz_BxG @ weights.U_GxH", "0 * d.h"),
