@@ -7,109 +7,48 @@ command line, `config.json` and the checkpoints are all written from these defin
 import dataclasses
 import typing
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from lstm_jax.errors import UserError, shorten
+from lstm_jax.model_config import ModelConfig
 from lstm_jax.options import Section, option
+from lstm_jax.scoring.protocols import EvaluateConfig
+from lstm_jax.tasks import TASKS
+
+
+def read_by(task: str) -> frozenset[str]:
+    """The options that a task reads and not every task does, such as `data.corpus`."""
+    own = (f"data.{f.name}" for f in dataclasses.fields(TASKS[task].Options))
+    return frozenset([*own, *TASKS[task].READS])
+
+
+def foreign_to(task: str) -> frozenset[str]:
+    """The options that other tasks read and this one does not."""
+    return frozenset().union(*map(read_by, TASKS)) - read_by(task)
 
 
 @dataclass(frozen=True)
-class DataConfig(Section):
-    prefix = "data."
-    corpus: str = option(
-        "shakespeare",
-        "the text, unless data.path names a file",
-        choices=("shakespeare", "tiny_shakespeare", "python_topics"),
-    )
-    path: str = option("", "a UTF-8 text file of your own, instead of a corpus")
-    validation_fraction: float = option(
-        0.1, "the share of the text, at its end, kept for validation; 0: none", low=0, high=0.9
-    )
-    train_chars: int = option(
-        0, "train on that many first characters of the training split; 0: all", low=0, high=2**40
-    )
+class DataConfig(*(task.Options for task in TASKS.values())):
+    """Which task, and every task's options."""
 
-
-@dataclass(frozen=True)
-class ModelConfig(Section):
-    prefix = "model."
-    hidden_size: int = option(128, "H, units a layer", low=1, high=65536)
-    num_layers: int = option(1, "L, layers", low=1, high=64)
-    embedding_size: int = option(
-        0, "width of the embedding; 0: the first layer reads one-hot ids", low=0, high=65536
-    )
-    dropout: float = option(
-        0.0, "variational dropout between layers and on the output", low=0, high=0.99
-    )
-    input_dropout: float = option(
-        0.0, "variational dropout on what the first layer reads", low=0, high=0.99
-    )
-    embedding_dropout: float = option(
-        0.0, "variational dropout of whole symbols before the embedding", low=0, high=0.99
-    )
-    weight_drop: float = option(
-        0.0, "DropConnect on the recurrent weights U, anew at every training step", low=0, high=0.99
-    )
-    zoneout_cell: float = option(
-        0.0, "how often a unit of c stays what it was for a time step", low=0, high=0.99
-    )
-    zoneout_hidden: float = option(
-        0.0, "how often a unit of h stays what it was for a time step", low=0, high=0.99
-    )
-    cell: str = option(
-        "lstm", "the kind of cell", choices=("lstm", "coupled", "layer_norm", "mogrifier")
-    )
-    mogrifier_rounds: int | None = option(
-        None, "mogrifier: how often input and state scale each other (5)", low=0, high=100
-    )
-    mogrifier_rank: int | None = option(
-        None, "mogrifier: rank of the matrices that they do it by; 0: full (0)", low=0, high=65536
-    )
-    skip: str = option(
-        "none",
-        "weighted: to what a layer puts out is added what the layer below does, times a learned "
-        "weight a unit, at first 1",
-        choices=("none", "weighted"),
-    )
-    readout: str = option(
-        "full", "tied: the readout's matrix is the embedding's", choices=("full", "tied")
-    )
-    readout_rank: int = option(
-        0, "rank of the readout's matrix, a product of two then; 0: one matrix", low=0, high=65536
-    )
-    forget_bias: float = option(1.0, "initial bias of the forget gate", low=-100, high=100)
-    init: str = option("uniform", "initial weights", choices=("uniform", "notebook"))
+    task: str = option("text", "what is learnt", choices=tuple(TASKS))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        mogrified = self.cell == "mogrifier" and self.mogrifier_rounds != 0
-        plain = self.cell == "lstm" and self.readout == "full" and not self.readout_rank
-        for name, means_something, instead in (
-            ("mogrifier_rounds", self.cell == "mogrifier", "model.cell=mogrifier"),
-            ("mogrifier_rank", mogrified, "model.cell=mogrifier and rounds of it"),
-            ("embedding_dropout", self.embedding_size, "a model.embedding_size"),
-            ("readout", self.embedding_size, "a model.embedding_size"),
-            ("readout_rank", self.readout == "full", "model.readout=full"),
-            ("skip", self.num_layers > 1, "a model.num_layers above 1"),
-            ("init", plain, "model.cell=lstm and a full readout"),
-        ):
-            if self.differs(name) and not means_something:
-                raise UserError(
-                    f"model.{name}={getattr(self, name)} needs {instead}: give both, or neither"
-                )
+        foreign = foreign_to(self.task)
+        for f in dataclasses.fields(self):
+            if f"data.{f.name}" in foreign and getattr(self, f.name) != f.default:
+                raise UserError(without_meaning_to(self.task, f"data.{f.name}"))
 
-    def differs(self, name: str) -> bool:
-        """Whether an option is not at its default."""
-        return getattr(self, name) != type(self).__dataclass_fields__[name].default
 
-    def beyond_bptt(self) -> str | None:
-        """The first option that the hand-derived backward does not know, such as
-        `model.cell=coupled`; None: it knows the model."""
-        for name in ("cell", "readout", "readout_rank", "zoneout_cell", "zoneout_hidden"):
-            if self.differs(name):
-                return f"model.{name}={getattr(self, name)}"
-        return None
+def without_meaning_to(task: str, name: str) -> str:
+    """What is said of an option that a task does not read."""
+    reads = sorted(name for name in read_by(task) if name.startswith("data."))
+    return (
+        f"{name} means nothing to data.task={task}, whose own options are {', '.join(reads)}: "
+        "leave it out, or take another data.task"
+    )
 
 
 # Which options each optimizer reads; giving it another is an error, not a silence.
@@ -225,37 +164,6 @@ class TrainConfig(Section):
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(Section):
-    prefix = "evaluate."
-    window_length: int = option(
-        256, "`windows`: characters predicted from each zero state", low=1, high=2**24
-    )
-    lanes: int = option(
-        64,
-        "`stream`: pieces of the split read side by side; 1: strictly one after another",
-        low=1,
-        high=2**20,
-    )
-    warmup: int = option(
-        1024,
-        "`stream`: unscored characters that each piece but the first reads beforehand",
-        low=0,
-        high=2**24,
-    )
-
-
-@dataclass(frozen=True)
-class SamplingConfig(Section):
-    """How to choose a character from the model's distribution; not a part of a run's config."""
-
-    prefix = ""
-
-    temperature: float = option(0.8, "divides the logits; 0: always the likeliest", low=0, high=1e3)
-    top_k: int = option(0, "choose among the k likeliest; 0: all", low=0, high=2**31 - 1)
-    top_p: float = option(1.0, "choose among the likeliest that make up p; 1: all", low=0, high=1)
-
-
-@dataclass(frozen=True)
 class DynamicConfig(Section):
     """How a model learns while it is scored (`dynamic`); not a part of a run's config."""
 
@@ -288,11 +196,11 @@ class DynamicConfig(Section):
 class Config:
     """Everything that decides a run."""
 
-    data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    train: TrainConfig = TrainConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def __post_init__(self) -> None:
         unknown, gradient = self.model.beyond_bptt(), self.train.gradient
@@ -301,10 +209,10 @@ class Config:
                 f"train.gradient={gradient} is derived by hand, and not for {unknown}: take "
                 "--config.train.gradient=autodiff"
             )
-        if self.train.average == "triggered" and not self.data.validation_fraction:
+        if self.train.average == "triggered" and not TASKS[self.data.task].validates(self):
             raise UserError(
-                "train.average=triggered waits for a validation loss, and "
-                "data.validation_fraction=0 keeps no text for one"
+                "train.average=triggered waits for a validation loss, and this task keeps nothing "
+                "to validate on"
             )
 
     def replace(self, changes: Mapping[str, Any]) -> Self:
@@ -333,15 +241,17 @@ SECTIONS: dict[str, type[Section]] = {
 def check_read(config: Config, given: Collection[str]) -> None:
     """Refuses a value that was given, such as `evaluate.warmup`, and that the others leave without
     a meaning. Only what was given can be told from a default, so a config alone is not refused."""
-    train, evaluate = config.train, config.evaluate
-    in_one_piece = train.remat_every >= train.sequence_length
+    train, task = config.train, config.data.task
+    for name in sorted(foreign_to(task)):
+        if name in given:
+            raise UserError(f"--config.{without_meaning_to(task, name)}")
+    for name, reason in TASKS[task].without_meaning(config):
+        if name in given:
+            raise UserError(f"--config.{name} means nothing {reason}: leave it out")
+    in_one_piece = (
+        "train.sequence_length" in read_by(task) and train.remat_every >= train.sequence_length
+    )
     for names, meaningless, reason in (
-        (
-            [f"evaluate.{name}" for name in fields_of("evaluate")],
-            not config.data.validation_fraction,
-            "at data.validation_fraction=0, where nothing is validated",
-        ),
-        (["evaluate.warmup"], evaluate.lanes == 1, "at evaluate.lanes=1, the strict form"),
         (
             ["train.remat_every"],
             in_one_piece,

@@ -18,9 +18,9 @@ from lstm_jax.cells.lstm import LSTMState, init_cell, init_cell_notebook, init_s
 from lstm_jax.cells.mogrifier import ROUNDS, init_mogrifier
 from lstm_jax.cells.projection import multiply
 from lstm_jax.cells.zoneout import mean_zoneout, sample_zoneout
-from lstm_jax.config import ModelConfig
 from lstm_jax.errors import UserError
 from lstm_jax.layer import LayerParams, unroll
+from lstm_jax.model_config import ModelConfig
 
 
 class Interface(NamedTuple):

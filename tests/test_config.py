@@ -12,7 +12,6 @@ from lstm_jax.config import (
     EvaluateConfig,
     ModelConfig,
     OptimizerConfig,
-    SamplingConfig,
     TrainConfig,
     check_read,
     fields_of,
@@ -20,6 +19,7 @@ from lstm_jax.config import (
 from lstm_jax.errors import UserError
 from lstm_jax.gradients import GRADIENTS
 from lstm_jax.optimizer import OPTIMIZERS
+from lstm_jax.sample import SamplingConfig
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,7 @@ def read(ids, step, zero, window=None):
 def test_validation_scoring_ensembles_and_learning_on_take_the_rates(trained):
     folder, description, make_step, zero = trained
     ids = description.vocabulary.encode(TEXT.decode())
-    ids = split_ids(ids, description.config.data).validation
+    ids = split_ids(ids, description.config.data.validation_fraction).validation
     steps = [make_step(RATES, name) for name in ("run", "other")]
     losses = {
         name: [read(ids, step, zero, window) for step in steps]

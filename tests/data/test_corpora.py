@@ -27,7 +27,7 @@ def test_tiny_shakespeare_is_the_standard_text(tiny_shakespeare):
 
 def test_python_topics_needs_no_network(empty_cache, monkeypatch):
     monkeypatch.setattr("socket.socket.connect", None)
-    text = load_text(DataConfig(corpus="python_topics"))
+    text = load_text("python_topics")
     assert len(text.ids) > 300_000
     assert not empty_cache.exists()
 
@@ -156,7 +156,7 @@ def test_a_wrong_tiny_shakespeare_is_refused(empty_cache, tmp_path, monkeypatch)
 )
 def test_a_path_that_cannot_be_read(path, message):
     with pytest.raises(UserError, match=message):
-        load_text(DataConfig(path=path))
+        load_text("shakespeare", path)
 
 
 def test_a_device_is_not_even_opened(monkeypatch):

@@ -9,10 +9,11 @@ import pytest
 from lstm_jax.config import Config
 from lstm_jax.data.batches import Streams, stack_batches
 from lstm_jax.errors import UserError
-from lstm_jax.model import init_model
+from lstm_jax.model import Interface, init_model
 from lstm_jax.run import memory
 from lstm_jax.run.memory import (
     batch_bytes,
+    batch_of_ids,
     check_run_fits,
     check_samples_fit,
     check_state_fits,
@@ -23,6 +24,7 @@ from lstm_jax.train import init_train_state, make_dispatch
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 V = 30
+INTERFACE = Interface.of(V)
 SHAPES = [
     {},
     {"model.num_layers": 3, "train.sequence_length": 100},
@@ -42,14 +44,14 @@ def test_no_run_takes_less(changes):
     config = config_of(changes)
     state = init_train_state(config, V)
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    assert state_bytes(config, V) == held
+    assert state_bytes(config, INTERFACE) == held
     train = config.train
     ids = np.zeros(train.batch_size * train.sequence_length + 1, np.uint8)
     streams = Streams(ids, train.batch_size, train.sequence_length)
     batches = stack_batches([streams.batch_at(step) for step in range(2)])
     planned = make_dispatch(config).lower(state, batches).compile().memory_analysis()
     needed = planned.temp_size_in_bytes + sum(leaf.nbytes for leaf in jax.tree.leaves(batches))
-    assert needed / 8 < batch_bytes(config, V) <= needed
+    assert needed / 8 < batch_bytes(config, INTERFACE, streams.batch_at(0)) <= needed
 
 
 @pytest.mark.parametrize(
@@ -67,17 +69,17 @@ def test_a_batch_is_what_its_steps_keep_and_the_ids_of_a_dispatch(changes, steps
     config = config_of(changes)
     floats = 8 * steps * (6 * 32 * config.model.num_layers + V)  # a layer's gates, h and c; logits
     ids = 8 * 64 * dispatched * len(["input", "target", "reset"])
-    assert batch_bytes(config, V) == 4 * floats + ids
+    assert batch_bytes(config, INTERFACE, batch_of_ids(config)) == 4 * floats + ids
 
 
 def test_what_just_fits_is_let_through(monkeypatch):
     config = config_of({})
     params = init_model(jax.random.key(0), config.model, V)
-    whole = state_bytes(config, V) + batch_bytes(config, V)
+    whole = state_bytes(config, INTERFACE) + batch_bytes(config, INTERFACE, batch_of_ids(config))
     samples = 4 * (100 * V + 7 * (2 * 32 + V))  # the prompt's logits; each sample's h, c, logits
     for need, check in (
-        (whole, lambda: check_run_fits(config, V)),
-        (state_bytes(config, V), lambda: check_state_fits(config, V)),
+        (whole, lambda: check_run_fits(config, INTERFACE, batch_of_ids(config))),
+        (state_bytes(config, INTERFACE), lambda: check_state_fits(config, INTERFACE)),
         (samples, lambda: check_samples_fit(params, 100, 7)),
     ):
         monkeypatch.setattr(memory, "memory_bytes", lambda need=need: need)
@@ -101,9 +103,10 @@ def test_what_just_fits_is_let_through(monkeypatch):
 )
 def test_what_cannot_fit_is_refused(changes, message, monkeypatch):
     monkeypatch.setattr(memory, "memory_bytes", lambda: 10**9)
-    check_run_fits(config_of({}), V)
+    check_run_fits(config_of({}), INTERFACE, batch_of_ids(config_of({})))
+    config = config_of(changes)
     with pytest.raises(UserError, match=message):
-        check_run_fits(config_of(changes), V)
+        check_run_fits(config, INTERFACE, batch_of_ids(config))
 
 
 def test_samples_that_cannot_fit_are_refused(monkeypatch):
