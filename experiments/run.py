@@ -21,7 +21,13 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
-from experiments.recipes import notebook, shakespeare, tiny_shakespeare_hour, tiny_shakespeare_small
+from experiments.recipes import (
+    adding,
+    notebook,
+    shakespeare,
+    tiny_shakespeare_hour,
+    tiny_shakespeare_small,
+)
 from experiments.studies import (
     benchmark,
     benchmark_sampling,
@@ -79,6 +85,7 @@ EXPERIMENTS: dict[str, ModuleType] = {
     "tiny_shakespeare_hour": tiny_shakespeare_hour,
     "tiny_shakespeare_ablation": tiny_shakespeare_ablation,
     "notebook": notebook,
+    "adding": adding,
     "notebook_audit": notebook_audit,
     "verify_gradients": verify_gradients,
     "verify_recipes": verify_recipes,

@@ -44,6 +44,7 @@ ORDER = [
     "sample",
     "tasks.task",
     "tasks.text",
+    "tasks.adding",
     "tasks",
     "config",
     "averaging",
