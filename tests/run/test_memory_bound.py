@@ -19,6 +19,7 @@ from lstm_jax.run.memory import (
     check_state_fits,
     state_bytes,
 )
+from lstm_jax.tasks.adding import AddingTask
 from lstm_jax.train import init_train_state, make_dispatch
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -70,6 +71,14 @@ def test_a_batch_is_what_its_steps_keep_and_the_ids_of_a_dispatch(changes, steps
     floats = 8 * steps * (6 * 32 * config.model.num_layers + V)  # a layer's gates, h and c; logits
     ids = 8 * 64 * dispatched * len(["input", "target", "reset"])
     assert batch_bytes(config, INTERFACE, batch_of_ids(config)) == 4 * floats + ids
+
+
+def test_a_batch_of_vectors_takes_what_its_arrays_do():
+    config = config_of({"data.task": "adding"})
+    task = AddingTask.of(config)
+    floats = 8 * 110 * (6 * 32 + 1)
+    arrays = 8 * 110 * (2 * 4 + 4 + 3)  # two inputs, a target; mask, resets, live
+    assert batch_bytes(config, task.interface, task.batch_at(0)) == 4 * floats + 2 * arrays
 
 
 def test_what_just_fits_is_let_through(monkeypatch):
