@@ -32,7 +32,7 @@ from experiments.studies import (
     benchmark,
     benchmark_sampling,
     device_check,
-    memory,
+    long_sequences,
     notebook_audit,
     speedrun,
     tiny_shakespeare,
@@ -92,7 +92,7 @@ EXPERIMENTS: dict[str, ModuleType] = {
     "device_check": device_check,
     "benchmark": benchmark,
     "benchmark_sampling": benchmark_sampling,
-    "memory": memory,
+    "long_sequences": long_sequences,
     "speedrun": speedrun,
 }
 

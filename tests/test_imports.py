@@ -60,6 +60,7 @@ ORDER = [
     "scoring.dynamic",
     "run.metrics",
     "run.description",
+    "run.storage",
     "run.checkpoint",
     "run.nonfinite",
     "run.folder",

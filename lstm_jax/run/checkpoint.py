@@ -8,9 +8,6 @@ saving.
 It is written under another name and given its own when it is complete, and loses that name before
 it is deleted: a process killed at any moment leaves no half of one. One that no longer agrees with
 its checksums is damaged, and nothing of it is read.
-
-orbax is imported where the first checkpoint is written or read: it takes half as long to import as
-JAX does, and a new run is well under way before it saves.
 """
 
 import itertools
@@ -27,35 +24,18 @@ import jax.numpy as jnp
 from lstm_jax.errors import UserError
 from lstm_jax.files import PART, cannot_write, named, read_json
 from lstm_jax.run.checksums import damage, write_sums
-from lstm_jax.run.description import Description, OtherFormat, default_dtype, read_description
-from lstm_jax.run.memory import check_state_fits, state_bytes
+from lstm_jax.run.description import Description, OtherFormat, read_description
+from lstm_jax.run.memory import state_bytes
 from lstm_jax.run.metrics import check_scores, minimised
+from lstm_jax.run.storage import read_state, write_state
 from lstm_jax.terminal import warn
-from lstm_jax.train import TrainState, init_train_state
+from lstm_jax.train import TrainState
 
 FOLDER = "checkpoints"
 DAMAGED = "damaged"  # where damaged checkpoints are set aside
 STATE, DESCRIPTION, METRICS = "state", "description/metadata", "metrics/metrics"
 SMALL_BYTES = 2**28  # hashed in a second or so, whatever it is
 LOOKS = 5  # at a folder in which a run under way deletes what was just found
-
-
-def to_plain(tree: Any) -> Any:
-    """A TrainState as the dicts and lists that a checkpoint has; what is None is left out."""
-    if hasattr(tree, "_asdict"):
-        fields = tree._asdict().items()
-        return {name: to_plain(value) for name, value in fields if value is not None}
-    return [*map(to_plain, tree)] if isinstance(tree, tuple) else tree
-
-
-def from_plain(stored: Any, like: Any) -> Any:
-    """`to_plain` undone: what was stored, in the types of `like`."""
-    if hasattr(like, "_asdict"):
-        fields = like._asdict().items()
-        return type(like)(**{name: from_plain(stored.get(name), value) for name, value in fields})
-    if isinstance(like, tuple):
-        return tuple(from_plain(*pair) for pair in zip(stored, like, strict=True))
-    return stored
 
 
 class Checkpoints:
@@ -171,28 +151,9 @@ class Checkpoints:
         described = self.described(step)
         try:
             description = Description.from_json(described)
-            return self._restore(step, description), description
+            return read_state(self.path(step) / STATE, description), description
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise self._unreadable(step, error) from error
-
-    def _restore(self, step: int, description: Description) -> TrainState:
-        import orbax.checkpoint as ocp
-
-        if description.dtype != default_dtype():
-            raise UserError(
-                f"its parameters are {description.dtype} and this process computes in "
-                f"{default_dtype()}: see JAX_ENABLE_X64"
-            )
-        check_state_fits(description.config, description.interface)
-        shapes = jax.eval_shape(lambda: init_train_state(description.config, description.interface))
-        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        target = jax.tree.map(
-            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes
-        )
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-            folder = (self.path(step) / STATE).absolute()
-            found = checkpointer.restore(folder, args=ocp.args.StandardRestore(to_plain(target)))
-        return from_plain(found, target)
 
     def save(self, state: TrainState, description: Description, scores: dict[str, float]) -> None:
         """Saves in the background; without scores it cannot become the best one.
@@ -255,12 +216,9 @@ def write_checkpoint(
     folder: Path, state: TrainState, description: Description, scores: dict[str, float]
 ) -> None:
     """Writes a whole checkpoint into a folder that is not there yet."""
-    import orbax.checkpoint as ocp
-
     folder.parent.mkdir(exist_ok=True)  # not the one above: it may just have been deleted
     folder.mkdir()
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-        checkpointer.save((folder / STATE).absolute(), args=ocp.args.StandardSave(to_plain(state)))
+    write_state(folder / STATE, state)
     for name, content in ((DESCRIPTION, description.to_json()), (METRICS, scores)):
         if content:
             (folder / name).parent.mkdir()

@@ -171,7 +171,9 @@ def test_no_experiment_fails_for_its_picture(tmp_path, capsys, monkeypatch):
     assert len(drawing) == 5
     for module in drawing:
         monkeypatch.setattr(module, "new_figure", fail)
-        module.draw([], *([""] if module.__name__.endswith("memory") else []), tmp_path / "a.png")
+        module.draw(
+            [], *([""] if module.__name__.endswith("long_sequences") else []), tmp_path / "a.png"
+        )
         assert re.fullmatch(
             r"warning: the figure .*a.png is not drawn: .+\n", capsys.readouterr().err
         )
