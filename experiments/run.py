@@ -13,7 +13,7 @@ import inspect
 import stat
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,12 +21,18 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
-from experiments.recipes import notebook, shakespeare, tiny_shakespeare_hour, tiny_shakespeare_small
+from experiments.recipes import (
+    adding,
+    notebook,
+    shakespeare,
+    tiny_shakespeare_hour,
+    tiny_shakespeare_small,
+)
 from experiments.studies import (
     benchmark,
     benchmark_sampling,
     device_check,
-    memory,
+    long_sequences,
     notebook_audit,
     speedrun,
     tiny_shakespeare,
@@ -38,17 +44,17 @@ from experiments.support.machine import keep_memory, use_devices
 from experiments.support.output import READER_LEFT, flush_streams, open_streams
 from experiments.support.programs import keep_no_programs, keep_programs, keep_programs_unasked
 from experiments.support.scoring import (
-    in_both_units,
+    in_units,
     load_members,
     score_alone,
     score_draws,
     score_dynamically,
     score_ensemble,
+    score_in_units,
     split_to_score,
     text_of,
 )
 from lstm_jax.config import SECTIONS, Config, check_read, fields_of
-from lstm_jax.data.corpora import load_text
 from lstm_jax.data.fetch import cache_folder
 from lstm_jax.errors import UserError
 from lstm_jax.files import check_plain, named
@@ -56,44 +62,40 @@ from lstm_jax.masks import evaluation_masks
 from lstm_jax.model import Interface, count_parameters
 from lstm_jax.options import value_type
 from lstm_jax.run.checkpoint import load_model
-from lstm_jax.run.loop import RUN_FILES, Interrupted, Run
+from lstm_jax.run.description import Description
+from lstm_jax.run.folder import RUN_FILES
+from lstm_jax.run.loop import Run
 from lstm_jax.run.memory import check_samples_fit, check_state_fits
+from lstm_jax.run.metrics import counted, measured
+from lstm_jax.run.signals import Interrupted
+from lstm_jax.run.validation import validate
 from lstm_jax.sample import SamplingConfig, generate_pieces
 from lstm_jax.scoring.dynamic import DynamicConfig
 from lstm_jax.scoring.monte_carlo import check_drops
+from lstm_jax.tasks import TASKS, Task
+from lstm_jax.tasks.text import TextTask, vocabulary_of
 from lstm_jax.terminal import say, show, warn, write
+from lstm_jax.train import TrainState
 
-EXPERIMENTS: dict[str, Callable[[], Config]] = {
-    "shakespeare": shakespeare.get_config,
-    "tiny_shakespeare": tiny_shakespeare.get_config,
-    "tiny_shakespeare_small": tiny_shakespeare_small.get_config,
-    "tiny_shakespeare_hour": tiny_shakespeare_hour.get_config,
-    "tiny_shakespeare_ablation": tiny_shakespeare_ablation.get_config,
-    "notebook": notebook.get_config,
-    "notebook_audit": notebook_audit.get_config,
-    "verify_gradients": verify_gradients.get_config,
-    "verify_recipes": verify_recipes.get_config,
-    "device_check": device_check.get_config,
-    "benchmark": benchmark.get_config,
-    "benchmark_sampling": benchmark_sampling.get_config,
-    "memory": memory.get_config,
-    "speedrun": speedrun.get_config,
-}
-
-# Experiments that are no run, or several: what they do in place of `train` (a module's main), the
-# config values that it READS, and the flags that it IGNORES. One that does something else where no
-# value is given has a `main_unchanged`.
-ANALYSES: dict[str, ModuleType] = {
+# A recipe is a module with a `get_config`, which is trained. A study has more: what it does in
+# place of training (`main`), the config values that it READS, and the flags that it IGNORES. One
+# that does something else where no value is given has a `main_unchanged`.
+EXPERIMENTS: dict[str, ModuleType] = {
+    "shakespeare": shakespeare,
+    "tiny_shakespeare": tiny_shakespeare,
+    "tiny_shakespeare_small": tiny_shakespeare_small,
+    "tiny_shakespeare_hour": tiny_shakespeare_hour,
+    "tiny_shakespeare_ablation": tiny_shakespeare_ablation,
+    "notebook": notebook,
+    "adding": adding,
     "notebook_audit": notebook_audit,
     "verify_gradients": verify_gradients,
     "verify_recipes": verify_recipes,
     "device_check": device_check,
     "benchmark": benchmark,
     "benchmark_sampling": benchmark_sampling,
-    "memory": memory,
+    "long_sequences": long_sequences,
     "speedrun": speedrun,
-    "tiny_shakespeare": tiny_shakespeare,
-    "tiny_shakespeare_ablation": tiny_shakespeare_ablation,
 }
 
 EXPERIMENT = flags.DEFINE_enum(
@@ -213,9 +215,14 @@ READ_BY_MODE = {
 }
 
 
+def is_study(experiment: ModuleType) -> bool:
+    """Whether an experiment does something of its own in place of training a config."""
+    return hasattr(experiment, "main")
+
+
 def ignored_by(experiment: str) -> tuple[str, ...]:
     """The flags that mean nothing to an experiment."""
-    return getattr(ANALYSES.get(experiment), "IGNORES", ())
+    return getattr(EXPERIMENTS[experiment], "IGNORES", ())
 
 
 def check_flags(mode: str, changes: dict[str, Any]) -> None:
@@ -251,10 +258,8 @@ def check_flags(mode: str, changes: dict[str, Any]) -> None:
 def check_changes(mode: str, changes: dict[str, Any]) -> None:
     """Refuses config values that this mode, this experiment, or another one, would make
     meaningless."""
-    if changes.get("data.path") and "data.corpus" in changes:
-        raise UserError("--config.data.corpus means nothing beside --config.data.path: give one")
     if mode == "train":
-        reads = ANALYSES[EXPERIMENT.value].READS if EXPERIMENT.value in ANALYSES else changes
+        reads = getattr(EXPERIMENTS[EXPERIMENT.value], "READS", changes)
         wrong = [name for name in changes if name not in reads]
         reader = f"--experiment={EXPERIMENT.value}"
     else:
@@ -310,37 +315,33 @@ def set_compile_cache() -> None:
 
 def run_experiment() -> int:
     """Runs the experiment with its config as the flags change it; returns the exit code."""
-    config = EXPERIMENTS[EXPERIMENT.value]().replace(overrides())
+    experiment = EXPERIMENTS[EXPERIMENT.value]
+    config = experiment.get_config().replace(overrides())
     check_read(config, overrides())
-    if analysis := ANALYSES.get(EXPERIMENT.value):
-        check_state_fits(config, Interface.of(1))
-        if not overrides() and hasattr(analysis, "main_unchanged"):
-            return analysis.main_unchanged(workdir())
-        return analysis.main(config, workdir())
-    return train(config, workdir())
+    if not is_study(experiment):
+        return train(config, workdir())
+    check_state_fits(config, Interface.of(1))
+    if not overrides() and hasattr(experiment, "main_unchanged"):
+        return experiment.main_unchanged(workdir())
+    return experiment.main(config, workdir())
 
 
 def train(config: Config, folder: Path) -> int:
     """Trains, or resumes, and prints what came of it and a sample."""
-    text = load_text(config.data)
-    with Run(config, text, folder, EXPERIMENT.value) as run:
+    with Run(config, TASKS[config.data.task].of(config), folder, EXPERIMENT.value) as run:
         announce(run)
         run.train()
         try:
             report(run)
         finally:  # also where nobody reads the report
-            run.draw()
+            run.draw_figures()
     return 0
 
 
 def announce(run: Run) -> None:
     """Says what is about to be trained on what."""
-    sizes, validation = count_parameters(run.state.params), run.split.validation
-    say(
-        f"{run.text.name}: {len(run.split.train):,} characters to train on, "
-        f"{0 if validation is None else len(validation):,} to validate on, "
-        f"{len(run.text.vocabulary)} symbols"
-    )
+    sizes = count_parameters(run.state.params)
+    say(run.task.describe())
     say(
         f"{sum(sizes.values()):,} parameters: "
         + ", ".join(f"{name} {size:,}" for name, size in sizes.items())
@@ -351,16 +352,19 @@ def announce(run: Run) -> None:
 def report(run: Run) -> None:
     """Prints what came of a run and a sample."""
     summary = run.summary()
-    losses = [name for name in summary if "_loss" in name]
-    width = max([17, *map(len, losses)])
-    for name in losses:
-        at = f"  (step {summary['best_step' if name.startswith('val') else 'step']})"
-        show(f"{name:{width}} {in_both_units(summary[name])}{at}")
+    scores, unit = measured(summary), run.task.unit
+    if "train_loss" in summary:
+        scores = {"train_loss": summary["train_loss"]} | scores
+    width = max([17, *map(len, scores)])
+    for name, value in scores.items():
+        at = f"  (step {summary['step' if name == 'train_loss' else 'best_step']})"
+        show(f"{name:{width}} {score_in_units(name, value, unit)}{at}")
     if summary.get("skipped"):
         show(f"{'skipped':17} {summary['skipped']:,} updates that were not finite")
     if "seconds" in summary:
-        show(f"{'training':17} {summary['seconds']:.1f} s, {summary['characters']:,} characters")
-    write(f"\n{run.sample()}\n")
+        show(f"{'training':17} {summary['seconds']:.1f} s, {summary['targets']:,} {counted(unit)}s")
+    if (sample := run.sample()) is not None:
+        write(f"\n{sample}\n")
 
 
 def evaluate_run() -> int:
@@ -368,6 +372,40 @@ def evaluate_run() -> int:
     state, description = load_model(workdir(), CHECKPOINT.value)
     config = description.config.replace(overrides())
     check_read(config, overrides())
+    if config.data.task == "text":
+        return evaluate_text(state, description, config)
+    refuse_flags_of_texts(config)
+    task = task_of(description, config)
+    scores = validate(task, state, evaluation_masks(config.model))
+    if not scores:
+        raise UserError("this run's task keeps nothing to validate on")
+    show(f"step {int(state.step)}, {task.describe()}")
+    width = max(17, *map(len, scores))
+    for name, value in scores.items():
+        show(f"{name:{width}} {score_in_units(name, value, task.unit)}")
+    return 0
+
+
+def refuse_flags_of_texts(config: Config) -> None:
+    """Refuses what this mode takes for a text alone."""
+    for name in sorted(READ_BY_MODE[MODE.value] - {"checkpoint"}):
+        if flags.FLAGS[name].present:
+            raise UserError(
+                f"--{name} means nothing to a run of data.task={config.data.task}, which is no "
+                "text: leave it out"
+            )
+
+
+def task_of(description: Description, config: Config) -> Task:
+    """The task that a run was of, with its data; UserError where that has changed."""
+    task = TASKS[config.data.task].of(config)
+    if differ := Description.of(config, task).differences(description.to_json()):
+        raise UserError(f"the task is no longer what was trained on: {'; '.join(differ)}")
+    return task
+
+
+def evaluate_text(state: TrainState, description: Description, config: Config) -> int:
+    """Prints the losses of a text's model, alone and in what the flags ask for."""
     text = text_of(description, config)
     before, scored = split_to_score(text, config, SPLIT.value)
     masks = evaluation_masks(config.model)
@@ -393,15 +431,29 @@ def evaluate_run() -> int:
     by_name = {f"{split}_loss_{loss.name}": loss for loss in losses}
     width = max(17, *map(len, by_name))
     for name, loss in by_name.items():
-        show(f"{name:{width}} {in_both_units(loss.nats)}  ({loss.how})")
+        show(f"{name:{width}} {in_units(loss.nats, TextTask.unit)}  ({loss.how})")
     return 0
 
 
 def sample_run() -> int:
+    """Writes what a text's model would write, or what another task has to show."""
+    state, description = load_model(workdir(), CHECKPOINT.value)
+    config = description.config
+    if config.data.task == "text":
+        return sample_text(state, description)
+    refuse_flags_of_texts(config)
+    task = task_of(description, config)
+    sample = task.sample(state.eval_params, evaluation_masks(config.model))
+    if sample is None:
+        raise UserError(f"data.task={config.data.task} has nothing to show of a model")
+    write(f"{sample}\n")
+    return 0
+
+
+def sample_text(state: TrainState, description: Description) -> int:
     """Writes as the model would go on, a piece at a time."""
     config = SamplingConfig(**{name: holder.value for name, holder in SAMPLING.items()})
-    state, description = load_model(workdir(), CHECKPOINT.value)
-    vocabulary = description.vocabulary
+    vocabulary = vocabulary_of(description.identity, description.interface)
     prompt = PROMPT.value
     if prompt is None:
         prompt = "\n" if "\n" in vocabulary.chars else vocabulary.chars[0]

@@ -7,18 +7,51 @@ command line, `config.json` and the checkpoints are all written from these defin
 import dataclasses
 import typing
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from lstm_jax.averaging import AverageOptions
 from lstm_jax.cells import CELLS
-from lstm_jax.data.options import DataConfig as DataConfig
 from lstm_jax.errors import UserError, shorten
 from lstm_jax.gradients import GRADIENTS
 from lstm_jax.gradients.known import missing_by_hand
-from lstm_jax.model import ModelConfig as ModelConfig
-from lstm_jax.optimizer import OptimizerConfig as OptimizerConfig
+from lstm_jax.model_config import ModelConfig
+from lstm_jax.optimizer import OptimizerConfig
 from lstm_jax.options import Section, option
+from lstm_jax.scoring.protocols import EvaluateConfig
+from lstm_jax.tasks import TASKS
+
+
+def read_by(task: str) -> frozenset[str]:
+    """The options that a task reads and not every task does, such as `data.corpus`."""
+    own = (f"data.{f.name}" for f in dataclasses.fields(TASKS[task].Options))
+    return frozenset([*own, *TASKS[task].READS])
+
+
+def foreign_to(task: str) -> frozenset[str]:
+    """The options that other tasks read and this one does not."""
+    return frozenset().union(*map(read_by, TASKS)) - read_by(task)
+
+
+def without_meaning_to(task: str) -> str:
+    """Why a task does not read an option of others."""
+    reads = sorted(name for name in read_by(task) if name.startswith("data."))
+    return (
+        f"means nothing to data.task={task}, whose own options are {', '.join(reads)}: leave it "
+        "out, or take another data.task"
+    )
+
+
+@dataclass(frozen=True)
+class DataConfig(*(task.Options for task in TASKS.values())):  # type: ignore[misc]
+    """Which task, and every task's options."""
+
+    task: str = option("text", "what is learnt", choices=TASKS)
+
+    def unread(self) -> dict[str, str]:
+        foreign = (name.removeprefix("data.") for name in foreign_to(self.task))
+        names = {f.name for f in dataclasses.fields(self)}
+        return {name: without_meaning_to(self.task) for name in foreign if name in names}
 
 
 @dataclass(frozen=True)
@@ -65,34 +98,14 @@ class TrainConfig(AverageOptions, Section):
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(Section):
-    prefix = "evaluate."
-    window_length: int = option(
-        256, "`windows`: characters predicted from each zero state", low=1, high=2**24
-    )
-    lanes: int = option(
-        64,
-        "`stream`: pieces of the split read side by side; 1: strictly one after another",
-        low=1,
-        high=2**20,
-    )
-    warmup: int = option(
-        1024,
-        "`stream`: unscored characters that each piece but the first reads beforehand",
-        low=0,
-        high=2**24,
-    )
-
-
-@dataclass(frozen=True)
 class Config:
     """Everything that decides a run."""
 
-    data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    train: TrainConfig = TrainConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def __post_init__(self) -> None:
         gradient = self.train.gradient
@@ -103,10 +116,10 @@ class Config:
                 f"train.gradient={gradient} is derived by hand, and {missing}: take "
                 "--config.train.gradient=autodiff"
             )
-        if self.train.average == "triggered" and not self.data.validation_fraction:
+        if self.train.average == "triggered" and not TASKS[self.data.task].validates(self):
             raise UserError(
-                "train.average=triggered waits for a validation loss, and "
-                "data.validation_fraction=0 keeps no text for one"
+                "train.average=triggered waits for a validation loss, and this task keeps nothing "
+                "to validate on"
             )
 
     def replace(self, changes: Mapping[str, Any]) -> Self:
@@ -141,15 +154,17 @@ def check_read(config: Config, given: Collection[str]) -> None:
         for name, why in values.unread().items():
             if f"{section}.{name}" in given:
                 raise UserError(f"--config.{values.say(name, why)}")
-    train, evaluate = config.train, config.evaluate
-    in_one_piece = train.remat_every >= train.sequence_length
+    train, task = config.train, config.data.task
+    for name in sorted(foreign_to(task)):
+        if name in given:
+            raise UserError(f"--config.{name} {without_meaning_to(task)}")
+    for name, reason in TASKS[task].without_meaning(config):
+        if name in given:
+            raise UserError(f"--config.{name} means nothing {reason}: leave it out")
+    in_one_piece = (
+        "train.sequence_length" in read_by(task) and train.remat_every >= train.sequence_length
+    )
     for names, meaningless, reason in (
-        (
-            [f"evaluate.{name}" for name in fields_of("evaluate")],
-            not config.data.validation_fraction,
-            "at data.validation_fraction=0, where nothing is validated",
-        ),
-        (["evaluate.warmup"], evaluate.lanes == 1, "at evaluate.lanes=1, the strict form"),
         (
             ["model.hidden_size", "model.num_layers"],
             config.model.hidden_sizes,

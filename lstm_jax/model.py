@@ -4,8 +4,6 @@ Pure functions of explicit parameters. Randomness enters as data: `masks` draws 
 `apply` only multiplies by it, and no masks (None) means no randomness at all.
 """
 
-import dataclasses
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -13,101 +11,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from lstm_jax.cells import CELLS, cell_of
-from lstm_jax.cells.cell import Cell, Marks
+from lstm_jax.cells.cell import Marks
 from lstm_jax.cells.passes import blank
 from lstm_jax.cells.projection import multiply
 from lstm_jax.errors import UserError
 from lstm_jax.layer import run
-from lstm_jax.options import Section, option
-
-# What a cell's `init` takes stands in the cell's own file.
-CELL_OPTIONS = tuple(dict.fromkeys(s for cell in CELLS.values() for s in cell.options))
-OPTION_NAMES = [field.name for section in CELL_OPTIONS for field in dataclasses.fields(section)]
-
-
-def cell_options(cell: Cell) -> list[str]:
-    """The names of the config values that a cell reads."""
-    return [field.name for section in cell.options for field in dataclasses.fields(section)]
-
-
-def readers_of(name: str) -> str:
-    """The cells that read an option, such as `model.cell=lstm, coupled`."""
-    readers = [of for of, cell in CELLS.items() if name in cell_options(cell)]
-    return f"model.cell={' or '.join(readers)}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig(*CELL_OPTIONS, Section):  # type: ignore[misc]
-    """What a model is, with the options of every cell."""
-
-    prefix = "model."
-    hidden_size: int = option(128, "H, units a layer", low=1, high=65536)
-    num_layers: int = option(1, "L, layers", low=1, high=64)
-    hidden_sizes: tuple[int, ...] = option(
-        (),
-        "units of each layer, from the first, as in 256,512; instead of the two",
-        low=1,
-        high=65536,
-    )
-    embedding_size: int = option(
-        0, "width of the embedding; 0: the first layer reads one-hot ids", low=0, high=65536
-    )
-    dropout: float = option(
-        0.0, "variational dropout between layers and on the output", low=0, high=0.99
-    )
-    input_dropout: float = option(
-        0.0, "variational dropout on what the first layer reads", low=0, high=0.99
-    )
-    embedding_dropout: float = option(
-        0.0, "variational dropout of whole symbols before the embedding", low=0, high=0.99
-    )
-    weight_drop: float = option(
-        0.0, "DropConnect on the recurrent weights U, anew at every training step", low=0, high=0.99
-    )
-    zoneout_cell: float = option(
-        0.0,
-        "how often a unit of the state besides h, an LSTM's c, stays what it was for a time step",
-        low=0,
-        high=0.99,
-    )
-    zoneout_hidden: float = option(
-        0.0, "how often a unit of h stays what it was for a time step", low=0, high=0.99
-    )
-    cell: str = option("lstm", "the kind of cell", choices=CELLS)
-    skip: str = option(
-        "none",
-        "weighted: to what a layer puts out is added what the layer below does, times a learned "
-        "weight a unit, at first 1",
-        choices=("none", "weighted"),
-    )
-    readout: str = option(
-        "full", "tied: the readout's matrix is the embedding's", choices=("full", "tied")
-    )
-    readout_rank: int = option(
-        0, "rank of the readout's matrix, a product of two then; 0: one matrix", low=0, high=65536
-    )
-
-    def unread(self) -> dict[str, str]:
-        cell, sizes = CELLS[self.cell], self.layer_sizes
-        plain = self.readout == "full" and not self.readout_rank
-        needs = {name: readers_of(name) for name in OPTION_NAMES if name not in cell_options(cell)}
-        for name, means_something, needed in (
-            ("mogrifier_rank", self.mogrifier_rounds, "rounds of it"),
-            ("zoneout_cell", len(cell.state._fields) > 1, "a cell with a state besides h"),
-            ("embedding_dropout", self.embedding_size, "a model.embedding_size"),
-            ("readout", self.embedding_size, "a model.embedding_size"),
-            ("readout_rank", self.readout == "full", "model.readout=full"),
-            ("skip", len(sizes) > 1 and len({*sizes}) == 1, "two layers of one size, or more"),
-            ("init", plain, "a full readout"),
-        ):
-            if not means_something:
-                needs.setdefault(name, needed)
-        return {name: f"needs {needed}: give both, or neither" for name, needed in needs.items()}
-
-    @property
-    def layer_sizes(self) -> tuple[int, ...]:
-        """H of each layer."""
-        return self.hidden_sizes or (self.hidden_size,) * self.num_layers
+from lstm_jax.model_config import ModelConfig, cell_options
 
 
 class Interface(NamedTuple):

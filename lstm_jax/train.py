@@ -117,7 +117,6 @@ def make_train_step(config: Config, head: Head = softmax) -> TrainStep:
     gradient = make_gradient(config.train.gradient, config.train.remat_every, head)
     value_and_grad = over_lanes(gradient, mesh_of(config))
     optimizer, skips = optimizer_of(config), config.train.on_nonfinite == "skip"
-    B, T = config.train.batch_size, config.train.sequence_length
     schedule = make_schedule(config.optimizer, config.train.steps)
     # A stream of its own, apart from the initial weights'.
     draws_key = jax.random.fold_in(jax.random.key(config.train.seed), 2**31)
@@ -125,6 +124,7 @@ def make_train_step(config: Config, head: Head = softmax) -> TrainStep:
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepInfo]:
         step, params, opt_state, carry, average = state
         keys = jax.random.split(jax.random.fold_in(draws_key, step), 3)
+        T, B = batch.inputs.shape[:2]
         masks = sample_masks(keys[0], params, config.model, B, T)
         weights = sample_weight_masks(keys[1], params, config.model.weight_drop)
         batch = sample_resets(keys[2], batch, config.train.reset_rate)

@@ -6,13 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from lstm_jax.config import DataConfig
 from lstm_jax.data.corpora import DATA_DIR_VARIABLE, load_text
 from lstm_jax.data.vocabulary import Text
 from lstm_jax.errors import UserError
-from lstm_jax.run.loop import Run
 from lstm_jax.verification.compare import UNOPTIMIZED
-from tests.small import CONFIG, TEXT
+from tests.small import run_in
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Compiling is what the tests take their time for, and this halves it. Inherited by the processes
@@ -69,7 +67,7 @@ def tiny_shakespeare() -> Text:
     """The benchmark text. A machine that cannot fetch it leaves these tests out; CI may not, nor
     one that names a folder for it."""
     try:
-        return load_text(DataConfig(corpus="tiny_shakespeare"))
+        return load_text("tiny_shakespeare")
     except UserError as error:
         if os.environ.get("CI") or DATA_DIR_VARIABLE in os.environ:
             raise
@@ -80,8 +78,11 @@ def tiny_shakespeare() -> Text:
 def finished(tmp_path_factory):
     """The folder of the small run, finished; not to be written in but by a run that resumes."""
     workdir = tmp_path_factory.mktemp("finished")
-    with jax.numpy_dtype_promotion("standard"), Run(CONFIG, TEXT, workdir, "title") as run:
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        run_in(workdir) as run,
+    ):
         run.train()
         run.summary()
-        run.draw()
+        run.draw_figures()
     return workdir

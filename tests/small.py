@@ -6,7 +6,9 @@ import numpy as np
 from lstm_jax.config import Config
 from lstm_jax.data.vocabulary import Text, Vocabulary
 from lstm_jax.run.checkpoint import load_model
+from lstm_jax.run.loop import Run
 from lstm_jax.run.metrics import read_metrics
+from lstm_jax.tasks.text import TextTask
 
 CONFIG = Config().replace(
     {
@@ -32,8 +34,13 @@ TEXT = Text(
 )
 
 
+def run_in(workdir, config=CONFIG, text=TEXT, **options):
+    """A run on a text."""
+    return Run(config, TextTask(config, text), workdir, "title", **options)
+
+
 def without_times(workdir):
-    timed = ("seconds", "chars_per_second")
+    timed = ("seconds", "targets_per_second")
     return [{k: v for k, v in line.items() if k not in timed} for line in read_metrics(workdir)]
 
 

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from lstm_jax.data.batches import Batch
-from lstm_jax.run.loop import Run
 from lstm_jax.train import init_train_state, make_train_step, sample_resets
 from tests.run.test_loop import Stop, stop_after
-from tests.small import CONFIG, TEXT, assert_same_run
+from tests.small import CONFIG, assert_same_run, run_in
 
 V, T, B = 5, 4, 16
 KEY = jax.random.key(0)
@@ -106,12 +105,12 @@ def test_other_lanes_at_every_step(batch, carried, standard_promotion):
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, standard_promotion):
     config = SMALL.replace({"train.batch_size": 3, "train.reset_rate": 0.5})
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    with Run(config, TEXT, whole, "title") as run:
+    with run_in(whole, config) as run:
         run.train()
-    with Run(config, TEXT, killed, "title") as run, pytest.raises(Stop):
+    with run_in(killed, config) as run, pytest.raises(Stop):
         stop_after(run, 3)
         run.train()
-    with Run(config, TEXT, killed, "title") as again:
+    with run_in(killed, config) as again:
         assert again.step == 6
         again.train()
     assert_same_run(killed, whole)

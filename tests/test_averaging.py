@@ -14,16 +14,15 @@ from lstm_jax.averaging import WAITING, Average, begin, should_begin, update_ave
 from lstm_jax.config import Config, TrainConfig
 from lstm_jax.data.batches import Streams, split_ids, stack_batches
 from lstm_jax.errors import UserError
-from lstm_jax.run import loop
 from lstm_jax.run.checkpoint import Checkpoints, load_model
-from lstm_jax.run.loop import Run
 from lstm_jax.run.metrics import read_metrics
 from lstm_jax.scoring.protocols import evaluate
+from lstm_jax.tasks import text
 from lstm_jax.train import init_train_state, make_dispatch
 from tests.cli import EVALUATE, SAMPLE, TRAIN, call, line_of, process_in
 from tests.cli import TEXT as TRAINED_ON
 from tests.run.test_loop import Stop, stop_after
-from tests.small import CONFIG, TEXT, assert_same_run, without_times
+from tests.small import CONFIG, TEXT, assert_same_run, run_in, without_times
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -153,7 +152,7 @@ def runs(tmp_path_factory):
         folders[kind] = tmp_path_factory.mktemp(kind)
         with (
             jax.numpy_dtype_promotion("standard"),
-            Run(BASE.replace(changes), TEXT, folders[kind], "title") as run,
+            run_in(folders[kind], BASE.replace(changes)) as run,
         ):
             run.train()
             run.summary()
@@ -177,7 +176,7 @@ def test_a_run_scores_its_average_by_both_protocols(kind, runs):
     assert len(lines) == 6 and all(line.keys() >= names for line in lines)
     assert not any(line.keys() & names for line in read_metrics(runs["none"]))
     state, description = load_model(runs[kind], "latest")
-    validation = split_ids(TEXT.ids, description.config.data).validation
+    validation = split_ids(TEXT.ids, description.config.data.validation_fraction).validation
     for params, suffix in ((state.params, ""), (state.average.params, "_average")):
         found = evaluate(params, validation, description.config.evaluate)
         assert lines[-1][f"val_loss_stream{suffix}"] == pytest.approx(found.stream, abs=1e-6)
@@ -187,9 +186,9 @@ def test_a_run_scores_its_average_by_both_protocols(kind, runs):
 
 def test_an_average_that_waits_is_scored_once(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(loop, "evaluate", lambda *args: calls.append(args) or evaluate(*args))
+    monkeypatch.setattr(text, "evaluate", lambda *args: calls.append(args) or evaluate(*args))
     config = BASE.replace(KINDS["triggered"] | {"train.steps": 3})
-    with Run(config, TEXT, tmp_path, "title") as run:
+    with run_in(tmp_path, config) as run:
         run.train()
     (line,) = validated(tmp_path)
     assert len(calls) == 1 and line["val_loss_stream"] == line["val_loss_stream_average"]
@@ -210,10 +209,10 @@ def test_a_run_begins_its_average_where_the_loss_first_stalls(runs):
 )
 def test_a_killed_run_goes_on_to_the_same_average(kind, saved, runs, tmp_path):
     config = BASE.replace(KINDS[kind])
-    with Run(config, TEXT, tmp_path, "title") as run, pytest.raises(Stop):
+    with run_in(tmp_path, config) as run, pytest.raises(Stop):
         stop_after(run, saved + 1)
         run.train()
-    with Run(config, TEXT, tmp_path, "title") as again:
+    with run_in(tmp_path, config) as again:
         assert again.step == saved
         again.train()
         again.summary()

@@ -15,11 +15,13 @@ from lstm_jax.config import (
     check_read,
     fields_of,
 )
+from lstm_jax.data.corpora import CORPORA
 from lstm_jax.errors import UserError
 from lstm_jax.gradients import GRADIENTS
 from lstm_jax.optimizer import OPTIMIZERS
 from lstm_jax.sample import SamplingConfig
 from lstm_jax.scoring.dynamic import DynamicConfig
+from lstm_jax.tasks import TASKS
 
 
 @pytest.mark.parametrize(
@@ -174,6 +176,9 @@ def test_what_people_ask_for_is_in_range():
 # A run from before an option existed is read as one with its default; and without the same protocol
 # two losses cannot be compared.
 DEFAULTS = {
+    "data.task": "text",
+    "data.length": 100,
+    "data.held_out": 2560,
     "data.path": "",
     "data.validation_fraction": 0.1,
     "data.train_chars": 0,
@@ -255,6 +260,8 @@ def test_a_config_is_frozen():
     [
         (OptimizerConfig, "name", OPTIMIZERS),
         (TrainConfig, "gradient", GRADIENTS),
+        (DataConfig, "task", TASKS),
+        (DataConfig, "corpus", CORPORA),
     ],
 )
 def test_the_choices_are_the_tables_keys(section, key, table):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.studies import memory as memory_experiment
+from experiments.studies import long_sequences
 from experiments.support import machine
 from lstm_jax import container
 from lstm_jax.run import memory
@@ -121,10 +121,10 @@ def test_the_memory_is_the_containers(monkeypatch):
 
 
 def test_the_free_memory_is_the_containers(monkeypatch):
-    monkeypatch.setattr(memory_experiment, "memory_limit", lambda: 1000)
-    assert memory_experiment.free_bytes() == 1000
-    monkeypatch.setattr(memory_experiment, "memory_limit", lambda: None)
-    assert memory_experiment.free_bytes() > 1000
+    monkeypatch.setattr(long_sequences, "memory_limit", lambda: 1000)
+    assert long_sequences.free_bytes() == 1000
+    monkeypatch.setattr(long_sequences, "memory_limit", lambda: None)
+    assert long_sequences.free_bytes() > 1000
 
 
 @pytest.mark.parametrize("limit, wanted", [(None, 8), (3, 3), (16, 8)])

@@ -21,9 +21,9 @@ from lstm_jax.config import Config, ModelConfig, OptimizerConfig, TrainConfig
 from lstm_jax.container import usable_cpus
 from lstm_jax.data.batches import Batch, Streams, stack_batches
 from lstm_jax.files import write_json
-from lstm_jax.model import ModelParams
+from lstm_jax.model import Interface, ModelParams
 from lstm_jax.run.figures import new_figure, picture, save, tidy
-from lstm_jax.run.memory import check_run_fits
+from lstm_jax.run.memory import batch_of_ids, check_run_fits
 from lstm_jax.terminal import overwrite, show
 from lstm_jax.train import init_train_state, make_dispatch
 
@@ -318,7 +318,7 @@ def main_unchanged(workdir: Path) -> int:
 
 def main(config: Config, workdir: Path) -> int:
     """Prints a table for the config's shape, writes benchmark.json and its picture."""
-    check_run_fits(config, VOCABULARY_SIZE)
+    check_run_fits(config, Interface.of(VOCABULARY_SIZE), batch_of_ids(config))
     return compare((shape_of(config),), workdir)
 
 

@@ -28,14 +28,15 @@ from experiments.studies.verify_recipes import verify_recipes
 from experiments.support.timing import describe_machine
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
 from lstm_jax.config import Config
-from lstm_jax.data.corpora import load_text
 from lstm_jax.errors import UserError
 from lstm_jax.files import write_json
 from lstm_jax.gradients.bptt import bptt_layer
 from lstm_jax.layer import unroll
 from lstm_jax.run.checkpoint import FOLDER, load_model
-from lstm_jax.run.loop import Interrupted, Run
+from lstm_jax.run.loop import Run
 from lstm_jax.run.metrics import read_metrics
+from lstm_jax.run.signals import Interrupted
+from lstm_jax.tasks.text import TextTask
 from lstm_jax.terminal import say, show
 from lstm_jax.verification.compare import TOLERANCES, Row, make_row, verify, worst
 
@@ -170,7 +171,7 @@ def train(workdir: Path, precision: str | None = None) -> Path:
     config = get_config()
     with (
         jax.default_matmul_precision(precision),
-        Run(config, load_text(config.data), workdir, "device_check") as run,
+        Run(config, TextTask.of(config), workdir, "device_check") as run,
     ):
         run.train()
     return workdir

@@ -50,7 +50,7 @@ def draw(curves: dict[str, list[float]], path: Path) -> None:
 
 def main(config: Config, workdir: Path) -> int:
     """Prints the table, writes audit.json and the picture of the losses."""
-    text = load_text(config.data)
+    text = load_text(config.data.corpus, config.data.path)
     params = audit.notebook_parameters(len(text.vocabulary))
     sequence = audit.notebook_sequence(text.ids)
     effects = audit.effects(params, sequence)

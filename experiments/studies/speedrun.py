@@ -19,14 +19,13 @@ import jax
 
 from experiments.recipes import tiny_shakespeare_small
 from experiments.support.seeds import READS as READS
+from experiments.support.seeds import text_to_validate_on
 from experiments.support.timing import describe_machine
 from lstm_jax.config import Config
 from lstm_jax.container import usable_cpus
-from lstm_jax.data.corpora import load_text
 from lstm_jax.errors import UserError
 from lstm_jax.files import write_json
-from lstm_jax.run.loop import check_validates
-from lstm_jax.run.metrics import kept_losses, read_metrics
+from lstm_jax.run.metrics import brief, kept, read_metrics
 from lstm_jax.terminal import show
 
 # It decides itself what is kept: first nothing, then everything.
@@ -96,7 +95,8 @@ def race(config: Config, workdir: Path, programs: Path) -> dict[str, Any]:
 
 def losses(workdir: Path) -> list[float]:
     """The validation losses of a run so far, by `windows`."""
-    return [kept_losses(m)[1] for m in read_metrics(workdir) if "val_loss_windows" in m]
+    scores = [kept(line) for line in read_metrics(workdir)]
+    return [loss for found in scores for name, loss in found.items() if brief(name) == "windows"]
 
 
 def reached(workdir: Path) -> bool:
@@ -121,7 +121,7 @@ def seconds_of(found: float | None) -> str:
 def main(config: Config, workdir: Path) -> int:
     """Prints a line for each seed and the medians; writes speedrun.json (after each seed)."""
     # What no run could do is refused before there is one; and the text is downloaded by no seed.
-    check_validates(config, load_text(config.data), "the speedrun")
+    text_to_validate_on(config, "the speedrun")
     result: dict[str, Any] = {
         **{"machine": describe_machine(), "target": TARGET, "config": config.flatten()},
         "seeds": [],

@@ -12,19 +12,16 @@ from typing import Any
 
 from experiments.recipes import tiny_shakespeare_hour
 from experiments.support.seeds import READS as READS
-from experiments.support.seeds import mean_seconds, seeded, spread, train
+from experiments.support.seeds import mean_seconds, seeded, spread, text_to_validate_on, train
 from experiments.support.timing import describe_machine
 from lstm_jax.config import Config
-from lstm_jax.data.batches import split_ids
-from lstm_jax.data.corpora import load_text
-from lstm_jax.data.vocabulary import Text
 from lstm_jax.files import write_json
 from lstm_jax.masks import evaluation_masks
 from lstm_jax.run.checkpoint import load_model
 from lstm_jax.run.figures import draw_curves
-from lstm_jax.run.loop import check_validates
 from lstm_jax.run.metrics import read_metrics
-from lstm_jax.scoring.protocols import Evaluation, evaluate_ensemble
+from lstm_jax.scoring.protocols import evaluate_ensemble
+from lstm_jax.tasks.text import TextTask
 from lstm_jax.terminal import show
 
 PROTOCOLS = ("windows", "stream")
@@ -48,17 +45,9 @@ def exactly(losses: dict[str, Any]) -> list[str]:
     return [f"{losses[protocol]:.4f}" for protocol in PROTOCOLS]
 
 
-def score_ensemble(config: Config, text: Text, folders: list[Path]) -> Evaluation:
-    """The loss of the mean of the predictions of each folder's best model."""
-    masks = evaluation_masks(config.model)
-    models = [(load_model(folder, "best")[0].eval_params, masks) for folder in folders]
-    return evaluate_ensemble(models, split_ids(text.ids, config.data).validation, config.evaluate)
-
-
 def main(config: Config, workdir: Path) -> int:
     """Prints a line for each seed as it is done; writes record.json and the curves."""
-    text = load_text(config.data)
-    check_validates(config, text, "the record")
+    text = text_to_validate_on(config, "the record")
     configs = seeded(config, text, workdir)
     runs: list[dict[str, Any]] = []
     for run in train(configs, text, "tiny_shakespeare"):
@@ -69,12 +58,13 @@ def main(config: Config, workdir: Path) -> int:
         show(row(f"seed {run['seed']}", exactly(run), run["parameters"]) + seconds)
     means = [spread([run[protocol] for run in runs]) for protocol in PROTOCOLS]
     show(row("mean", means, runs[0]["parameters"]))
-    ensemble = score_ensemble(config, text, [*configs])._asdict()
+    validation, masks = TextTask(config, text).split.validation, evaluation_masks(config.model)
+    models = [(load_model(folder, "best")[0].eval_params, masks) for folder in configs]
+    ensemble = evaluate_ensemble(models, validation, config.evaluate)._asdict()
     show(row("ensemble", exactly(ensemble), sum(run["parameters"] for run in runs)))
     found = {"machine": describe_machine(), "config": config.flatten()}
     write_json(workdir / "record.json", found | {"seeds": runs, "ensemble": ensemble})
     title = f"tiny_shakespeare, {len(runs)} seeds"
-    draw_curves(
-        [read_metrics(folder) for folder in configs], title, workdir / "figures" / "record.png"
-    )
+    lines = [read_metrics(folder) for folder in configs]
+    draw_curves(lines, title, TextTask.unit, workdir / "figures" / "record.png")
     return 0

@@ -15,12 +15,10 @@ from experiments.support import seeds
 from experiments.support.seeds import mean_seconds, spread
 from experiments.support.timing import describe_machine
 from lstm_jax.config import Config
-from lstm_jax.data.corpora import load_text
 from lstm_jax.data.vocabulary import Text
 from lstm_jax.errors import UserError
 from lstm_jax.files import write_json
 from lstm_jax.run.figures import STREAM, WINDOWS, new_figure, picture, save, tidy
-from lstm_jax.run.loop import check_validates
 from lstm_jax.terminal import say, show
 
 BASE = "base"
@@ -55,7 +53,7 @@ WIDTH = max(map(len, VARIANTS))
 HEADER = f"{'variant':{WIDTH}}  {'stream':16}  change   {'windows':16}  parameters  seconds"
 VARIED = {name for changes in VARIANTS.values() for name in changes}
 # Nor can what only a variant would read be given.
-OWN = VARIED | {"train.seed", "model.mogrifier_rounds", "optimizer.final_ratio"}
+OWN = VARIED | {"data.task", "train.seed", "model.mogrifier_rounds", "optimizer.final_ratio"}
 READS = tuple(name for name in Config().flatten() if name not in OWN)
 
 
@@ -117,8 +115,7 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
 def main(config: Config, workdir: Path) -> int:
     """Prints a line for each variant as it is done; writes ablation.json and its picture."""
-    text = load_text(config.data)
-    check_validates(config, text, "the ablation")
+    text = seeds.text_to_validate_on(config, "the ablation")
     configs = {name: seeded(config, text, workdir, name) for name in VARIANTS}
     machine, found = describe_machine(), {}
     for number, (name, of_seeds) in enumerate(configs.items(), start=1):

@@ -15,7 +15,7 @@ from lstm_jax.config import Config, ModelConfig, TrainConfig
 from lstm_jax.files import write_json
 from lstm_jax.model import Interface
 from lstm_jax.run.figures import new_figure, picture, save
-from lstm_jax.run.memory import check_run_fits
+from lstm_jax.run.memory import batch_of_ids, check_run_fits
 from lstm_jax.terminal import overwrite, show
 from lstm_jax.verification.cases import Case, by_hand, grid, variants
 from lstm_jax.verification.compare import Row, verify, worst
@@ -129,7 +129,7 @@ def main_unchanged(workdir: Path) -> int:
 
 def main(config: Config, workdir: Path) -> int:
     """Prints the tables, writes verification.json and its picture; 1 if anything failed."""
-    check_run_fits(config, Interface.of(1))
+    check_run_fits(config, Interface.of(1), batch_of_ids(config))
     return verify_and_report(cases_of(config), workdir)
 
 

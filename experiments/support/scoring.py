@@ -4,13 +4,13 @@ goes on learning, each with how it was come by."""
 import hashlib
 import stat
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from lstm_jax.averaging import is_waiting
-from lstm_jax.config import Config, EvaluateConfig
+from lstm_jax.config import Config
 from lstm_jax.data.batches import split_ids
 from lstm_jax.data.corpora import load_text
 from lstm_jax.data.vocabulary import Text
@@ -19,12 +19,20 @@ from lstm_jax.files import named
 from lstm_jax.loss import bits
 from lstm_jax.masks import evaluation_masks
 from lstm_jax.model import Masks, ModelParams, named_leaves
-from lstm_jax.run.checkpoint import Description, load_model
+from lstm_jax.run.checkpoint import load_model
 from lstm_jax.run.checksums import sha256_of
-from lstm_jax.run.metrics import AVERAGE
+from lstm_jax.run.description import Description
+from lstm_jax.run.metrics import AVERAGE, counted, in_digits
 from lstm_jax.scoring.dynamic import DynamicConfig, evaluate_dynamic
 from lstm_jax.scoring.monte_carlo import evaluate_monte_carlo
-from lstm_jax.scoring.protocols import Evaluation, check_lanes, evaluate, evaluate_ensemble
+from lstm_jax.scoring.protocols import (
+    EvaluateConfig,
+    Evaluation,
+    check_lanes,
+    evaluate,
+    evaluate_ensemble,
+)
+from lstm_jax.tasks.text import vocabulary_of
 from lstm_jax.train import TrainState
 
 
@@ -38,11 +46,13 @@ class Loss(NamedTuple):
 
 def text_of(description: Description, config: Config) -> Text:
     """The text that a model was trained on; UserError where another one is found."""
-    path = config.data.path
+    path, wanted = config.data.path, description.identity.get("sha256", "")
     if path == description.config.data.path != "":
-        check_text_of_run(named(path), description.text_sha256)
-    text = load_text(config.data)
-    check_sha256(text.name, text.sha256, description.text_sha256)
+        check_text_of_run(named(path), wanted)
+    text = load_text(config.data.corpus, path)
+    check_sha256(text.name, text.sha256, wanted)
+    if vocabulary_of(description.identity, description.interface) != text.vocabulary:
+        raise UserError(f"the alphabet of this model is not that of {text.name}")
     return text
 
 
@@ -77,7 +87,9 @@ def check_sha256(name: str, found: str, wanted: str) -> None:
 def split_to_score(text: Text, config: Config, split: str) -> tuple[np.ndarray, np.ndarray]:
     """What comes before a split, and the split: `validation`, or `training_end`, as long a piece
     at the end of the training split."""
-    training, validation = split_ids(text.ids, config.data)
+    training, validation = split_ids(
+        text.ids, config.data.validation_fraction, config.data.train_chars
+    )
     if validation is None:
         raise UserError(
             "this run keeps no validation split to score (data.validation_fraction is 0): train "
@@ -131,12 +143,7 @@ def load_members(
     members, contents = [], {content_of(first.eval_params): workdir}
     for folder in folders:
         state, description = load_model(named(folder), which)
-        same = like.text_sha256, like.vocabulary, like.config.data.validation_fraction
-        if same != (
-            description.text_sha256,
-            description.vocabulary,
-            description.config.data.validation_fraction,
-        ):
+        if text_and_split(description) != text_and_split(like):
             raise UserError(
                 f"--ensemble={folder} was trained on another text or split than {workdir}: "
                 "name runs on the same"
@@ -150,6 +157,12 @@ def load_members(
         contents[content] = folder
         members.append((state.eval_params, evaluation_masks(description.config.model)))
     return members
+
+
+def text_and_split(description: Description) -> tuple[Any, ...]:
+    """What two runs have in common whose losses are of the same characters."""
+    fraction = description.config.data.validation_fraction
+    return description.identity, description.interface, fraction
 
 
 def content_of(params: ModelParams) -> bytes:
@@ -203,6 +216,14 @@ def describe(config: EvaluateConfig) -> dict[str, str]:
     }
 
 
-def in_both_units(nats: float) -> str:
-    """A loss as it is printed everywhere."""
-    return f"{nats:.4f} nats/char  {bits(nats):.4f} bits/char"
+def in_units(value: float, unit: str) -> str:
+    """A loss as it is printed everywhere: what is in nats in bits as well."""
+    also = ""
+    if unit.startswith("nats/"):
+        also = f"  {in_digits(bits(value))} bits/{counted(unit)}"
+    return f"{in_digits(value)} {unit}{also}"
+
+
+def score_in_units(name: str, value: float, unit: str) -> str:
+    """A metric as it is printed: a loss in units, anything else as a number."""
+    return in_units(value, unit) if "_loss" in name else in_digits(value)

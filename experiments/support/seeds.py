@@ -10,13 +10,28 @@ import jax
 
 from lstm_jax.config import Config
 from lstm_jax.data.vocabulary import Text
-from lstm_jax.run.checkpoint import Description
-from lstm_jax.run.loop import Run, check_folder, split_and_streams
-from lstm_jax.run.metrics import kept_losses
+from lstm_jax.errors import UserError
+from lstm_jax.run.loop import Run, check_run
+from lstm_jax.run.memory import check_run_fits
+from lstm_jax.run.metrics import brief, kept
+from lstm_jax.tasks.text import TextTask
 from lstm_jax.terminal import say
 
 SEEDS = range(3)
-READS = tuple(name for name in Config().flatten() if name != "train.seed")
+READS = tuple(name for name in Config().flatten() if name not in ("train.seed", "data.task"))
+
+
+def text_to_validate_on(config: Config, what: str) -> Text:
+    """The config's text; UserError where no run could be made on it, or nothing of it is kept to
+    validate on, which `what` needs."""
+    task = TextTask.of(config)
+    check_run_fits(config, task.interface, task.batch_at(0))
+    if not task.validates(config):
+        raise UserError(
+            f"{what} needs a validation split: data.validation_fraction is 0; leave it out, or "
+            "give another"
+        )
+    return task.text
 
 
 def seeded(config: Config, text: Text, workdir: Path) -> dict[Path, Config]:
@@ -24,8 +39,7 @@ def seeded(config: Config, text: Text, workdir: Path) -> dict[Path, Config]:
     could not do, or where its folder holds another run."""
     configs = {workdir / f"seed_{seed}": config.replace({"train.seed": seed}) for seed in SEEDS}
     for folder, of_seed in configs.items():
-        split_and_streams(of_seed, text)
-        check_folder(folder, Description.of(of_seed, text))
+        check_run(of_seed, TextTask(of_seed, text), folder)
     return configs
 
 
@@ -35,14 +49,14 @@ def train(configs: dict[Path, Config], text: Text, title: str) -> Iterator[dict[
     for folder, config in configs.items():
         platform = jax.devices()[0].platform
         say(f"{title}: seed {config.train.seed}, on {platform}")
-        with Run(config, text, folder, title) as run:
+        with Run(config, TextTask(config, text), folder, title) as run:
             run.train()
             found = run.summary()
-            run.draw()
-        stream, windows = kept_losses(found)
+            run.draw_figures()
+        losses = {brief(name): loss for name, loss in kept(found).items()}
         # Without its metrics.jsonl nobody knows how long a run took.
         named = {"seconds": None, **found, "seed": config.train.seed}
-        yield named | {"stream": stream, "windows": windows}
+        yield named | losses
 
 
 def mean_seconds(runs: list[dict[str, Any]]) -> str:

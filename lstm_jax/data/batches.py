@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 from jax import Array
 
-from lstm_jax.data.options import DataConfig
 from lstm_jax.errors import UserError
 
 Values = np.ndarray | Array
@@ -29,9 +28,13 @@ class Split(NamedTuple):
     validation: np.ndarray | None
 
 
-def split_ids(ids: np.ndarray, config: DataConfig) -> Split:
-    """The first part to train on, the last to validate on (nanoGPT's split where it is 90 : 10)."""
-    cut = int(len(ids) * (1 - config.validation_fraction)) if config.validation_fraction else None
+def split_ids(ids: np.ndarray, validation_fraction: float, train_chars: int = 0) -> Split:
+    """The first part to train on, the last to validate on (nanoGPT's split where it is 90 : 10).
+
+    Args:
+      train_chars: train on that many of the first part; 0: on all.
+    """
+    cut = int(len(ids) * (1 - validation_fraction)) if validation_fraction else None
     train, validation = ids[:cut], None if cut is None else ids[cut:]
     if validation is not None and (len(train) < 2 or len(validation) < 2):
         raise UserError(
@@ -39,12 +42,12 @@ def split_ids(ids: np.ndarray, config: DataConfig) -> Split:
             f"{len(validation)} to validate on, where each needs 2; take a longer text, or "
             "--config.data.validation_fraction=0"
         )
-    if config.train_chars > len(train):
+    if train_chars > len(train):
         raise UserError(
-            f"data.train_chars={config.train_chars:,} is more than the {len(train):,} characters "
+            f"data.train_chars={train_chars:,} is more than the {len(train):,} characters "
             "of the training split: leave it out, or take fewer"
         )
-    return Split(train[: config.train_chars or None], validation)
+    return Split(train[: train_chars or None], validation)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import BinaryIO, NamedTuple
 
 from lstm_jax.data.fetch import cache_folder, download, download_wheel, read_cached, sha256
-from lstm_jax.data.options import DataConfig
 from lstm_jax.data.plays import read_plays
 from lstm_jax.data.vocabulary import PIECE_BYTES, Text, encode_file
 from lstm_jax.errors import UserError, shorten
@@ -168,12 +167,12 @@ def refuse_device(mode: int) -> None:
         raise OSError("it is a device")
 
 
-def load_text(config: DataConfig) -> Text:
-    """The text that the config asks for, as ids."""
-    if config.path:
-        return read_file(config.path)
-    text = encode_file(io.BytesIO(CORPORA[config.corpus]()), config.corpus)
+def load_text(corpus: str, path: str = "") -> Text:
+    """A text as ids: a key of CORPORA, or the file that a path names."""
+    if path:
+        return read_file(path)
+    text = encode_file(io.BytesIO(CORPORA[corpus]()), corpus)
     facts = Facts(len(text.ids), len(text.vocabulary), text.sha256)
-    if facts != FACTS.get(config.corpus, facts):
-        raise UserError(f"{config.corpus} is {facts}, not {FACTS[config.corpus]}")
+    if facts != FACTS.get(corpus, facts):
+        raise UserError(f"{corpus} is {facts}, not {FACTS[corpus]}")
     return text

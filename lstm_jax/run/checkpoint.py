@@ -1,162 +1,41 @@
 """Checkpoints of a run: the latest few and the best by validation.
 
 A checkpoint is a folder named by its step. It holds the whole TrainState (step, parameters,
-optimizer state, carry, average) as orbax writes it; as JSON what is needed to make sense of it, the
-config, the alphabet, the text's hash; the losses on the validation split; and the checksums of all
-these files. Randomness follows the step and needs no saving.
+optimizer state, carry, average) as orbax writes it; as JSON what run it is of (`Description`); what
+validation measured; and the checksums of all these files. Randomness follows the step and needs no
+saving.
 
 It is written under another name and given its own when it is complete, and loses that name before
 it is deleted: a process killed at any moment leaves no half of one. One that no longer agrees with
 its checksums is damaged, and nothing of it is read.
-
-orbax is imported where the first checkpoint is written or read: it takes half as long to import as
-JAX does, and a new run is well under way before it saves.
 """
 
 import itertools
 import json
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.config import Config
-from lstm_jax.data.vocabulary import Text, Vocabulary, summary
-from lstm_jax.errors import UserError, shorten
+from lstm_jax.errors import UserError
 from lstm_jax.files import PART, cannot_write, named, read_json
-from lstm_jax.model import Interface
 from lstm_jax.run.checksums import damage, write_sums
-from lstm_jax.run.memory import check_state_fits, state_bytes
-from lstm_jax.run.metrics import check_losses, kept_losses
+from lstm_jax.run.description import Description, OtherFormat, read_description
+from lstm_jax.run.memory import state_bytes
+from lstm_jax.run.metrics import check_scores, minimised
+from lstm_jax.run.storage import read_state, write_state
 from lstm_jax.terminal import warn
-from lstm_jax.train import TrainState, init_train_state
+from lstm_jax.train import TrainState
 
 FOLDER = "checkpoints"
 DAMAGED = "damaged"  # where damaged checkpoints are set aside
 STATE, DESCRIPTION, METRICS = "state", "description/metadata", "metrics/metrics"
-FORMAT = 2  # of checkpoints and config.json
-# Below such a folder orbax writes what nobody can read: it takes the first for patterns of names,
-# and the last for a storage of Google's.
-NO_PLACE = re.compile(r"[\[\]]|(^|/)gs:(/|$)")
 SMALL_BYTES = 2**28  # hashed in a second or so, whatever it is
 LOOKS = 5  # at a folder in which a run under way deletes what was just found
-
-
-class Description(NamedTuple):
-    """What a run is: everything but its numbers."""
-
-    config: Config
-    vocabulary: Vocabulary
-    text_sha256: str
-    dtype: str  # of the parameters
-
-    @classmethod
-    def of(cls, config: Config, text: Text) -> "Description":
-        return cls(config, text.vocabulary, text.sha256, default_dtype())
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "config": self.config.flatten(),
-            "vocabulary": self.vocabulary.chars,
-            "text_sha256": self.text_sha256,
-            "dtype": self.dtype,
-        }
-
-    def differences(self, other: dict[str, Any]) -> list[str]:
-        """How this run differs from a described one (its `to_json`), a phrase each.
-
-        The text is known by its hash, so it may lie elsewhere (data.path).
-        """
-
-        def flatten(described: dict[str, Any]) -> dict[str, Any]:
-            # A run from before an option existed did without it, as its default does.
-            return {
-                **Config().flatten(),
-                **described["config"],
-                "dtype": described["dtype"],
-                "the vocabulary": summary(described["vocabulary"]),
-                "the text's sha256": described["text_sha256"],
-            }
-
-        here, there = flatten(self.to_json()), flatten(other)
-        return [
-            f"{key} is {shorten(there.get(key))} there and {shorten(value)} here"
-            for key, value in here.items()
-            if there.get(key) != value and key != "data.path"
-        ]
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Description":
-        return cls(
-            Config().replace(data["config"]),
-            Vocabulary(data["vocabulary"]),
-            data["text_sha256"],
-            data["dtype"],
-        )
-
-
-def default_dtype() -> str:
-    """The dtype of new parameters; it follows `jax_enable_x64`."""
-    return str(jnp.zeros(()).dtype)
-
-
-class OtherFormat(UserError):
-    """Another release wrote in a format that this one does not know."""
-
-
-def read_description(path: Path) -> dict[str, Any]:
-    """What a file says that a run is (`Description.to_json`); ValueError where it is none."""
-    kinds = {"config": dict, "vocabulary": str, "text_sha256": str, "dtype": str, "format": int}
-    described = read_json(path)
-    if not isinstance(described, dict):
-        raise ValueError("it describes no run")
-    for key, kind in kinds.items():
-        if type(described.get(key)) is not kind:
-            raise ValueError(f"its {key} is {shorten(described.get(key))}")
-    return described
-
-
-def refuse_other_format(path: Path, described: dict[str, Any]) -> None:
-    """Raises OtherFormat for what a later release wrote, or one from before the first release."""
-    if (found := described["format"]) != FORMAT:
-        remedy = "upgrade lstm_jax" if found > FORMAT else "go on with the version that wrote it"
-        raise OtherFormat(
-            f"{path} is of format {found}, and this version of lstm_jax reads format {FORMAT}: "
-            f"{remedy}, or choose another --workdir"
-        )
-
-
-def check_place(workdir: Path) -> None:
-    """Refuses a folder in which checkpoints would be written that cannot be read."""
-    if found := NO_PLACE.search(workdir.absolute().as_posix()):
-        raise UserError(
-            f"no checkpoint can be kept below {workdir.absolute()}, because of the "
-            f"{found[0].strip('/')} in that name: choose another --workdir"
-        )
-
-
-def to_plain(tree: Any) -> Any:
-    """A TrainState as the dicts and lists that a checkpoint has; what is None is left out."""
-    if hasattr(tree, "_asdict"):
-        fields = tree._asdict().items()
-        return {name: to_plain(value) for name, value in fields if value is not None}
-    return [*map(to_plain, tree)] if isinstance(tree, tuple) else tree
-
-
-def from_plain(stored: Any, like: Any) -> Any:
-    """`to_plain` undone: what was stored, in the types of `like`."""
-    if hasattr(like, "_asdict"):
-        fields = like._asdict().items()
-        return type(like)(**{name: from_plain(stored.get(name), value) for name, value in fields})
-    if isinstance(like, tuple):
-        return tuple(from_plain(*pair) for pair in zip(stored, like, strict=True))
-    return stored
 
 
 class Checkpoints:
@@ -213,11 +92,10 @@ class Checkpoints:
         if size <= SMALL_BYTES:
             return None
         try:
-            described = self.described(step)
-            if described["format"] != FORMAT:
-                return None  # who wrote it knows what it may hold
-            description = Description.from_json(described)
-            state = state_bytes(description.config, Interface.of(len(description.vocabulary)))
+            description = Description.from_json(self.described(step))
+            state = state_bytes(description.config, description.interface)
+        except OtherFormat:
+            return None  # who wrote it knows what it may hold
         except (ValueError, KeyError, TypeError, AttributeError):
             state = 0
         if size <= SMALL_BYTES + 2 * state:
@@ -241,13 +119,13 @@ class Checkpoints:
 
     def best_step(self, steps: Sequence[int]) -> int:
         """Of some steps, the one of lowest validation loss; the latest where none was validated."""
-        found = {step: kept_losses(losses)[0] for step in steps if (losses := self.losses(step))}
+        found = {step: minimised(scores) for step in steps if (scores := self.scores(step))}
         return min(found, key=found.__getitem__) if found else max(steps)
 
-    def losses(self, step: int) -> dict[str, float]:
-        """The validation losses that a checkpoint carries, by name; empty: it was not validated."""
+    def scores(self, step: int) -> dict[str, float]:
+        """What validation measured, by name, as a checkpoint carries it; empty: there was none."""
         try:
-            return check_losses(read_json(self.path(step) / METRICS))
+            return check_scores(read_json(self.path(step) / METRICS))
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
@@ -257,6 +135,8 @@ class Checkpoints:
         """What run a checkpoint is of, as `Description.to_json` wrote it."""
         try:
             return read_description(self.path(step) / DESCRIPTION)
+        except OtherFormat:
+            raise
         except (OSError, ValueError) as error:
             raise self._unreadable(step, error) from error
 
@@ -270,39 +150,13 @@ class Checkpoints:
         """The state at a step, every bit as it was saved, and what run it belongs to."""
         described = self.described(step)
         try:
-            refuse_other_format(self.path(step), described)
             description = Description.from_json(described)
-            return self._restore(step, description), description
-        except OtherFormat:
-            raise
+            return read_state(self.path(step) / STATE, description), description
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise self._unreadable(step, error) from error
 
-    def _restore(self, step: int, description: Description) -> TrainState:
-        import orbax.checkpoint as ocp
-
-        if description.dtype != default_dtype():
-            raise UserError(
-                f"its parameters are {description.dtype} and this process computes in "
-                f"{default_dtype()}: see JAX_ENABLE_X64"
-            )
-        check_state_fits(description.config, Interface.of(len(description.vocabulary)))
-        shapes = jax.eval_shape(
-            lambda: init_train_state(description.config, len(description.vocabulary))
-        )
-        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        target = jax.tree.map(
-            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes
-        )
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-            folder = (self.path(step) / STATE).absolute()
-            found = checkpointer.restore(folder, args=ocp.args.StandardRestore(to_plain(target)))
-        return from_plain(found, target)
-
-    def save(
-        self, state: TrainState, description: Description, metrics: dict[str, float] | None
-    ) -> None:
-        """Saves in the background; with no metrics it cannot become the best one.
+    def save(self, state: TrainState, description: Description, scores: dict[str, float]) -> None:
+        """Saves in the background; without scores it cannot become the best one.
 
         What went wrong there is raised here the next time, or by `wait`.
         """
@@ -311,19 +165,19 @@ class Checkpoints:
         if step not in self.steps():
             # A copy: the next dispatch takes the state's buffers while the writing still goes on.
             state = jax.tree.map(jnp.copy, state)
-            self._written = self._writer.submit(self._save, step, state, description, metrics)
+            self._written = self._writer.submit(self._save, step, state, description, scores)
 
     def _save(
         self,
         step: int,
         state: TrainState,
         description: Description,
-        metrics: dict[str, float] | None,
+        scores: dict[str, float],
     ) -> None:
         part = self.part(step)
         self._check()
         try:
-            write_checkpoint(part, state, description, metrics)
+            write_checkpoint(part, state, description, scores)
             self._check()
             part.rename(self.path(step))
         except (OSError, ValueError) as error:
@@ -359,17 +213,14 @@ class Checkpoints:
 
 
 def write_checkpoint(
-    folder: Path, state: TrainState, description: Description, metrics: dict[str, float] | None
+    folder: Path, state: TrainState, description: Description, scores: dict[str, float]
 ) -> None:
     """Writes a whole checkpoint into a folder that is not there yet."""
-    import orbax.checkpoint as ocp
-
     folder.parent.mkdir(exist_ok=True)  # not the one above: it may just have been deleted
     folder.mkdir()
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-        checkpointer.save((folder / STATE).absolute(), args=ocp.args.StandardSave(to_plain(state)))
-    for name, content in ((DESCRIPTION, description.to_json()), (METRICS, metrics)):
-        if content is not None:
+    write_state(folder / STATE, state)
+    for name, content in ((DESCRIPTION, description.to_json()), (METRICS, scores)):
+        if content:
             (folder / name).parent.mkdir()
             (folder / name).write_text(json.dumps(content))
     write_sums(folder)

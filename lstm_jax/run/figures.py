@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lstm_jax.files import write_atomically
-from lstm_jax.run.metrics import AVERAGE, kept_losses, kept_suffix
+from lstm_jax.run.metrics import AVERAGE, counted, in_digits, kept, measured, minimised
 from lstm_jax.terminal import warn
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 TRAIN, STREAM, WINDOWS, RATE = "#9aa7b4", "#c0392b", "#2c6fbb", "#7f8c8d"
 STREAM_AVERAGE, WINDOWS_AVERAGE = "#e59866", "#85b6e3"
+COLORS = (STREAM, WINDOWS, STREAM_AVERAGE, WINDOWS_AVERAGE)  # of a task's losses, in order
 
 
 def import_matplotlib() -> "ModuleType":
@@ -93,46 +94,53 @@ def save(figure: "Figure", path: Path) -> None:
 
 
 @picture
-def draw_curves(runs: Sequence[list[dict[str, Any]]], title: str, path: Path) -> None:
-    """Training and validation loss of one recipe's runs, the metrics of each, against characters
-    seen, the learning rate below."""
+def draw_curves(runs: Sequence[list[dict[str, Any]]], title: str, unit: str, path: Path) -> None:
+    """Training and validation losses of one recipe's runs, the metrics of each, against how many
+    targets were seen, the learning rate below."""
     figure = new_figure(8, 5.5)
     loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     loss.plot(*series(runs, "train_loss"), color=TRAIN, lw=1, label="training")
-    validated = [[m for m in metrics if "val_loss_stream" in m] for metrics in runs]
-    for name, color, label in (
-        ("val_loss_stream", STREAM, "validation, stream"),
-        ("val_loss_windows", WINDOWS, "validation, windows"),
-        (f"val_loss_stream{AVERAGE}", STREAM_AVERAGE, "the average's, stream"),
-        (f"val_loss_windows{AVERAGE}", WINDOWS_AVERAGE, "the average's, windows"),
-    ):
-        if not all(metrics and name in metrics[-1] for metrics in validated):
-            continue
+    validated = [[m for m in metrics if measured(m)] for metrics in runs]
+    if all(validated):
         # What is kept of a run is one step: each curve's own best would be another model's.
-        kept = [min(metrics, key=lambda m: kept_losses(m)[0]) for metrics in validated]
-        chosen = name == f"val_loss_stream{kept_suffix(kept[0])}"
-        label += (
-            f": {statistics.mean(m[name] for m in kept):.4f} {'at best' if chosen else 'there'}"
-        )
-        label += ", on average" if len(runs) > 1 else ""
-        loss.plot(*series(validated, name), color=color, lw=1, marker="o", ms=3, label=label)
+        best = [min(metrics, key=minimised) for metrics in validated]
+        for name, color in zip(losses_of(best), COLORS, strict=False):
+            label = label_of(name, best)
+            loss.plot(*series(validated, name), color=color, lw=1, marker="o", ms=3, label=label)
     # The first fiftieth of a run falls from log V so far that the rest would look flat.
     _, late = series([metrics[len(metrics) // 50 :] for metrics in runs], "train_loss")
     top = max((y for y in late if not math.isnan(y)), default=1.0)
-    loss.set(ylabel="loss (nats per character)", title=title, ylim=(None, 1.05 * top))
+    loss.set(ylabel=f"loss ({unit})", title=title, ylim=(None, 1.05 * top))
     loss.legend(frameon=False)
     rate.plot(*series(runs, "learning_rate"), color=RATE, lw=1)
-    rate.set(xlabel="characters seen (millions)", ylabel="learning rate", ylim=(0, None))
+    rate.set(xlabel=f"{counted(unit)}s seen (millions)", ylabel="learning rate", ylim=(0, None))
     for axes in (loss, rate):
         tidy(axes)
     save(figure, path)
 
 
+def losses_of(best: Sequence[dict[str, Any]]) -> list[str]:
+    """The names of the losses that each of some lines has, those of an average last."""
+    names = [name for name in measured(best[0]) if name.startswith("val_loss")]
+    names = [name for name in names if all(name in line for line in best)]
+    return sorted(names, key=lambda name: name.endswith(AVERAGE))
+
+
+def label_of(name: str, best: Sequence[dict[str, Any]]) -> str:
+    """A loss's name in words, with its mean over the best lines of the runs."""
+    of = "the average's" if name.endswith(AVERAGE) else "validation"
+    kind = name.removesuffix(AVERAGE).removeprefix("val_loss").strip("_")
+    where = "at best" if name == next(iter(kept(best[0]))) else "there"
+    mean = in_digits(statistics.mean(line[name] for line in best))
+    over = ", on average" if len(best) > 1 else ""
+    return f"{of}{', ' if kind else ''}{kind}: {mean} {where}{over}"
+
+
 def series(runs: Sequence[list[dict[str, Any]]], name: str) -> tuple[list[float], list[float]]:
-    """Millions of characters seen, and a value: with a gap (NaN) between two runs, and where a
+    """Millions of targets seen, and a value: with a gap (NaN) between two runs, and where a
     line has no such value, as that of a dispatch whose updates were all skipped has no loss."""
     x, y = [], []
     for metrics in runs:
-        x += [m["characters"] / 1e6 for m in metrics] + [math.nan]
+        x += [m["targets"] / 1e6 for m in metrics] + [math.nan]
         y += [m.get(name, math.nan) for m in metrics] + [math.nan]
     return x, y

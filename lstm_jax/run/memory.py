@@ -6,19 +6,25 @@ by a small factor. Better than a process that the system kills after it has been
 
 import math
 import sys
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import psutil
 from humanize import naturalsize
 
+from lstm_jax.cells import CELLS
+from lstm_jax.cells.cell import Cell, Marks
+from lstm_jax.cells.passes import ROWS
 from lstm_jax.config import Config
 from lstm_jax.container import memory_limit
+from lstm_jax.data.batches import Batch
 from lstm_jax.errors import UserError
 from lstm_jax.model import Interface, ModelParams, hidden_sizes, output_size
 from lstm_jax.train import init_train_state
 
 FLOAT_BYTES = 4
-RESIDUALS = 6  # blocks of BxH that a layer's backward needs of each step: four gates, h, c
 
 
 def memory_bytes() -> int:
@@ -31,18 +37,49 @@ def memory_bytes() -> int:
 
 def state_bytes(config: Config, interface: Interface) -> int:
     """A TrainState: parameters, optimizer state, carry."""
-    state = jax.eval_shape(lambda: init_train_state(config, interface))
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    return bytes_of(jax.eval_shape(lambda: init_train_state(config, interface)))
 
 
-def batch_bytes(config: Config, interface: Interface) -> int:
-    """What one step keeps of its batch for the backward, and the ids of one dispatch."""
+def bytes_of(tree: Any) -> int:
+    """What arrays, or the shapes of some, take."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def residual_floats(cell: Cell, hidden_size: int) -> int:
+    """What a layer's backward needs of each step of a lane, besides what the layer read."""
+    if not cell.by_hand:
+        return len(cell.state._fields) * hidden_size  # the state before, at the least
+
+    def forward() -> Any:
+        params = cell.init(jax.random.key(0), 1, hidden_size)
+        x_1x1x1 = jnp.zeros((1, 1, 1))
+        _, _, residuals = cell.by_hand[ROWS.name].forward(
+            params, cell.init_state(params, 1), x_1x1x1, None, Marks()
+        )
+        return residuals
+
+    leaves = jax.tree.leaves(jax.eval_shape(forward))
+    # Not x; and of the outputs, which are the states before moved by a step, one copy.
+    return sum(math.prod(leaf.shape) for leaf in leaves) - 1 - hidden_size
+
+
+def batch_bytes(config: Config, interface: Interface, batch: Batch) -> int:
+    """What one step keeps of its batch for the backward, and the batches of one dispatch."""
     model, train = config.model, config.train
-    T, B = train.sequence_length, train.batch_size
+    T, B = batch.inputs.shape[:2]
     kept = min(T, train.remat_every or T)  # steps whose residuals exist at once
-    floats_B = kept * (RESIDUALS * sum(model.layer_sizes) + interface.output_size)
+    cell = CELLS[model.cell]
+    residuals = sum(residual_floats(cell, H) for H in model.layer_sizes)
+    floats_B = kept * (residuals + interface.output_size)
     K = min(train.steps_per_dispatch, train.validate_every, train.steps)
-    return FLOAT_BYTES * B * floats_B + 3 * K * T * B  # input, target and reset, a byte each
+    return FLOAT_BYTES * B * floats_B + K * bytes_of(batch)
+
+
+def batch_of_ids(config: Config) -> Batch:
+    """The shapes of a batch as a text has them whose symbols number at most 256."""
+    shape = config.train.sequence_length, config.train.batch_size
+    ids, flags = (jax.ShapeDtypeStruct(shape, dtype) for dtype in (np.uint8, np.bool_))
+    return Batch(ids, ids, resets=flags)
 
 
 def check_state_fits(config: Config, interface: Interface) -> None:
@@ -57,13 +94,13 @@ def check_state_fits(config: Config, interface: Interface) -> None:
         )
 
 
-def check_run_fits(config: Config, interface: Interface) -> None:
-    """Refuses a run of which the model, or a batch beside it, could not be in memory."""
+def check_run_fits(config: Config, interface: Interface, batch: Batch) -> None:
+    """Refuses a run of which the model, or a batch like this beside it, could not be in memory."""
     check_state_fits(config, interface)
-    state, batch = state_bytes(config, interface), batch_bytes(config, interface)
-    if state + batch > (have := memory_bytes()):
+    state, need = state_bytes(config, interface), batch_bytes(config, interface, batch)
+    if state + need > (have := memory_bytes()):
         raise UserError(
-            f"a batch takes {naturalsize(batch)} of memory beside the model's "
+            f"a batch takes {naturalsize(need)} of memory beside the model's "
             f"{naturalsize(state)} and this machine has {naturalsize(have)}: take a smaller "
             "train.batch_size, train.sequence_length or train.steps_per_dispatch, or keep less "
             "with train.remat_every"

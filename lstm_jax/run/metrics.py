@@ -10,9 +10,9 @@ from lstm_jax.errors import UserError, shorten
 from lstm_jax.files import append, parse_json, write_atomically, write_json
 
 METRICS, SAMPLES, SUMMARY = "metrics.jsonl", "samples.txt", "summary.json"
-AVERAGE = "_average"  # ends the names of the average's losses
-LOSSES = {"val_loss_stream", "val_loss_windows"}
-WRITTEN = {"step", "characters", "learning_rate", "seconds"}  # in every line
+AVERAGE = "_average"  # ends the names of the average's scores
+MEASURED = re.compile(r"val_\w{1,60}", re.ASCII)  # what a validation's lines have more
+WRITTEN = {"step", "targets", "learning_rate", "seconds"}  # in every line
 LIMIT_BYTES = 2**31  # some eight million dispatches
 LARGEST = 1e40  # more than any number of float32
 SAMPLE_HEAD = re.compile(r"^={12} step (\d{1,10}) .*={12}$", re.MULTILINE)
@@ -42,9 +42,7 @@ def parse_line(line: str) -> dict[str, float]:
     found = parse_json(line)
     if not isinstance(found, dict) or not found.keys() >= WRITTEN:
         raise ValueError(f"a line is no metrics: {shorten(line)}")
-    for of in ("", AVERAGE):
-        if (f"val_loss_stream{of}" in found) != (f"val_loss_windows{of}" in found):
-            raise ValueError(f"a line has one of two validation losses: {shorten(line)}")
+    check_averages(found)
     return check_numbers(found)
 
 
@@ -56,41 +54,74 @@ def check_numbers(found: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def check_losses(found: Any) -> dict[str, float]:
-    """The validation losses beside a checkpoint; ValueError where they are none."""
-    if not isinstance(found, dict) or not found.keys() >= LOSSES:
-        raise ValueError(f"no validation losses: {shorten(found)}")
+def check_scores(found: Any) -> dict[str, float]:
+    """What validation measured, beside a checkpoint; ValueError where it is none of that."""
+    if not isinstance(found, dict) or not measured(found):
+        raise ValueError(f"no validation scores: {shorten(found)}")
+    check_averages(found)
     return check_numbers(found)
 
 
-def kept_suffix(metrics: Mapping[str, float]) -> str:
-    """How the names of the losses of the parameters that are kept end: as those of their average,
-    where there is one."""
-    return AVERAGE if f"val_loss_stream{AVERAGE}" in metrics else ""
+def check_averages(found: Mapping[str, Any]) -> None:
+    """Raises ValueError where an average was scored by some of the names, and not by all."""
+    names = measured(found)
+    averaged = {name for name in names if name.endswith(AVERAGE)}
+    if averaged and averaged != {name + AVERAGE for name in names.keys() - averaged}:
+        raise ValueError(f"it has some of an average's scores: {shorten(found)}")
 
 
-def kept_losses(metrics: Mapping[str, float]) -> tuple[float, float]:
-    """The validation losses, `stream` and `windows`, of the parameters that are kept."""
-    of = kept_suffix(metrics)
-    return metrics[f"val_loss_stream{of}"], metrics[f"val_loss_windows{of}"]
+def measured(line: Mapping[str, float]) -> dict[str, float]:
+    """What validation measured, out of a line or a summary; the first is minimised."""
+    return {name: value for name, value in line.items() if MEASURED.fullmatch(name)}
+
+
+def kept(line: Mapping[str, float]) -> dict[str, float]:
+    """What validation measured of the parameters that are kept: of their average, where there is
+    one."""
+    found = measured(line)
+    averaged = {name: value for name, value in found.items() if name.endswith(AVERAGE)}
+    return averaged or found
+
+
+def minimised(line: Mapping[str, float]) -> float:
+    """What decides which parameters are best, out of what was measured."""
+    return next(iter(kept(line).values()))
+
+
+def brief(name: str) -> str:
+    """A score's name without what all of them have in common."""
+    return name.removeprefix("val_").removesuffix(AVERAGE).removeprefix("loss_")
+
+
+def counted(unit: str) -> str:
+    """What a loss in some unit is a mean of: of `nats/char` the `char`."""
+    return unit.partition("/")[2] or "target"
+
+
+def in_digits(value: float) -> str:
+    """A value as it is printed: four decimals, or two digits where those would say nothing."""
+    return f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:.4f}"
 
 
 def append_metrics(workdir: Path, line: dict[str, Any]) -> None:
     append(workdir / METRICS, (json.dumps(line, allow_nan=False) + "\n").encode())
 
 
-def append_sample(workdir: Path, step: int, losses: Mapping[str, float], text: str) -> None:
-    """Adds a sample below a line with the step and, where one was scored, the loss by `stream`."""
-    name = f"val_loss_stream{kept_suffix(losses)}"
-    loss = f"{name} {losses[name]:.4f} nats/char " if name in losses else ""
-    head = f"{'=' * 12} step {step} {loss}{'=' * 12}"
+def append_sample(
+    workdir: Path, step: int, scores: Mapping[str, float], unit: str, text: str
+) -> None:
+    """Adds a sample below a line with the step and what is minimised, where that was measured."""
+    what = f"step {step}"
+    for name, value in [*kept(scores).items()][:1]:
+        what += f" {name} {in_digits(value)} {unit}"
+    head = f"{'=' * 12} {what} {'=' * 12}"
     append(workdir / SAMPLES, f"{head}\n{text}\n\n".encode())
 
 
 def rewind(workdir: Path, step: int) -> None:
     """Takes back what was written after `step`, so that a resumed run writes each step once."""
-    kept = [line for line in read_metrics(workdir) if line["step"] <= step]
-    write_atomically(workdir / METRICS, "".join(json.dumps(m) + "\n" for m in kept).encode())
+    lines = [line for line in read_metrics(workdir) if line["step"] <= step]
+    write_atomically(workdir / METRICS, "".join(json.dumps(m) + "\n" for m in lines).encode())
     samples = workdir / SAMPLES
     if samples.exists():
         try:

@@ -6,18 +6,22 @@ for each step of the dispatch, and the state is the one after the last of them.
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 
+from lstm_jax.data.batches import Batch
+from lstm_jax.errors import UserError
 from lstm_jax.files import write_atomically
 from lstm_jax.model import ModelParams, named_leaves
+from lstm_jax.run.checkpoint import Checkpoints
 from lstm_jax.train import StepInfo, TrainState
 
 FOLDER = "nonfinite"
+MAX_IN_A_ROW = 100  # updates skipped, after which a run has nothing left to hope for
 
 
 def finite_steps(infos: StepInfo) -> np.ndarray:
@@ -61,3 +65,65 @@ def dump(workdir: Path, step: int, **parts: Any) -> Path:
     path = workdir / FOLDER / f"step-{step}.npz"
     write_atomically(path, file.getvalue())
     return path
+
+
+class Watch:
+    """Stops a run, with a dump, where something is not finite that it cannot go on from.
+
+    Args:
+      check: called before a dump; raises where the folder is no longer the run's.
+      on_nonfinite: the config's `train.on_nonfinite`.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        checkpoints: Checkpoints,
+        check: Callable[[], None],
+        on_nonfinite: str,
+    ) -> None:
+        self._workdir, self._checkpoints, self._check = workdir, checkpoints, check
+        self._on_nonfinite = on_nonfinite
+
+    def check_infos(
+        self, step: int, infos: StepInfo, state: TrainState, batches: Callable[[int, int], Batch]
+    ) -> None:
+        """Looks at the dispatch that ended at a step; `batches` has those from one step to
+        another."""
+        if infos.in_a_row is None:
+            bad, what = ~finite_steps(infos), ""
+        else:
+            bad, what = infos.in_a_row >= MAX_IN_A_ROW, f"{MAX_IN_A_ROW} updates in a row skipped: "
+        if bad.any():
+            k, first = int(np.argmax(bad)), step - len(bad)
+            what += describe_step(infos, k)
+            parts = {"infos": infos, "batches": batches(first, step)}
+            self._stop(first + k + 1, what, state=state, **parts)
+
+    def check_state(self, state: TrainState) -> None:
+        """Looks at what the last update left."""
+        if what := describe_state(state):
+            self._stop(int(state.step), what, state=state)
+
+    def check_scores(self, scores: Mapping[str, float], state: TrainState) -> None:
+        """Looks at what validation measured of a state."""
+        if not np.isfinite([*scores.values()]).all():
+            what = f"validation measured {', '.join(map(str, scores.values()))}"
+            self._stop(int(state.step), what, state=state)
+
+    def _stop(self, step: int, what: str, **parts: Any) -> NoReturn:
+        """Dumps trees of arrays and says what is not finite and what to do."""
+        self._checkpoints.wait()
+        saved = self._checkpoints.steps()
+        last = "would have been the first"
+        if saved:
+            last = f"is {self._checkpoints.path(saved[-1])}"
+        self._check()
+        path = dump(self._workdir, step, **parts)
+        remedy = "lower optimizer.learning_rate or optimizer.clip_norm"
+        if self._on_nonfinite == "stop":
+            remedy += ", or take --config.train.on_nonfinite=skip"
+        raise UserError(
+            f"step {step}: {what}. The last good checkpoint {last}; the state is in {path}, for a "
+            f"look with numpy.load. To go on, {remedy}, in another --workdir"
+        )

@@ -13,16 +13,21 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lstm_jax.run.metrics import AVERAGE, kept_losses
+from lstm_jax.run.metrics import AVERAGE, brief, counted, in_digits, kept
 from lstm_jax.terminal import UNHEARD, on_terminal, put
 
 LINE_EVERY_S = 10.0
 
 
 class Progress:
-    """Shows the step, the losses, the speed and the time left."""
+    """Shows the step, the losses, the speed and the time left.
 
-    def __init__(self, steps: int, done: int) -> None:
+    Args:
+      unit: of a loss, such as `nats/char`.
+    """
+
+    def __init__(self, steps: int, done: int, unit: str) -> None:
+        self._counted = f"{counted(unit)}s"
         self._steps, self._start_step, self._start = steps, done, time.monotonic()
         self._val, self._last_line = "", -LINE_EVERY_S
         self._paced: dict[str, Any] | None = None  # the line that the speed is counted from
@@ -48,15 +53,15 @@ class Progress:
             self._show(line)
 
     def _show(self, line: dict[str, Any]) -> None:
-        validated = "val_loss_stream" in line
-        if validated:
-            of = " average" if f"val_loss_stream{AVERAGE}" in line else ""
-            stream, windows = kept_losses(line)
-            self._val = f"  val{of} stream {stream:.4f} windows {windows:.4f}"
+        if validated := kept(line):
+            of = " average" if next(iter(validated)).endswith(AVERAGE) else ""
+            self._val = f"  val{of}" + "".join(
+                f" {brief(name)} {in_digits(value)}" for name, value in validated.items()
+            )
         skipped = f"  {line['skipped']} updates skipped" if line.get("skipped") else ""
         text = (
-            f"loss {line.get('train_loss', math.nan):.4f}{self._val}{skipped}  "
-            f"{self._chars_per_second(line) / 1e3:.1f}k chars/s"
+            f"loss {in_digits(line.get('train_loss', math.nan))}{self._val}{skipped}  "
+            f"{self._targets_per_second(line) / 1e3:.1f}k {self._counted}/s"
         )
         if validated or self._paced is None:
             self._paced = line
@@ -71,13 +76,13 @@ class Progress:
             left = rate * (self._steps - line["step"])
             put(f"step {line['step']}/{self._steps}  {text}  {left:.0f} s left")
 
-    def _chars_per_second(self, line: dict[str, Any]) -> float:
+    def _targets_per_second(self, line: dict[str, Any]) -> float:
         """The speed since the last validation: one dispatch is too short to tell it by, for a GPU's
         are queued, and when one is read the next may be half done."""
         if self._paced is None:
-            return line["chars_per_second"]
+            return line["targets_per_second"]
         seconds = line["seconds"] - self._paced["seconds"]
-        return (line["characters"] - self._paced["characters"]) / max(seconds, 1e-9)
+        return (line["targets"] - self._paced["targets"]) / max(seconds, 1e-9)
 
     def close(self) -> None:
         with self._shown():

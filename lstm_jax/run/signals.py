@@ -29,6 +29,14 @@ STOPPING = "stopping after this dispatch, then saving; a second Ctrl-C or SIGTER
 BROKEN_PIPE = 13  # SIGPIPE, which Python ignores, and Windows does not know
 
 
+class Interrupted(Exception):
+    """The run was asked to stop and has saved what it had."""
+
+    def __init__(self, signal_number: int, step: int) -> None:
+        super().__init__(signal_number, step)
+        self.signal_number, self.step = signal_number, step
+
+
 @contextmanager
 def catch_signals() -> Iterator[list[int]]:
     """Collects the signals that ask to stop; SIGINT or SIGTERM once more ends the process at once.

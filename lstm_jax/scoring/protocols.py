@@ -11,18 +11,39 @@ starts from the zero state. That is the condition a model with a fixed context i
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
 
-from lstm_jax.config import EvaluateConfig
 from lstm_jax.data.batches import MAX_LANES, Batch, cut_segments
 from lstm_jax.errors import UserError
 from lstm_jax.gradients.lanes import Placement, lane_mesh
 from lstm_jax.heads import softmax
 from lstm_jax.model import Carry, Masks, ModelParams, apply, hidden_sizes, init_carry, output_size
+from lstm_jax.options import Section, option
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(Section):
+    prefix = "evaluate."
+    window_length: int = option(
+        256, "`windows`: characters predicted from each zero state", low=1, high=2**24
+    )
+    lanes: int = option(
+        64,
+        "`stream`: pieces of the split read side by side; 1: strictly one after another",
+        low=1,
+        high=2**20,
+    )
+    warmup: int = option(
+        1024,
+        "`stream`: unscored characters that each piece but the first reads beforehand",
+        low=0,
+        high=2**24,
+    )
 
 
 class Evaluation(NamedTuple):

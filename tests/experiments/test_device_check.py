@@ -8,8 +8,8 @@ import pytest
 
 from experiments.studies import device_check, verify_recipes
 from lstm_jax.config import Config, ModelConfig, TrainConfig
-from lstm_jax.run.loop import Interrupted
 from lstm_jax.run.metrics import METRICS
+from lstm_jax.run.signals import Interrupted
 from lstm_jax.verification.cases import Case
 
 SMALL = device_check.get_config().replace(

@@ -30,7 +30,13 @@ TEXTS = {
 }
 FIELDS = {f"config.{s}.{k}": f for s in SECTIONS for k, f in fields_of(s).items()}
 # At the upper end of their range they would keep the test busy for longer than it has time.
-SMALL_ONLY = ("train.steps", "train.sample_length", "model.num_layers")
+SMALL_ONLY = (
+    "train.steps",
+    "train.sample_length",
+    "model.num_layers",
+    "data.length",
+    "data.held_out",
+)
 
 
 def one_of(*values):

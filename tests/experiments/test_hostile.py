@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from lstm_jax.files import check_plain
-from lstm_jax.run.checkpoint import FORMAT, SMALL_BYTES
+from lstm_jax.run.checkpoint import SMALL_BYTES
 from lstm_jax.run.checksums import write_sums
-from lstm_jax.run.loop import RUN_FILES
+from lstm_jax.run.description import FORMAT
+from lstm_jax.run.folder import RUN_FILES
 from tests.cli import EVALUATE, SAMPLE, TEXT, TRAIN, call, is_one_line, line_of, process_in
 
 ROOT = Path(__file__).parent.parent.parent
@@ -131,13 +132,24 @@ def test_any_content_of_every_file_in_every_mode(folder):
 
 
 CHANGES = [
-    ({"vocabulary": 3}, "its vocabulary is 3"),
-    ({"vocabulary": ["a", "b"]}, r"its vocabulary is \['a', 'b'\]"),
-    ({"vocabulary": ""}, "'' is no alphabet"),
-    ({"vocabulary": "ba"}, "'ba' is no alphabet"),
-    ({"vocabulary": "aab"}, "'aab' is no alphabet"),
-    ({"vocabulary": "a\ud800"}, r"'a\\ud800' is no alphabet"),
-    ({"vocabulary": "".join(map(chr, range(40)))}, "cannot be read"),
+    ({"identity": {"alphabet": 3}}, "3 is no alphabet"),
+    ({"identity": {"alphabet": ["a", "b"]}}, r"\['a', 'b'\] is no alphabet"),
+    ({"identity": {"alphabet": ""}}, "'' is no alphabet"),
+    ({"identity": {"alphabet": "ba"}}, "'ba' is no alphabet"),
+    ({"identity": {"alphabet": "aab"}}, "'aab' is no alphabet"),
+    ({"identity": {"alphabet": "a\ud800"}}, r"'a\\ud800' is no alphabet"),
+    ({"identity": {"alphabet": "".join(map(chr, range(40)))}}, "is of no text of 40 symbols"),
+    ({"identity": "abc"}, "its identity is 'abc'"),
+    ({"interface": {"input_size": 40, "output_size": 40}}, "cannot be read"),
+    ({"interface": {"input_size": 10**13}}, "its interface is"),
+    ({"interface": {"input_size": 2**39}}, "TB of memory"),
+    ({"interface": {"output_size": 0}}, "its interface is"),
+    ({"interface": {"output_size": 10**400}}, "its interface is"),
+    ({"interface": {"input_size": True}}, "its interface is"),
+    ({"interface": {"reads_ids": 1}}, "its interface is"),
+    ({"interface": {"head": "other"}}, "its interface is"),
+    ({"interface": {"head": ["softmax"]}}, "its interface is"),
+    ({"interface": {"more": 1}}, "its interface is"),
     ({"config": []}, r"its config is \[\]"),
     ({"config": {"model.hidden_size": 65536, "model.num_layers": 64}}, "TB of memory"),
     ({"config": {"model.hidden_size": 10**400}}, "lies between 1 and 65536"),
@@ -150,7 +162,6 @@ CHANGES = [
     ({"config": {"train.batch_size": 2**20, "model.hidden_size": 65536}}, "of memory"),
     ({"format": 10**30}, "upgrade lstm_jax"),
     ({"format": "1"}, "its format is '1'"),
-    ({"text_sha256": None}, "its text_sha256 is None"),
     ({"dtype": "float64; rm -rf /"}, "cannot be read|computes in"),
 ]
 
@@ -159,8 +170,9 @@ CHANGES = [
 def test_a_description_that_is_none(change, message, workdir, folder):
     path = workdir / "checkpoints" / "1" / "description" / "metadata"
     described = json.loads(path.read_bytes())
-    if change.get("config"):
-        change = {"config": described["config"] | change["config"]}
+    (part, values), *_ = change.items()
+    if values and type(values) is dict:
+        change = {part: described[part] | values}
     put(path, json.dumps(described | change).encode())
     code, stderr = look("sample", folder)
     assert code == 2 and re.search(message, stderr), stderr
@@ -172,7 +184,7 @@ def test_one_of_two_losses_is_no_metrics(name, workdir, folder):
     line = json.loads(path.read_text().splitlines()[-1])
     put(path, json.dumps(line | {name: 1.0}).encode())
     code, stderr = look("train", folder)
-    assert code == 2 and "one of two validation losses" in stderr
+    assert code == 2 and "some of an average's scores" in stderr
 
 
 def test_a_state_of_another_shape(workdir, folder):

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from experiments.studies import memory, speedrun
+from experiments.studies import long_sequences, speedrun
 from experiments.support import machine
 from lstm_jax.errors import UserError
 from tests.cli import is_one_line
@@ -61,7 +61,7 @@ def test_a_platform_that_there_is_not(tmp_path):
 
 def test_memory_is_the_cpus(a_gpu, tmp_path):
     with pytest.raises(UserError, match="set JAX_PLATFORMS=cpu"):
-        memory.main(memory.get_config(), tmp_path)
+        long_sequences.main(long_sequences.get_config(), tmp_path)
     assert not [*tmp_path.iterdir()]
 
 

@@ -66,7 +66,10 @@ def test_a_mistake(args, message, empty):
             "--config.evaluate.warmup means nothing at evaluate.lanes=1",
         ),
         (["--experiment=speedrun", "--compile_cache=off"], "nothing to --experiment=speedrun"),
-        (["--experiment=memory", "--cpu_devices=2"], "nothing to --experiment=memory"),
+        (
+            ["--experiment=long_sequences", "--cpu_devices=2"],
+            "nothing to --experiment=long_sequences",
+        ),
         (
             ["--experiment=verify_gradients", "--config.optimizer.learning_rate=1"],
             "--config.optimizer.learning_rate means nothing to --experiment=verify_gradients",

@@ -184,7 +184,7 @@ def test_help_names_every_experiment_and_every_config_value():
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_has_a_valid_config(name):
-    assert isinstance(EXPERIMENTS[name](), Config)
+    assert isinstance(EXPERIMENTS[name].get_config(), Config)
 
 
 def test_the_notebooks_setting_learns_its_25_characters(tmp_path, tiny_shakespeare):

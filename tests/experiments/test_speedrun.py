@@ -60,7 +60,7 @@ def test_a_seed_that_does_not_get_there_leaves_no_median(tiny, tmp_path, capsys,
 
 
 def test_the_target_is_reached_by_any_validation_so_far(tmp_path, monkeypatch):
-    written = {"characters": 1, "learning_rate": 0.1, "seconds": 1.0}
+    written = {"targets": 1, "learning_rate": 0.1, "seconds": 1.0}
     lines = [{"step": step, **written} for step in (1, 2, 3)]
     lines[1] |= {"val_loss_stream": 1.0, "val_loss_windows": speedrun.TARGET}
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in lines[:1]))

@@ -24,13 +24,13 @@ jax.config.update("jax_enable_x64", True)
 import numpy as np
 from lstm_jax.gradients import lanes as parallel
 from lstm_jax.verification.cases import Case, make_problem
-from lstm_jax.run.checkpoint import Checkpoints, Description
+from lstm_jax.run.checkpoint import Checkpoints
+from lstm_jax.run.description import Description
 from lstm_jax.config import Config, ModelConfig
 from lstm_jax.data.batches import Batch, stack_batches
-from lstm_jax.data.vocabulary import Vocabulary
 from lstm_jax.gradients import GRADIENTS
 from lstm_jax.heads import softmax
-from lstm_jax.model import Masks
+from lstm_jax.model import Interface, Masks
 from lstm_jax.gradients.lanes import lane_mesh, over_lanes
 from lstm_jax.train import init_train_state, make_dispatch
 from lstm_jax.verification.compare import UNOPTIMIZED
@@ -69,11 +69,11 @@ config = Config().replace({"train.batch_size": 8, "train.sequence_length": 7,
                            "model.hidden_size": 6, "model.dropout": 0.3})
 plain = Batch(batch.inputs, batch.targets, resets=batch.resets)
 checkpoints = Checkpoints(Path(sys.argv[1]))
-description = Description(config, Vocabulary("abcdefghijk"), "hash", "float64")
+description = Description(config, {}, Interface.of(11), "float64")
 state = init_train_state(config, 11)
 state = state._replace(carry=jax.tree.map(lambda s: s + 1, state.carry))
 assert len(state.carry[0].h.sharding.device_set) == 4
-checkpoints.save(state, description, None)
+checkpoints.save(state, description, {})
 checkpoints.close()
 def trained():
     dispatch, batches = make_dispatch(config), stack_batches([plain] * 3)

@@ -18,11 +18,12 @@ import pytest
 from lstm_jax import files
 from lstm_jax.errors import UserError
 from lstm_jax.run import checkpoint
-from lstm_jax.run.checkpoint import FORMAT, METRICS, Checkpoints, Description, load_model
-from lstm_jax.run.loop import Run
+from lstm_jax.run.checkpoint import METRICS, Checkpoints, load_model
+from lstm_jax.run.description import FORMAT, Description
 from lstm_jax.run.metrics import read_metrics
+from lstm_jax.tasks.text import TextTask
 from lstm_jax.train import TrainState
-from tests.small import CONFIG, TEXT, assert_same_run
+from tests.small import CONFIG, TEXT, assert_same_run, run_in
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -59,7 +60,7 @@ def workdir(finished, tmp_path):
 
 
 def resume(workdir):
-    return Run(CONFIG, TEXT, workdir, "title")
+    return run_in(workdir)
 
 
 def test_every_damage_to_every_file_is_found_and_named(workdir):
@@ -146,7 +147,7 @@ def test_a_summary_does_not_hang_on_the_metrics(change, workdir, finished, capfd
     with resume(workdir) as run:
         run.train()
         found = run.summary()
-    checked = {"best_step", "val_loss_stream", "val_loss_windows", "step", "characters"}
+    checked = {"best_step", "val_loss_stream", "val_loss_windows", "step", "targets"}
     assert {name: found[name] for name in checked} == {name: wanted[name] for name in checked}
     warned = "metrics.jsonl does not reach step 20" in capfd.readouterr().err
     assert warned == (change is not edited)
@@ -229,7 +230,7 @@ def test_a_folder_whose_checkpoints_nobody_could_read_is_refused(name, tmp_path)
     (tmp_path / name).mkdir(parents=True)
     for folder in (tmp_path / name, tmp_path / name / "below"):
         with pytest.raises(UserError, match=r"no checkpoint can be kept below .* because of the"):
-            Run(CONFIG, TEXT, folder, "title")
+            run_in(folder)
     assert [*tmp_path.rglob("*.json")] == []
 
 
@@ -240,7 +241,7 @@ def test_a_file_in_the_place_of_what_a_killed_process_wrote(workdir):
     assert not (workdir / "checkpoints" / "7.part").exists()
 
 
-@pytest.mark.parametrize("key", ["format", "dtype", "config", "vocabulary", "text_sha256"])
+@pytest.mark.parametrize("key", ["format", "dtype", "config", "identity", "interface"])
 def test_a_description_without_one_of_its_parts_is_none(key, workdir):
     rewrite(workdir, lambda described: described.pop(key))
     for use in (resume, lambda workdir: load_model(workdir, "latest")):
@@ -265,7 +266,7 @@ def test_another_model_is_refused_and_nothing_is_touched(change, message, with_c
     flip(workdir / "checkpoints" / "20" / "state" / "manifest.ocdbt")  # it is not for us to move it
     before = content(workdir)
     with pytest.raises(UserError, match=message):
-        Run(CONFIG.replace(change), TEXT, workdir, "title")
+        run_in(workdir, CONFIG.replace(change))
     assert content(workdir) == before
 
 
@@ -282,7 +283,7 @@ def test_a_file_larger_than_any_of_ours_is_not_read(allowed, workdir, monkeypatc
 
 @pytest.mark.parametrize("key", CONFIG.flatten())
 def test_every_option_but_the_texts_place_makes_another_run(key):
-    here = Description.of(CONFIG, TEXT)
+    here = Description.of(CONFIG, TextTask(CONFIG, TEXT))
     described = here.to_json()
     assert here.differences(described) == []
     described["config"][key] = "other"
@@ -291,10 +292,11 @@ def test_every_option_but_the_texts_place_makes_another_run(key):
 
 
 def test_another_alphabet_and_another_dtype_are_refused(workdir):
-    rewrite(workdir, lambda described: described.update(vocabulary="\nabd"))
-    with pytest.raises(UserError, match=r"the vocabulary is .*abd.* there and .*abc.* here"):
+    rewrite(workdir, lambda described: described["identity"].update(alphabet="\nabd"))
+    with pytest.raises(UserError, match=r"the task's alphabet is .*abd.* there and .*abc.* here"):
         resume(workdir)
-    rewrite(workdir, lambda described: described.update(vocabulary="\nabc", dtype="float64"))
+    rewrite(workdir, lambda described: described["identity"].update(alphabet="\nabc"))
+    rewrite(workdir, lambda described: described.update(dtype="float64"))
     with pytest.raises(UserError, match=r"dtype is 'float64' there and 'float32' here"):
         resume(workdir)
     with pytest.raises(UserError, match=r"are float64 and this process computes in float32"):
@@ -343,17 +345,17 @@ def test_a_finished_run_without_its_checkpoints_is_not_begun_over(gone, workdir)
 def test_of_many_the_latest_two_and_the_best_are_kept(losses, kept, tmp_path, monkeypatch):
     """The best is long past, or was never validated, or is one of the latest."""
 
-    def write(folder, state, description, metrics):
+    def write(folder, state, description, scores):
         (folder / METRICS).parent.mkdir(parents=True)
-        if metrics is not None:
-            (folder / METRICS).write_text(json.dumps(metrics))
+        if scores:
+            (folder / METRICS).write_text(json.dumps(scores))
 
     monkeypatch.setattr(checkpoint, "write_checkpoint", write)
     before = {*threading.enumerate()}
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step, loss in enumerate(losses, start=1):
-        metrics = loss and {"val_loss_stream": loss, "val_loss_windows": -loss}
-        checkpoints.save(TrainState(np.int32(step), (), (), ()), None, metrics)
+        scores = {"val_loss_stream": loss, "val_loss_windows": -loss} if loss else {}
+        checkpoints.save(TrainState(np.int32(step), (), (), ()), None, scores)
     assert {*threading.enumerate()} - before
     checkpoints.close()
     assert {*threading.enumerate()} <= before

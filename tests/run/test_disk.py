@@ -11,9 +11,8 @@ import pytest
 
 from lstm_jax.errors import UserError
 from lstm_jax.run.checkpoint import Checkpoints
-from lstm_jax.run.loop import Run
 from lstm_jax.run.metrics import read_metrics
-from tests.small import CONFIG, TEXT, assert_same_run
+from tests.small import assert_same_run, run_in
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -42,7 +41,7 @@ def test_a_file_that_cannot_grow(named, size, tmp_path, finished):
     """
     workdir = shutil.copytree(finished, tmp_path / "run")
     shutil.rmtree(workdir / "checkpoints" / "20")
-    with Run(CONFIG, TEXT, workdir, "title") as run:
+    with run_in(workdir) as run:
         assert run.step == 18
         size = size or (workdir / "metrics.jsonl").stat().st_size + 50
         wanted = rf"^cannot write {workdir / named}: File too large, [\d,.]+ MB are free in "
@@ -50,7 +49,7 @@ def test_a_file_that_cannot_grow(named, size, tmp_path, finished):
             run.train()
     assert Checkpoints(workdir).sort_out() == ([18], {})
     assert read_metrics(workdir)[-1]["step"] == (18 if named == "metrics.jsonl" else 20)
-    with Run(CONFIG, TEXT, workdir, "title") as run:
+    with run_in(workdir) as run:
         assert run.step == 18
         run.train()
     # Only now: a write that orbax no longer waited for may have come after the part was deleted.
@@ -61,8 +60,8 @@ def test_a_file_that_cannot_grow(named, size, tmp_path, finished):
 def test_a_figure_that_cannot_grow_is_a_warning(tmp_path, finished, capsys):
     workdir = shutil.copytree(finished, tmp_path / "run")
     before = (workdir / "figures" / "curves.png").read_bytes()
-    with Run(CONFIG, TEXT, workdir, "title") as run, no_file_above(20_000):
-        run.draw()
+    with run_in(workdir) as run, no_file_above(20_000):
+        run.draw_figures()
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("warning: the figure") and "File too large" in said
     assert (workdir / "figures" / "curves.png").read_bytes() == before

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.run import ANALYSES
+from experiments.run import EXPERIMENTS, is_study
 from lstm_jax.run import figures
 from tests.cli import TEXT, TRAIN, call, line_of, process_in
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def line(step, **values):
-    return {"step": step, "characters": step * 10**6, "learning_rate": 0.1 / step, **values}
+    return {"step": step, "targets": step * 10**6, "learning_rate": 0.1 / step, **values}
 
 
 def scored(step, stream, windows):
@@ -37,7 +37,9 @@ def drawn(tmp_path, monkeypatch):
     """The axes of the losses, as they would be saved."""
     kept = []
     monkeypatch.setattr(figures, "save", lambda figure, path: kept.append(figure))
-    return lambda runs: figures.draw_curves(runs, "title", tmp_path / "no.png") or kept[-1].axes[0]
+    return lambda runs: (
+        figures.draw_curves(runs, "title", "nats/char", tmp_path / "no.png") or (kept[-1].axes[0])
+    )
 
 
 def test_two_runs_are_apart_and_what_is_not_there_is_a_gap():
@@ -97,7 +99,7 @@ import json, os, sys
 from pathlib import Path
 from lstm_jax.run.figures import draw_curves
 before = dict(os.environ)
-draw_curves(json.load(sys.stdin), "title", Path("curves.png"))
+draw_curves(json.load(sys.stdin), "title", "nats/char", Path("curves.png"))
 assert os.environ == before
 from matplotlib import rcParams
 print(rcParams["savefig.dpi"], dict.__getitem__(rcParams, "backend"))
@@ -164,12 +166,14 @@ def test_a_picture_that_fails_is_one_line_after_all_else(tmp_path, monkeypatch):
 
 
 def test_no_experiment_fails_for_its_picture(tmp_path, capsys, monkeypatch):
-    modules = [*ANALYSES.values()]
+    modules = [*filter(is_study, EXPERIMENTS.values())]
     drawing = [module for module in modules if hasattr(module, "new_figure")]
     assert len(drawing) == 5
     for module in drawing:
         monkeypatch.setattr(module, "new_figure", fail)
-        module.draw([], *([""] if module.__name__.endswith("memory") else []), tmp_path / "a.png")
+        module.draw(
+            [], *([""] if module.__name__.endswith("long_sequences") else []), tmp_path / "a.png"
+        )
         assert re.fullmatch(
             r"warning: the figure .*a.png is not drawn: .+\n", capsys.readouterr().err
         )

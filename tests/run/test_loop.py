@@ -19,10 +19,13 @@ from lstm_jax.errors import UserError
 from lstm_jax.run import checkpoint, loop
 from lstm_jax.run.checkpoint import Checkpoints, load_model
 from lstm_jax.run.checksums import write_sums
-from lstm_jax.run.loop import Interrupted, Run
+from lstm_jax.run.journal import Journal
+from lstm_jax.run.loop import Run
 from lstm_jax.run.metrics import append_sample, read_metrics, rewind
+from lstm_jax.run.signals import Interrupted
 from lstm_jax.scoring.protocols import Evaluation
-from tests.small import CONFIG, TEXT, assert_same_run
+from lstm_jax.tasks import text as text_task
+from tests.small import CONFIG, TEXT, assert_same_run, run_in
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -47,10 +50,10 @@ def stop_after(run, dispatches):
 
 @pytest.mark.parametrize("dispatches", [0, 1, 3, 5])
 def test_a_killed_run_goes_on_to_the_same_bits(dispatches, tmp_path, finished):
-    with Run(CONFIG, TEXT, tmp_path, "title") as run, pytest.raises(Stop):
+    with run_in(tmp_path) as run, pytest.raises(Stop):
         stop_after(run, dispatches)
         run.train()
-    with Run(CONFIG, TEXT, tmp_path, "title") as again:
+    with run_in(tmp_path) as again:
         assert again.step == {0: 0, 1: 0, 3: 6, 5: 12}[dispatches]
         again.train()
     assert_same_run(tmp_path, finished)
@@ -61,7 +64,7 @@ def test_an_interrupted_run_saves_says_where_and_goes_on_to_the_same_bits(
     number, tmp_path, finished, monkeypatch
 ):
     monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)  # not as of pytest's
-    with Run(CONFIG, TEXT, tmp_path, "title") as run, pytest.raises(Interrupted) as stop:
+    with run_in(tmp_path) as run, pytest.raises(Interrupted) as stop:
         report = run._report
 
         def interrupt(progress, step, *args, **kwargs):
@@ -73,7 +76,7 @@ def test_an_interrupted_run_saves_says_where_and_goes_on_to_the_same_bits(
         run.train()
     assert stop.value.signal_number == number
     assert stop.value.step % 3 == 0 and 9 <= stop.value.step <= 12
-    with Run(CONFIG, TEXT, tmp_path, "title") as again:
+    with run_in(tmp_path) as again:
         assert again.step == stop.value.step
         again.train()
     assert_same_run(tmp_path, finished)
@@ -107,7 +110,7 @@ def test_a_reader_that_goes_away_ends_the_run_saved(
 ):
     """With the exit code of SIGPIPE: at the next thing shown, or before the first."""
     monkeypatch.setattr("lstm_jax.run.progress.LINE_EVERY_S", -1.0)
-    with Run(CONFIG, TEXT, tmp_path, "title") as run, pytest.raises(Interrupted) as stop:
+    with run_in(tmp_path) as run, pytest.raises(Interrupted) as stop:
         stderr = Head(step, is_terminal)
         stderr.left = not step
         monkeypatch.setattr("sys.stderr", stderr)
@@ -115,7 +118,7 @@ def test_a_reader_that_goes_away_ends_the_run_saved(
     assert stop.value.signal_number == signal.SIGPIPE
     assert Checkpoints(tmp_path).steps()[-1] == stop.value.step <= step + 6
     monkeypatch.undo()
-    with Run(CONFIG, TEXT, tmp_path, "title") as again:
+    with run_in(tmp_path) as again:
         again.train()
     assert_same_run(tmp_path, finished)
 
@@ -132,7 +135,7 @@ def test_progress_that_cannot_be_shown_is_left_out(error, tmp_path, finished, mo
             raise error
 
     monkeypatch.setattr("sys.stderr", Broken(0, False))
-    with Run(CONFIG, TEXT, tmp_path, "title") as run:
+    with run_in(tmp_path) as run:
         run.train()
     assert_same_run(tmp_path, finished)
 
@@ -143,7 +146,7 @@ def test_in_a_thread_of_its_own(tmp_path, finished, monkeypatch):
     monkeypatch.setattr(loop, "draw_curves", lambda *_: None)
 
     def train(dispatches, folder, ends):
-        with jax.numpy_dtype_promotion("standard"), Run(CONFIG, TEXT, folder, "title") as run:
+        with jax.numpy_dtype_promotion("standard"), run_in(folder) as run:
             stop_after(run, dispatches)
             with contextlib.suppress(Stop):
                 run.train()
@@ -166,12 +169,12 @@ def test_in_a_thread_of_its_own(tmp_path, finished, monkeypatch):
 
 # After which of these calls, or before it, a run's folder is deleted; what it would do next there.
 MOMENTS = {
-    "append a line": (Run, "_line", "after"),
+    "append a line": (Journal, "line", "after"),
     "append a sample": (Run, "sample", "after"),
     "begin a checkpoint": (Checkpoints, "_save", "before"),
     "give a checkpoint its name": (checkpoint, "write_checkpoint", "after"),
     "delete a checkpoint": (Checkpoints, "_delete_old", "before"),
-    "draw the curves": (loop, "read_metrics", "after"),
+    "draw the curves": (Journal, "lines", "after"),
 }
 
 
@@ -206,11 +209,11 @@ def test_a_folder_deleted_under_a_run_is_no_longer_its_own(
     message = "deleted, moved or taken over while this process trained"
     with (
         pytest.raises(UserError, match=message),
-        Run(config, TEXT, workdir, "title") as run,
+        run_in(workdir, config) as run,
     ):
         monkeypatch.setattr(owner, name, patched)
         run.train()
-        run.draw()
+        run.draw_figures()
     assert [everything_in(workdir)] == left and workdir.exists() == taken
 
 
@@ -227,7 +230,7 @@ def test_what_a_run_leaves_behind(finished):
     metrics = read_metrics(finished)
     assert [m["step"] for m in metrics] == [3, 6, 9, 12, 15, 18, 20]
     assert [m["step"] for m in metrics if "val_loss_stream" in m] == [6, 12, 18, 20]
-    assert all(m["characters"] == 12 * m["step"] for m in metrics)
+    assert all(m["targets"] == 12 * m["step"] for m in metrics)
     assert (finished / "samples.txt").read_text().count("= step") == 4
     assert (finished / "figures" / "curves.png").read_bytes().startswith(b"\x89PNG")
     summary = json.loads((finished / "summary.json").read_text())
@@ -252,7 +255,7 @@ def test_what_a_run_leaves_behind(finished):
 def test_another_run_in_the_same_folder_is_refused(change, text, finished):
     before = sorted(finished.rglob("*"))
     with pytest.raises(UserError, match=r"holds another run: .* is .* there and .* here"):
-        Run(CONFIG.replace(change), text, finished, "title")
+        run_in(finished, CONFIG.replace(change), text)
     assert sorted(finished.rglob("*")) == before
 
 
@@ -265,10 +268,10 @@ def test_a_run_from_before_an_option_existed_is_the_one_without_it(finished, tmp
     for sums in tmp_path.rglob("SHA256SUMS"):
         sums.unlink()
         write_sums(sums.parent)
-    with Run(CONFIG, TEXT, tmp_path / "old", "title") as run:
+    with run_in(tmp_path / "old") as run:
         assert run.step == 20
     with pytest.raises(UserError, match=r"train.remat_every is 0 there and 2 here"):
-        Run(CONFIG.replace({"train.remat_every": 2}), TEXT, tmp_path / "old", "title")
+        run_in(tmp_path / "old", CONFIG.replace({"train.remat_every": 2}))
 
 
 def test_a_folder_may_be_named_by_a_string(finished, tmp_path, monkeypatch):
@@ -276,21 +279,21 @@ def test_a_folder_may_be_named_by_a_string(finished, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     for name in (str(tmp_path / "run"), "~/run"):
-        with Run(CONFIG, TEXT, name, "title") as run:
+        with run_in(name) as run:
             assert run.step == 20 and run.workdir == tmp_path / "run"
         assert int(load_model(name, "latest")[0].step) == 20
 
 
 def test_a_finished_run_has_nothing_left_to_do(finished):
     before = (finished / "metrics.jsonl").read_text()
-    with Run(CONFIG, TEXT, finished, "title") as run:
+    with run_in(finished) as run:
         run.train()
     assert run.step == 20 and (finished / "metrics.jsonl").read_text() == before
 
 
 def test_a_resumed_run_goes_on_counting_its_seconds(finished):
-    with Run(CONFIG, TEXT, finished, "title") as run:
-        assert run.seconds == read_metrics(finished)[-1]["seconds"] > 0
+    with run_in(finished) as run:
+        assert run.journal.seconds == read_metrics(finished)[-1]["seconds"] > 0
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -301,7 +304,7 @@ def test_the_bar_is_closed_however_training_ends(fails, finished, monkeypatch):
     def stop(*_):
         raise Stop
 
-    with Run(CONFIG, TEXT, finished, "title") as run:
+    with run_in(finished) as run:
         with contextlib.suppress(Stop):
             if fails:
                 run._train = stop
@@ -317,7 +320,7 @@ def with_readout(params, symbol):
 
 
 def test_the_sample_is_the_averages(finished):
-    with Run(CONFIG, TEXT, finished, "title") as run:
+    with run_in(finished) as run:
         params = run.state.params
         run.state = run.state._replace(params=with_readout(params, 1))
         assert run.sample()[1:] == "a" * 10
@@ -337,7 +340,7 @@ def test_an_interrupted_state_is_looked_at_before_it_is_saved(finished, tmp_path
         run.state = run.state._replace(step=jnp.asarray(21), params=params)
         received.append(signal.SIGTERM)
 
-    with Run(CONFIG, TEXT, workdir, "title") as run:
+    with run_in(workdir) as run:
         run._train = spoil
         with pytest.raises(UserError, match=r"step 21: the parameters are not finite in readout.b"):
             run.train()
@@ -348,8 +351,8 @@ def test_the_best_is_by_stream_and_is_kept(tmp_path, monkeypatch):
     """Validations after which the first is the best by `stream` and the last by `windows`."""
     scores = {6: (1.0, 4.0), 12: (3.0, 3.0), 18: (2.0, 2.0), 20: (4.0, 1.0)}
     found = iter(scores.values())
-    monkeypatch.setattr(loop, "evaluate", lambda *_: Evaluation(*next(found)))
-    with Run(CONFIG, TEXT, tmp_path, "title") as run:
+    monkeypatch.setattr(text_task, "evaluate", lambda *_: Evaluation(*next(found)))
+    with run_in(tmp_path) as run:
         run.train()
         summary = run.summary()
     assert summary["best_step"] == 6
@@ -361,30 +364,30 @@ def test_the_best_is_by_stream_and_is_kept(tmp_path, monkeypatch):
 def test_a_text_too_short_leaves_no_folder(tmp_path):
     short = Text("short", TEXT.ids[:12], TEXT.vocabulary, "short")
     with pytest.raises(UserError):
-        Run(CONFIG, short, tmp_path / "run", "title")
+        run_in(tmp_path / "run", CONFIG, short)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_foreign_checkpoint_is_not_resumed(tmp_path, finished):
     shutil.copytree(finished / "checkpoints", tmp_path / "checkpoints")
     with pytest.raises(UserError, match=r"model.hidden_size is 8 there and 9 here"):
-        Run(CONFIG.replace({"model.hidden_size": 9}), TEXT, tmp_path, "title")
+        run_in(tmp_path, CONFIG.replace({"model.hidden_size": 9}))
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoints"}
-    with Run(CONFIG, TEXT, tmp_path, "title") as run:  # the rightful one still can
+    with run_in(tmp_path) as run:  # the rightful one still can
         assert run.step == 20
 
 
 def test_a_resumed_run_keeps_the_samples_letter_for_letter(tmp_path):
-    append_sample(tmp_path, 1, {}, "a\r\nb\rc\n=== step 9 no head ===")
+    append_sample(tmp_path, 1, {}, "nats/char", "a\r\nb\rc\n=== step 9 no head ===")
     before = (tmp_path / "samples.txt").read_bytes()
-    append_sample(tmp_path, 2, {"val_loss_stream": 1.5}, "later")
+    append_sample(tmp_path, 2, {"val_loss_stream": 1.5}, "nats/char", "later")
     rewind(tmp_path, 1)
     assert (tmp_path / "samples.txt").read_bytes() == before
 
 
 def test_without_a_validation_split(tmp_path):
     config = CONFIG.replace({"data.validation_fraction": 0.0, "train.steps": 6})
-    with Run(config, TEXT, tmp_path, "title") as run:
+    with run_in(tmp_path, config) as run:
         run.train()
         summary = run.summary()
     assert "val_loss_stream" not in summary and summary["step"] == 6

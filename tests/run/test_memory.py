@@ -1,70 +1,137 @@
-"""The memory experiment: what it runs, leaves out and writes. No test looks at a time."""
+"""What a run takes of memory at the least: never more than it does take, refused beforehand."""
 
-import json
+from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
-from experiments.studies import memory
 from lstm_jax.config import Config
+from lstm_jax.data.batches import Streams, stack_batches
+from lstm_jax.errors import UserError
+from lstm_jax.model import Interface, init_model
+from lstm_jax.run import memory
+from lstm_jax.run.memory import (
+    batch_bytes,
+    batch_of_ids,
+    check_run_fits,
+    check_samples_fit,
+    check_state_fits,
+    state_bytes,
+)
+from lstm_jax.tasks.adding import AddingTask
+from lstm_jax.train import init_train_state, make_dispatch
 
-TINY = {"model.hidden_size": 4, "train.batch_size": 2, "train.sequence_length": 120}
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 
-
-def test_the_lengths_and_their_blocks():
-    train = [config.train for config in memory.configs_of(memory.get_config())]
-    assert [(t.sequence_length, t.remat_every) for t in train] == [
-        (100, 0),
-        (100, 10),
-        (1000, 0),
-        (1000, 32),
-        (10_000, 0),
-        (10_000, 100),
-        (100_000, 0),
-        (100_000, 316),
-    ]
-    own = Config().replace({"train.sequence_length": 7, "train.remat_every": 2})
-    assert [c.train.remat_every for c in memory.configs_of(own)] == [0, 2]
-
-
-def test_it_prints_writes_and_draws(tmp_path, capsys):
-    assert memory.main(memory.get_config().replace(TINY), tmp_path) == 0
-    assert capsys.readouterr().out.count("\n") == 5
-    found = json.loads((tmp_path / "memory.json").read_text())
-    entries = found["entries"]
-    assert [(e["T"], e["remat_every"]) for e in entries] == [
-        (100, 0),
-        (100, 10),
-        (120, 0),
-        (120, 11),
-    ]
-    assert all(e["added_bytes"] >= 0 and e["step_s"] > 0 and e["steps"] >= 1 for e in entries)
-    assert found["config"]["model.hidden_size"] == 4 and found["machine"]["cpus"] >= 1
-    assert (tmp_path / "figures" / "memory.png").read_bytes().startswith(b"\x89PNG")
+V = 30
+INTERFACE = Interface.of(V)
+SHAPES = [
+    {},
+    {"model.num_layers": 3, "train.sequence_length": 100},
+    {"train.remat_every": 8, "train.sequence_length": 512},
+    {"train.gradient": "autodiff", "model.embedding_size": 16, "optimizer.name": "sgd"},
+    {"model.cell": "gru", "model.hidden_sizes": (48, 32)},
+    {"model.cell": "mogrifier", "train.gradient": "autodiff"},
+]
 
 
-@pytest.mark.usefixtures("standard_promotion")
-@pytest.mark.parametrize("fits", [False, True])
-def test_what_would_not_fit_is_left_out_and_says_so(fits, monkeypatch, tmp_path, capsys):
-    """Nothing fits; or, without blocks, everything but the longest sequence."""
-
-    def here(config):
-        train = config.train
-        too_long = train.sequence_length == 120 and not train.remat_every
-        free = 10**12 if fits and not too_long else 1000
-        monkeypatch.setattr(memory, "free_bytes", lambda: free)
-        entry = {"T": train.sequence_length, "remat_every": train.remat_every}
-        return {**entry, **memory.measure(config)}
-
-    monkeypatch.setattr(memory, "in_fresh_process", here)
-    assert memory.main(memory.get_config().replace(TINY), tmp_path) == 0
-    left_out = capsys.readouterr().out.count("left out: needs 0.0 GB, of 0.0 GB free")
-    assert left_out == (1 if fits else 4)
-    assert (tmp_path / "figures" / "memory.png").exists() == fits
+def config_of(changes):
+    small = {"model.hidden_size": 32, "train.batch_size": 8, "train.sequence_length": 64}
+    return Config().replace(small | {"train.steps_per_dispatch": 2} | changes)
 
 
-def test_the_peak_is_of_what_was_held_since():
-    memory.forget_peak()
-    before = memory.peak_bytes()
-    block = bytearray(b"x") * 300_000_000
-    del block
-    assert memory.peak_bytes() - before > 250_000_000 or before > 300_000_000
+@pytest.mark.parametrize("changes", SHAPES)
+def test_no_run_takes_less(changes):
+    """Held against the arrays themselves, and against what XLA plans for the dispatch."""
+    config = config_of(changes)
+    state = init_train_state(config, V)
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    assert state_bytes(config, INTERFACE) == held
+    train = config.train
+    ids = np.zeros(train.batch_size * train.sequence_length + 1, np.uint8)
+    streams = Streams(ids, train.batch_size, train.sequence_length)
+    batches = stack_batches([streams.batch_at(step) for step in range(2)])
+    planned = make_dispatch(config).lower(state, batches).compile().memory_analysis()
+    needed = planned.temp_size_in_bytes + sum(leaf.nbytes for leaf in jax.tree.leaves(batches))
+    assert needed / 8 < batch_bytes(config, INTERFACE, streams.batch_at(0)) <= needed
+
+
+@pytest.mark.parametrize(
+    "changes, steps, dispatched",
+    [
+        ({}, 64, 2),
+        ({"model.num_layers": 3}, 64, 2),
+        ({"train.remat_every": 8}, 8, 2),
+        ({"train.remat_every": 99}, 64, 2),
+        ({"train.validate_every": 1}, 64, 1),
+        ({"train.steps": 1}, 64, 1),
+    ],
+)
+def test_a_batch_is_what_its_steps_keep_and_the_ids_of_a_dispatch(changes, steps, dispatched):
+    config = config_of(changes)
+    # A layer's four gates, h and c before the step, c after it; logits.
+    floats = 8 * steps * (7 * 32 * config.model.num_layers + V)
+    ids = 8 * 64 * dispatched * len(["input", "target", "reset"])
+    assert batch_bytes(config, INTERFACE, batch_of_ids(config)) == 4 * floats + ids
+
+
+def test_a_batch_of_vectors_takes_what_its_arrays_do():
+    config = config_of({"data.task": "adding"})
+    task = AddingTask.of(config)
+    floats = 8 * 110 * (7 * 32 + 1)
+    arrays = 8 * 110 * (2 * 4 + 4 + 3)  # two inputs, a target; mask, resets, live
+    assert batch_bytes(config, task.interface, task.batch_at(0)) == 4 * floats + 2 * arrays
+
+
+def test_what_just_fits_is_let_through(monkeypatch):
+    config = config_of({})
+    params = init_model(jax.random.key(0), config.model, V)
+    whole = state_bytes(config, INTERFACE) + batch_bytes(config, INTERFACE, batch_of_ids(config))
+    samples = 4 * (100 * V + 7 * (2 * 32 + V))  # the prompt's logits; each sample's h, c, logits
+    for need, check in (
+        (whole, lambda: check_run_fits(config, INTERFACE, batch_of_ids(config))),
+        (state_bytes(config, INTERFACE), lambda: check_state_fits(config, INTERFACE)),
+        (samples, lambda: check_samples_fit(params, 100, 7)),
+    ):
+        monkeypatch.setattr(memory, "memory_bytes", lambda need=need: need)
+        check()
+        monkeypatch.setattr(memory, "memory_bytes", lambda need=need: need - 1)
+        with pytest.raises(UserError):
+            check()
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"model.hidden_size": 65536, "model.num_layers": 64}, r"takes 2\d\.\d TB .* has 1.0 GB"),
+        ({"model.embedding_size": 65536, "model.hidden_size": 1024}, "smaller model.hidden_size"),
+        ({"train.batch_size": 2**14, "train.sequence_length": 2**12}, "smaller train.batch_size"),
+        (
+            {"train.sequence_length": 2**17, "train.steps_per_dispatch": 1000},
+            "or train.steps_per_dispatch|keep less",
+        ),
+    ],
+)
+def test_what_cannot_fit_is_refused(changes, message, monkeypatch):
+    monkeypatch.setattr(memory, "memory_bytes", lambda: 10**9)
+    check_run_fits(config_of({}), INTERFACE, batch_of_ids(config_of({})))
+    config = config_of(changes)
+    with pytest.raises(UserError, match=message):
+        check_run_fits(config, INTERFACE, batch_of_ids(config))
+
+
+def test_samples_that_cannot_fit_are_refused(monkeypatch):
+    monkeypatch.setattr(memory, "memory_bytes", lambda: 10**6)
+    params = init_model(jax.random.key(0), config_of({}).model, V)
+    check_samples_fit(params, 100, 100)
+    for prompt_length, num_samples in ((10_000, 1), (1, 10_000)):
+        with pytest.raises(UserError, match="shorter --prompt or a smaller --num_samples"):
+            check_samples_fit(params, prompt_length, num_samples)
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="Linux alone has this table")
+def test_a_cpus_memory_is_the_machines(monkeypatch):
+    monkeypatch.setattr(memory, "memory_limit", lambda: None)
+    name, kilobytes, _ = Path("/proc/meminfo").read_text().splitlines()[0].split()
+    assert name == "MemTotal:" and memory.memory_bytes() == 1024 * int(kilobytes)

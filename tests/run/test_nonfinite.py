@@ -14,15 +14,14 @@ from lstm_jax.errors import UserError
 from lstm_jax.loss import sequence_loss
 from lstm_jax.model import named_leaves
 from lstm_jax.optimizer import skip_nonfinite
-from lstm_jax.run import loop
+from lstm_jax.run import nonfinite
 from lstm_jax.run.checkpoint import Checkpoints
 from lstm_jax.run.figures import draw_curves
-from lstm_jax.run.loop import Run
 from lstm_jax.run.metrics import read_metrics
 from lstm_jax.run.nonfinite import describe_state, describe_step, finite_steps
 from lstm_jax.run.progress import Progress
 from lstm_jax.train import StepInfo, init_train_state, make_train_step, reset_nonfinite
-from tests.small import CONFIG, TEXT, without_times
+from tests.small import CONFIG, TEXT, run_in, without_times
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -47,7 +46,7 @@ def test_the_step_the_leaf_and_the_last_good_checkpoint_are_named(tmp_path, fini
     workdir = shutil.copytree(finished, tmp_path / "run")
     shutil.rmtree(workdir / "checkpoints" / "20")
     before = folder(workdir / "checkpoints")
-    with Run(CONFIG, TEXT, workdir, "title") as run:
+    with run_in(workdir) as run:
         poison(run, "layers[1].b")
         with pytest.raises(UserError) as stop:
             run.train()
@@ -63,7 +62,7 @@ def test_the_step_the_leaf_and_the_last_good_checkpoint_are_named(tmp_path, fini
     with np.load(workdir / "nonfinite" / "step-19.npz") as dumped:
         assert np.isnan(dumped["state.params.layers.1.b"]).any()
         assert np.isnan(dumped["infos.loss"]).all() and dumped["infos.loss"].shape == (2,)
-        batches = [run.streams.batch_at(step) for step in (18, 19)]
+        batches = [run.task.batch_at(step) for step in (18, 19)]
         np.testing.assert_array_equal(dumped["batches.inputs"], [b.inputs for b in batches])
         np.testing.assert_array_equal(dumped["batches.targets"], [b.targets for b in batches])
 
@@ -89,7 +88,7 @@ def test_a_huge_learning_rate_stops_the_run_within_a_dispatch(tmp_path):
     # Every step multiplies the weights by -1e9.
     config = CONFIG.replace({"optimizer.learning_rate": 1e6, "optimizer.weight_decay": 1e3})
     with (
-        Run(config, TEXT, tmp_path, "title") as run,
+        run_in(tmp_path, config) as run,
         pytest.raises(
             UserError, match=r"step [2-6]: .*(nan|not finite).*would have been the first"
         ),
@@ -103,12 +102,12 @@ def test_a_huge_learning_rate_stops_the_run_within_a_dispatch(tmp_path):
 def test_what_the_last_update_spoilt_is_not_saved(tmp_path, finished):
     """Loss and gradient were finite; the parameters that came of them are not."""
     workdir = shutil.copytree(finished, tmp_path / "run")
-    with Run(CONFIG, TEXT, workdir, "title") as run:
+    with run_in(workdir) as run:
         poison(run, "readout.W")
         with pytest.raises(UserError, match=r"step 20: the parameters are not finite in readout.W"):
-            run._check_state()
+            run.watch.check_state(run.state)
         run.state = run.state._replace(params=run.checkpoints.restore(20)[0].params)
-        run._check_state()
+        run.watch.check_state(run.state)
 
 
 @pytest.mark.parametrize("layer", [0, 1])
@@ -123,7 +122,7 @@ def test_a_carry_that_is_not_finite_is_found(layer, field, value):
 
 def test_skipping_changes_nothing_where_there_is_nothing_to_skip(tmp_path, finished):
     """But for the last bits: it is another program, and the compiler may order its sums anew."""
-    with Run(CONFIG.replace(SKIP), TEXT, tmp_path, "title") as run:
+    with run_in(tmp_path, CONFIG.replace(SKIP)) as run:
         run.train()
         assert run.summary()["skipped"] == 0
         params = run.state.params
@@ -140,8 +139,8 @@ def test_skipping_changes_nothing_where_there_is_nothing_to_skip(tmp_path, finis
 def poisoned(monkeypatch):
     """Steps 4, 8 and 9 (from 0) begin with a NaN in the carry of lane 0."""
 
-    def make(config):
-        train_step = make_train_step(config)
+    def make(config, head):
+        train_step = make_train_step(config, head)
 
         def step(state, batch):
             value = jax.numpy.where((state.step == np.array([4, 8, 9])).any(), np.nan, 1)
@@ -155,7 +154,7 @@ def poisoned(monkeypatch):
 
 @pytest.mark.usefixtures("poisoned")
 def test_skipped_updates_are_counted_and_nothing_of_them_stays(tmp_path, capfd):
-    with Run(CONFIG.replace(SKIP), TEXT, tmp_path, "title") as run:
+    with run_in(tmp_path, CONFIG.replace(SKIP)) as run:
         run.train()
         summary, state = run.summary(), run.state
     assert summary["skipped"] == 3 and "skipped" in capfd.readouterr().err
@@ -168,15 +167,15 @@ def test_skipped_updates_are_counted_and_nothing_of_them_stays(tmp_path, capfd):
     cosine = [2e-3 * (1 + np.cos(np.pi * n / 20)) / 2 for n in range(20)]
     np.testing.assert_allclose(lines[-1]["learning_rate"], cosine[16], rtol=1e-5)
 
-    with Run(CONFIG.replace(SKIP), TEXT, tmp_path, "title") as again:
+    with run_in(tmp_path, CONFIG.replace(SKIP)) as again:
         assert int(again.state.opt_state.skipped) == 3
 
 
 @pytest.mark.usefixtures("poisoned")
 def test_skipping_for_ever_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "MAX_IN_A_ROW", 2)
+    monkeypatch.setattr(nonfinite, "MAX_IN_A_ROW", 2)
     with (
-        Run(CONFIG.replace(SKIP), TEXT, tmp_path, "title") as run,
+        run_in(tmp_path, CONFIG.replace(SKIP)) as run,
         pytest.raises(UserError, match=r"step 10: 2 updates in a row skipped: .*checkpoints/6;"),
     ):
         run.train()
@@ -187,12 +186,12 @@ def test_a_dispatch_in_which_every_update_was_skipped_has_no_loss(tmp_path, fini
     workdir = shutil.copytree(finished, tmp_path / "run")
     nothing = np.full(2, np.nan, np.float32)
     infos = StepInfo(nothing, nothing, None, np.ones(2, np.float32), np.array([1, 2]))
-    with Run(CONFIG, TEXT, workdir, "title") as run:
-        line = run._line(22, infos, 1.0)
+    with run_in(workdir) as run:
+        line = run.journal.line(22, infos, 1.0)
     assert "train_loss" not in line and "grad_norm" not in line and line["skipped"] == 2
-    Progress(22, 20).update(line)
+    Progress(22, 20, "nats/char").update(line)
     assert "step 22/22  loss nan  2 updates skipped" in capsys.readouterr().err
-    draw_curves([[*read_metrics(workdir), line]], "title", tmp_path / "curves.png")
+    draw_curves([[*read_metrics(workdir), line]], "title", "nats/char", tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 

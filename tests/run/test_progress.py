@@ -9,15 +9,15 @@ import pytest
 from lstm_jax.run.progress import Progress
 
 
-def line_at(step, seconds, chars_per_second, **more):
-    counted = {"step": step, "characters": 100 * step, "seconds": seconds}
-    return {**counted, "train_loss": 2.0, "chars_per_second": chars_per_second, **more}
+def line_at(step, seconds, targets_per_second, **more):
+    counted = {"step": step, "targets": 100 * step, "seconds": seconds}
+    return {**counted, "train_loss": 2.0, "targets_per_second": targets_per_second, **more}
 
 
 def test_the_speed_is_counted_from_the_last_validation(capsys):
     """Not from the line's own, of one dispatch, except where there is no other yet."""
     losses = {"val_loss_stream": 1.5, "val_loss_windows": 1.6}
-    progress = Progress(60, 0)
+    progress = Progress(60, 0, "nats/char")
     progress.update(line_at(10, 2.0, 500))
     progress.update(line_at(20, 2.5, 2000, **losses))  # 10 steps in half a second
     progress.update(line_at(30, 4.0, 666))
@@ -35,7 +35,7 @@ def clock(monkeypatch):
 
 
 def test_elsewhere_a_line_comes_every_ten_seconds_at_a_validation_and_at_the_end(capsys, clock):
-    progress = Progress(60, 20)
+    progress = Progress(60, 20, "nats/char")
     losses = {"val_loss_stream": 1.5, "val_loss_windows": 1.6}
     for step, seconds, more in (
         (22, 4, {}),  # the first of all
@@ -61,7 +61,7 @@ def test_on_a_terminal_it_is_a_bar_that_ends_its_line(monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", terminal)
-    progress = Progress(60, 20)
+    progress = Progress(60, 20, "nats/char")
     progress.update(line_at(30, 2.0, 500, val_loss_stream=1.5, val_loss_windows=1.6))
     progress.update(line_at(60, 4.0, 500))
     progress.close()
@@ -75,6 +75,6 @@ def test_on_a_terminal_it_is_a_bar_that_ends_its_line(monkeypatch):
 def test_the_averages_losses_are_those_shown(capsys):
     losses = {f"val_loss_{name}": 9.0 for name in ("stream", "windows")}
     averages = {"val_loss_stream_average": 1.25, "val_loss_windows_average": 1.5}
-    Progress(60, 0).update(line_at(10, 2.0, 500, skipped=3, **losses, **averages))
+    Progress(60, 0, "nats/char").update(line_at(10, 2.0, 500, skipped=3, **losses, **averages))
     shown = capsys.readouterr().err
     assert "val average stream 1.2500 windows 1.5000  3 updates skipped  0.5k" in shown

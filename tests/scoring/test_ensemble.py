@@ -138,7 +138,9 @@ def test_the_command_line_scores_an_ensemble_on_lines_of_its_own(inside):
 
     loaded = [load_model(inside / name, "best") for name in "ab"]
     text = np.array([*TEXT])
-    ids = split_ids(np.unique(text, return_inverse=True)[1], loaded[0][1].config.data).validation
+    ids = split_ids(
+        np.unique(text, return_inverse=True)[1], loaded[0][1].config.data.validation_fraction
+    ).validation
     members = [(state.eval_params, None) for state, _ in loaded]
     wanted = evaluate_ensemble(members, ids, loaded[0][1].config.evaluate)
     assert added["val_loss_stream_ensemble"] == pytest.approx(wanted.stream, abs=1e-4)

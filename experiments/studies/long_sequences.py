@@ -144,7 +144,12 @@ def in_fresh_process(config: Config) -> dict[str, Any]:
     """`measure` in a process that has done nothing else."""
     train = config.train
     entry = {"T": train.sequence_length, "remat_every": train.remat_every}
-    command = [sys.executable, "-m", "experiments.studies.memory", json.dumps(config.flatten())]
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.studies.long_sequences",
+        json.dumps(config.flatten()),
+    ]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode < 0:  # the system ends what takes more memory than there is
         return {**entry, "left_out": f"ended by signal {-done.returncode}"}
@@ -216,7 +221,7 @@ def draw(entries: list[dict[str, Any]], title: str, path: Path) -> None:
 
 
 def main(config: Config, workdir: Path) -> int:
-    """Prints the table, writes memory.json (after each line) and its picture."""
+    """Prints the table, writes long_sequences.json (after each line) and its picture."""
     if (backend := jax.default_backend()) != "cpu":
         raise UserError(f"memory measures the CPU's and this is a {backend}: set JAX_PLATFORMS=cpu")
     result: dict[str, Any] = {
@@ -229,11 +234,11 @@ def main(config: Config, workdir: Path) -> int:
         entry = in_fresh_process(each)
         show(line(entry))
         result["entries"].append(entry)
-        write_json(workdir / "memory.json", result)
+        write_json(workdir / "long_sequences.json", result)
     model, train = config.model, config.train
     title = f"B {train.batch_size}, H {model.hidden_size}, L {model.num_layers}, {train.gradient}"
     if any("left_out" not in entry for entry in result["entries"]):
-        draw(result["entries"], title, workdir / "figures" / "memory.png")
+        draw(result["entries"], title, workdir / "figures" / "long_sequences.png")
     return 0
 
 

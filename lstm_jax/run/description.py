@@ -1,0 +1,114 @@
+"""What a run is, as its `config.json` and each of its checkpoints say it: everything but numbers
+that training makes. It is enough to restore a checkpoint without the task's data."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from lstm_jax.config import Config
+from lstm_jax.errors import UserError, shorten
+from lstm_jax.files import read_json
+from lstm_jax.heads import HEADS
+from lstm_jax.model import Interface
+from lstm_jax.tasks import Task
+
+FORMAT = 3  # of checkpoints and config.json
+PARTS = {"config": dict, "identity": dict, "interface": dict, "dtype": str}
+LARGEST = 2**40  # more inputs or outputs than any task has
+
+
+class Description(NamedTuple):
+    """What a run is: everything but its numbers."""
+
+    config: Config
+    identity: Mapping[str, Any]  # of the task
+    interface: Interface
+    dtype: str  # of the parameters
+
+    @classmethod
+    def of(cls, config: Config, task: Task) -> "Description":
+        return cls(config, task.identity, task.interface, default_dtype())
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "config": self.config.flatten(),
+            "identity": dict(self.identity),
+            "interface": self.interface._asdict(),
+            "dtype": self.dtype,
+        }
+
+    def differences(self, other: dict[str, Any]) -> list[str]:
+        """How this run differs from a described one (its `to_json`), a phrase each.
+
+        A text is known by its hash, so it may lie elsewhere (data.path).
+        """
+
+        def flatten(described: dict[str, Any]) -> dict[str, Any]:
+            return {
+                # A run from before an option existed did without it, as its default does.
+                **Config().flatten(),
+                **described["config"],
+                **{f"the task's {key}": value for key, value in described["identity"].items()},
+                **{f"the task's {key}": value for key, value in described["interface"].items()},
+                "dtype": described["dtype"],
+            }
+
+        here, there = flatten(self.to_json()), flatten(other)
+        return [
+            f"{key} is {shorten(there.get(key))} there and {shorten(here.get(key))} here"
+            for key in {**here, **there}
+            if there.get(key) != here.get(key) and key != "data.path"
+        ]
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Description":
+        config = Config().replace(data["config"])
+        return cls(config, data["identity"], interface_of(data["interface"]), data["dtype"])
+
+
+def interface_of(described: dict[str, Any]) -> Interface:
+    """An interface out of a file; ValueError where it is none."""
+    if described.keys() == {*Interface._fields}:
+        found = Interface(**described)
+        sizes = (found.input_size, found.output_size)
+        if (
+            all(type(size) is int and 0 < size < LARGEST for size in sizes)
+            and type(found.reads_ids) is bool
+            and found.head in [*HEADS]  # which may be nothing that can be hashed
+        ):
+            return found
+    raise ValueError(f"its interface is {shorten(described)}")
+
+
+def default_dtype() -> str:
+    """The dtype of new parameters; it follows `jax_enable_x64`."""
+    return str(jnp.zeros(()).dtype)
+
+
+class OtherFormat(UserError):
+    """Another release wrote in a format that this one does not know."""
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """What a file says that a run is (`Description.to_json`).
+
+    Raises OtherFormat for another release's, and ValueError for what is no description.
+    """
+    described = read_json(path)
+    if not isinstance(described, dict):
+        raise ValueError("it describes no run")
+    if type(found := described.get("format")) is not int:
+        raise ValueError(f"its format is {shorten(found)}")
+    if found != FORMAT:
+        remedy = "upgrade lstm_jax" if found > FORMAT else "go on with the version that wrote it"
+        raise OtherFormat(
+            f"{path} is of format {shorten(found)}, and this version of lstm_jax reads format "
+            f"{FORMAT}: {remedy}, or choose another --workdir"
+        )
+    for key, kind in PARTS.items():
+        if type(described.get(key)) is not kind:
+            raise ValueError(f"its {key} is {shorten(described.get(key))}")
+    return described

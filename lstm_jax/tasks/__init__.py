@@ -1,0 +1,10 @@
+"""What a model can learn: by name, what makes the task of a config (`Task.of`)."""
+
+from lstm_jax.tasks.adding import AddingTask
+from lstm_jax.tasks.task import Task
+from lstm_jax.tasks.text import TextTask
+
+TASKS: dict[str, type[Task]] = {
+    "text": TextTask,
+    "adding": AddingTask,
+}

@@ -1,0 +1,69 @@
+"""What a task is: its data, what goes in and comes out of a model, and how that is scored.
+
+A new one is a file beside this with a subclass of `Task`, and a line in `TASKS`. A run takes any
+instance; what stands under "by flags" below is for those that the command line is to find.
+"""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
+
+from lstm_jax.data.batches import Batch
+from lstm_jax.model import Interface, Masks, ModelParams
+from lstm_jax.options import Section
+
+
+class Task:
+    """What a model learns.
+
+    interface: what the model reads and puts out, and the head that scores it.
+    unit: what a loss is counted in, over what it is a mean of, such as `nats/char`.
+    identity: what else a checkpoint must agree with to be of the same run, as JSON.
+    """
+
+    interface: Interface
+    unit: str = "loss/target"
+    identity: Mapping[str, Any] = MappingProxyType({})
+
+    def describe(self) -> str:
+        """The task in a line for people."""
+        return f"{self.interface.input_size} in, {self.interface.output_size} out"
+
+    def batch_at(self, step: int) -> Batch:
+        """The batch of training step `step`, from 0: `train.batch_size` lanes, and the same shapes
+        and dtypes at every step. It follows the step alone, so a run has nothing of it to save."""
+        raise NotImplementedError
+
+    def evaluate(self, params: ModelParams, masks: Masks | None) -> dict[str, float]:
+        """What is measured on data that training does not see, by name; the first is minimised.
+
+        Names that begin with `loss` are of what is counted in `unit`. Always the same names, or
+        none: there is nothing to validate on. `masks`: what stands for the drawn ones
+        (`model.evaluation_masks`).
+        """
+        return {}
+
+    def sample(self, params: ModelParams, masks: Masks | None) -> str | None:
+        """What the model makes of something, for people; None: there is nothing to show."""
+        return None
+
+    # By flags: the options, and what can be said of them before there is any data.
+
+    Options: ClassVar[type[Section]]  # the config's, under `data.`
+    READS: ClassVar[tuple[str, ...]] = ()  # the names of others that not every task reads
+
+    @classmethod
+    def of(cls, config: Any) -> Self:
+        """The task that a `Config` asks for; UserError where it cannot be had."""
+        raise NotImplementedError
+
+    @classmethod
+    def validates(cls, config: Any) -> bool:
+        """Whether `evaluate` will measure anything."""
+        return True
+
+    @classmethod
+    def without_meaning(cls, config: Any) -> Iterable[tuple[str, str]]:
+        """Options, such as `evaluate.warmup`, that others of the config leave without a meaning,
+        each with what does, such as `at evaluate.lanes=1`."""
+        return ()
