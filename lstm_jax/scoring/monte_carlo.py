@@ -28,7 +28,7 @@ from lstm_jax.scoring.protocols import (
 )
 
 
-def draw(
+def sample_network(
     key: Array, params: ModelParams, config: ModelConfig, batch_size: int, sequence_length: int
 ) -> tuple[ModelParams, Masks | None]:
     """One of the networks: its weights, the same for all lanes, and the masks of each lane."""
@@ -67,7 +67,9 @@ def evaluate_monte_carlo(
     def each(segments: Callable[..., Iterable[Batch]], done: int) -> Iterator[np.ndarray]:
         shape = next(iter(segments(ids, config.evaluate, T))).inputs.shape
         for k in range(draws):
-            drawn, masks = draw(jax.random.key(k), params, config.model, shape[1], shape[0])
+            drawn, masks = sample_network(
+                jax.random.key(k), params, config.model, shape[1], shape[0]
+            )
             yield np.concatenate([*score(drawn, segments(ids, config.evaluate, T), masks)])
             report((done + k + 1) / (2 * draws))
 
