@@ -71,7 +71,7 @@ def _prime(
 
 
 @partial(jax.jit, static_argnames="config", donate_argnums=(2, 3))
-def _draw(
+def _write_piece(
     params: ModelParams,
     keys_B: Array,
     carry: Carry,
@@ -116,7 +116,9 @@ def generate_pieces(
     logits_BxV, carry = _prime(params, jnp.asarray(prompt)[:, None], masks, num_samples)
     keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_samples))
     for start in range(0, length, PIECE):
-        carry, logits_BxV, ids_TxB = _draw(params, keys_B, carry, logits_BxV, start, masks, config)
+        carry, logits_BxV, ids_TxB = _write_piece(
+            params, keys_B, carry, logits_BxV, start, masks, config
+        )
         yield np.asarray(ids_TxB).T[:, : length - start]
 
 
