@@ -47,7 +47,7 @@ from experiments.support.scoring import (
     split_to_score,
     text_of,
 )
-from lstm_jax.config import SECTIONS, Config, DynamicConfig, SamplingConfig, check_read, fields_of
+from lstm_jax.config import SECTIONS, Config, check_read, fields_of
 from lstm_jax.data.corpora import load_text
 from lstm_jax.data.fetch import cache_folder
 from lstm_jax.errors import UserError
@@ -58,7 +58,8 @@ from lstm_jax.options import value_type
 from lstm_jax.run.checkpoint import load_model
 from lstm_jax.run.loop import RUN_FILES, Interrupted, Run
 from lstm_jax.run.memory import check_samples_fit, check_state_fits
-from lstm_jax.sample import generate_pieces
+from lstm_jax.sample import SamplingConfig, generate_pieces
+from lstm_jax.scoring.dynamic import DynamicConfig
 from lstm_jax.scoring.monte_carlo import check_drops
 from lstm_jax.terminal import say, show, warn, write
 
@@ -177,7 +178,7 @@ class Integers(flags.ArgumentParser):
 def define_flag(name: str, field: dataclasses.Field, default: Any) -> flags.FlagHolder:
     """A flag of the field's own type."""
     if field.metadata["choices"] is not None:
-        return flags.DEFINE_enum(name, default, field.metadata["choices"], help_of(field))
+        return flags.DEFINE_enum(name, default, [*field.metadata["choices"]], help_of(field))
     if value_type(field) is tuple:
         return flags.DEFINE(Integers(), name, default, help_of(field))
     define = {

@@ -1,1 +1,52 @@
-"""lstm_jax: a JAX functional research codebase for LSTM sequence models."""
+"""LSTM sequence models in JAX: pure functions, and gradients that can be verified.
+
+The map. Imports point one way, from the top of this list to its bottom.
+
+    errors terminal container options files     errors in one line, output, limits, typed options
+    data/           texts: corpora fetch plays vocabulary batches
+    meshes precision                            many devices, narrow dtypes
+    cells/          CELLS; a cell is one file: lstm coupled layer_norm mogrifier peephole gru
+                    cell (the contract)  passes (the loops over time, forward and by hand)
+    layer           one cell over time, in either direction or both
+    heads           softmax squared bernoulli, each with its derivative by hand
+    model masks     embedding, stack, readout; what is dropped
+    loss            the mean over the targets that count
+    gradients/      GRADIENTS; bptt (by hand)  remat  weight_drop  lanes (several devices)
+    optimizer averaging sample
+    scoring/        protocols  ensemble  monte_carlo  dynamic
+    tasks/          TASKS; a task is one file: text adding
+    config train    everything that decides a run; the training step
+    verification/   compare  cases  reference (NumPy)  audit
+    run/            loop  checkpoint  metrics  …: a training run in its folder
+
+A new cell, head, task or optimizer is one file, or one function, and one line in its dict.
+"""
+
+from lstm_jax.cells import CELLS
+from lstm_jax.cells.lstm import LSTMParams, LSTMState, init_lstm
+from lstm_jax.config import Config
+from lstm_jax.gradients import GRADIENTS
+from lstm_jax.gradients.bptt import bptt_layer
+from lstm_jax.heads import HEADS
+from lstm_jax.layer import unroll, unroll_both
+from lstm_jax.loss import sequence_loss
+from lstm_jax.model import Interface, ModelConfig, apply, init_carry, init_model
+
+__all__ = [
+    "CELLS",
+    "GRADIENTS",
+    "HEADS",
+    "Config",
+    "Interface",
+    "LSTMParams",
+    "LSTMState",
+    "ModelConfig",
+    "apply",
+    "bptt_layer",
+    "init_carry",
+    "init_lstm",
+    "init_model",
+    "sequence_loss",
+    "unroll",
+    "unroll_both",
+]

@@ -10,63 +10,19 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from lstm_jax.averaging import AverageOptions
 from lstm_jax.cells import CELLS
 from lstm_jax.data.options import DataConfig as DataConfig
 from lstm_jax.errors import UserError, shorten
+from lstm_jax.gradients import GRADIENTS
 from lstm_jax.gradients.known import missing_by_hand
 from lstm_jax.model import ModelConfig as ModelConfig
+from lstm_jax.optimizer import OptimizerConfig as OptimizerConfig
 from lstm_jax.options import Section, option
 
-# Which options each optimizer reads; giving it another is an error, not a silence.
-OPTIMIZER_OPTIONS: dict[str, tuple[str, ...]] = {
-    "adam": ("b1", "b2"),
-    "adamw": ("b1", "b2", "weight_decay"),
-    "sgd": ("momentum",),
-    "rmsprop": ("decay", "momentum"),
-}
-
 
 @dataclass(frozen=True)
-class OptimizerConfig(Section):
-    prefix = "optimizer."
-    name: str = option("adamw", "the update rule, from optax", choices=tuple(OPTIMIZER_OPTIONS))
-    learning_rate: float = option(2e-3, "the peak of the schedule", low=0, high=1e6)
-    schedule: str = option(
-        "cosine", "the learning rate after warm-up", choices=("constant", "cosine")
-    )
-    warmup_steps: int = option(
-        0, "steps of linear warm-up; the first takes peak / warmup_steps", low=0, high=2**31 - 1
-    )
-    final_ratio: float | None = option(
-        None, "cosine: where it ends, as a share of the peak (0)", low=0, high=1
-    )
-    clip_norm: float = option(1.0, "clip the gradient's global norm; 0: never", low=0, high=1e9)
-    b1: float | None = option(None, "adam, adamw: decay of the mean (0.9)", low=0, high=0.999999)
-    b2: float | None = option(
-        None, "adam, adamw: decay of the square (0.999)", low=0, high=0.999999
-    )
-    weight_decay: float | None = option(None, "adamw: weight decay (1e-4)", low=0, high=1e3)
-    momentum: float | None = option(None, "sgd, rmsprop: momentum (none)", low=0, high=1)
-    decay: float | None = option(None, "rmsprop: decay of the square (0.9)", low=0, high=1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.schedule == "constant" and self.final_ratio is not None:
-            raise UserError(
-                "optimizer.final_ratio means nothing to the constant schedule: leave it out, or "
-                "take optimizer.schedule=cosine"
-            )
-        read = OPTIMIZER_OPTIONS[self.name]
-        for name in ("b1", "b2", "weight_decay", "momentum", "decay"):
-            if getattr(self, name) is not None and name not in read:
-                raise UserError(
-                    f"optimizer.{name} means nothing to {self.name}, which reads "
-                    f"{', '.join(read)}: leave it out, or take another optimizer.name"
-                )
-
-
-@dataclass(frozen=True)
-class TrainConfig(Section):
+class TrainConfig(AverageOptions, Section):
     prefix = "train."
     steps: int = option(2000, "training steps", low=1, high=2**31 - 1)
     batch_size: int = option(64, "B, streams read side by side", low=1, high=2**20)
@@ -83,22 +39,7 @@ class TrainConfig(Section):
         low=0,
         high=1,
     )
-    average: str = option(
-        "none",
-        "an average of the parameters, scored beside them: exponential moving, or triggered by a "
-        "validation loss that has stalled",
-        choices=("none", "ema", "triggered"),
-    )
-    average_decay: float | None = option(
-        None, "ema: what an update leaves of the average (0.999)", low=0, high=0.999999
-    )
-    average_patience: int | None = option(
-        None,
-        "triggered: how many of the losses before the last are not looked at for a better one (5)",
-        low=0,
-        high=2**31 - 1,
-    )
-    gradient: str = option("bptt", "which backward", choices=("autodiff", "bptt", "truncated"))
+    gradient: str = option("bptt", "which backward", choices=GRADIENTS)
     remat_every: int = option(
         0,
         "keep the state every so many steps of a sequence and compute the rest again for the "
@@ -122,12 +63,6 @@ class TrainConfig(Section):
         2, "how many of the latest checkpoints to keep, besides the best", low=1, high=1000
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, kind in (("average_decay", "ema"), ("average_patience", "triggered")):
-            if getattr(self, name) is not None and self.average != kind:
-                raise UserError(f"train.{name} needs train.average={kind}: give both, or neither")
-
 
 @dataclass(frozen=True)
 class EvaluateConfig(Section):
@@ -147,46 +82,6 @@ class EvaluateConfig(Section):
         low=0,
         high=2**24,
     )
-
-
-@dataclass(frozen=True)
-class SamplingConfig(Section):
-    """How to choose a character from the model's distribution; not a part of a run's config."""
-
-    prefix = ""
-
-    temperature: float = option(0.8, "divides the logits; 0: always the likeliest", low=0, high=1e3)
-    top_k: int = option(0, "choose among the k likeliest; 0: all", low=0, high=2**31 - 1)
-    top_p: float = option(1.0, "choose among the likeliest that make up p; 1: all", low=0, high=1)
-
-
-@dataclass(frozen=True)
-class DynamicConfig(Section):
-    """How a model learns while it is scored (`dynamic`); not a part of a run's config."""
-
-    prefix = "dynamic_"
-
-    rule: str = option("rms", "dynamic evaluation: the rule", choices=("rms", "sgd"))
-    segment_length: int = option(
-        20, "dynamic evaluation: characters scored, then learnt from", low=1, high=2**24
-    )
-    rate: float = option(1e-3, "dynamic evaluation: the learning rate", low=0, high=1e6)
-    decay: float = option(
-        1e-3, "dynamic evaluation: how strongly the trained weights pull", low=0, high=1
-    )
-    epsilon: float | None = option(
-        None,
-        "dynamic evaluation, rms: added to the root of the mean square (1e-4)",
-        low=1e-12,
-        high=1e6,
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.rule == "sgd" and self.epsilon is not None:
-            raise UserError("dynamic_epsilon means nothing to the rule sgd: leave it out")
-        if self.rule == "rms" and self.epsilon is None:
-            object.__setattr__(self, "epsilon", 1e-4)
 
 
 @dataclass(frozen=True)
@@ -228,8 +123,9 @@ class Config:
         )
 
     def flatten(self) -> dict[str, Any]:
-        """Every value under its full name, such as `model.hidden_size`."""
-        return {f"{s}.{k}": getattr(getattr(self, s), k) for s in SECTIONS for k in fields_of(s)}
+        """Every value, as JSON has it, under its full name, such as `model.hidden_size`."""
+        values = {f"{s}.{k}": getattr(getattr(self, s), k) for s in SECTIONS for k in fields_of(s)}
+        return {k: [*v] if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 SECTIONS: dict[str, type[Section]] = {
@@ -240,6 +136,11 @@ SECTIONS: dict[str, type[Section]] = {
 def check_read(config: Config, given: Collection[str]) -> None:
     """Refuses a value that was given, such as `evaluate.warmup`, and that the others leave without
     a meaning. Only what was given can be told from a default, so a config alone is not refused."""
+    for section in SECTIONS:
+        values = getattr(config, section)
+        for name, why in values.unread().items():
+            if f"{section}.{name}" in given:
+                raise UserError(f"--config.{values.say(name, why)}")
     train, evaluate = config.train, config.evaluate
     in_one_piece = train.remat_every >= train.sequence_length
     for names, meaningless, reason in (
@@ -254,6 +155,11 @@ def check_read(config: Config, given: Collection[str]) -> None:
             "beside model.hidden_sizes, which has both",
         ),
         (["evaluate.warmup"], evaluate.lanes == 1, "at evaluate.lanes=1, the strict form"),
+        (
+            ["model.hidden_size", "model.num_layers"],
+            config.model.hidden_sizes,
+            "beside model.hidden_sizes, which says both",
+        ),
         (
             ["train.remat_every"],
             in_one_piece,

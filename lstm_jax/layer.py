@@ -24,6 +24,15 @@ def has_shapes(values: Any, wanted: Any) -> bool:
     return same and len(values) == len(wanted)
 
 
+def fit_each_other(params: Any, D: int, H: int) -> bool:
+    """Whether input weights W, recurrent weights U and bias b, in a cell that has such, are of one
+    number of gates."""
+    if not {"W", "U", "b"} <= {*params._fields}:
+        return True
+    G = params.U.shape[-1]
+    return (params.W.shape, params.U.shape, params.b.shape) == ((D, G), (H, G), (G,))
+
+
 def check_shapes(
     params: Any, state: Any, x: Array, mask_BxD: Array | None = None, marks: Marks = NO_MARKS
 ) -> None:
@@ -33,7 +42,7 @@ def check_shapes(
     T, B = x.shape[:2] if x.ndim >= 2 else (None, None)
     good = (
         B is not None
-        and has_shapes(params, jax.eval_shape(lambda: cell.init(jax.random.key(0), D, H)))
+        and fit_each_other(params, D, H)
         and x.shape == ((T, B) if reads_ids(x) else (T, B, D))
         and has_shapes(state, jax.eval_shape(lambda: cell.init_state(params, B)))
         and all(m is None or m.shape == (T, B) for m in (marks.resets, marks.live))

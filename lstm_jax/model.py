@@ -73,7 +73,7 @@ class ModelConfig(*CELL_OPTIONS, Section):  # type: ignore[misc]
     zoneout_hidden: float = option(
         0.0, "how often a unit of h stays what it was for a time step", low=0, high=0.99
     )
-    cell: str = option("lstm", "the kind of cell", choices=tuple(CELLS))
+    cell: str = option("lstm", "the kind of cell", choices=CELLS)
     skip: str = option(
         "none",
         "weighted: to what a layer puts out is added what the layer below does, times a learned "
@@ -87,29 +87,22 @@ class ModelConfig(*CELL_OPTIONS, Section):  # type: ignore[misc]
         0, "rank of the readout's matrix, a product of two then; 0: one matrix", low=0, high=65536
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        cell = CELLS[self.cell]
+    def unread(self) -> dict[str, str]:
+        cell, sizes = CELLS[self.cell], self.layer_sizes
         plain = self.readout == "full" and not self.readout_rank
-        for name, means_something, instead in (
+        needs = {name: readers_of(name) for name in OPTION_NAMES if name not in cell_options(cell)}
+        for name, means_something, needed in (
             ("mogrifier_rank", self.mogrifier_rounds, "rounds of it"),
             ("zoneout_cell", len(cell.state._fields) > 1, "a cell with a state besides h"),
             ("embedding_dropout", self.embedding_size, "a model.embedding_size"),
             ("readout", self.embedding_size, "a model.embedding_size"),
             ("readout_rank", self.readout == "full", "model.readout=full"),
-            ("skip", len(self.layer_sizes) > 1, "a model.num_layers above 1"),
-            ("skip", len({*self.layer_sizes}) == 1, "layers of one size"),
+            ("skip", len(sizes) > 1 and len({*sizes}) == 1, "two layers of one size, or more"),
             ("init", plain, "a full readout"),
-            *((name, name in cell_options(cell), readers_of(name)) for name in OPTION_NAMES),
         ):
-            if self.differs(name) and not means_something:
-                raise UserError(
-                    f"model.{name}={getattr(self, name)} needs {instead}: give both, or neither"
-                )
-
-    def differs(self, name: str) -> bool:
-        """Whether an option is not at its default."""
-        return getattr(self, name) != type(self).__dataclass_fields__[name].default
+            if not means_something:
+                needs.setdefault(name, needed)
+        return {name: f"needs {needed}: give both, or neither" for name, needed in needs.items()}
 
     @property
     def layer_sizes(self) -> tuple[int, ...]:

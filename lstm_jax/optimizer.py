@@ -1,6 +1,7 @@
 """Optimizers and schedules by name, all of them optax's, and updates that are skipped."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -8,14 +9,57 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from lstm_jax.config import OPTIMIZER_OPTIONS, OptimizerConfig
+from lstm_jax.options import Section, option
 
-OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
-    "adam": optax.adam,
-    "adamw": optax.adamw,
-    "sgd": optax.sgd,
-    "rmsprop": optax.rmsprop,
+
+class Rule(NamedTuple):
+    """An update rule of optax, and the options that it reads besides the learning rate."""
+
+    make: Callable[..., optax.GradientTransformation]
+    options: tuple[str, ...]
+
+
+OPTIMIZERS: dict[str, Rule] = {
+    "adam": Rule(optax.adam, ("b1", "b2")),
+    "adamw": Rule(optax.adamw, ("b1", "b2", "weight_decay")),
+    "sgd": Rule(optax.sgd, ("momentum",)),
+    "rmsprop": Rule(optax.rmsprop, ("decay", "momentum")),
 }
+
+
+@dataclass(frozen=True)
+class OptimizerConfig(Section):
+    prefix = "optimizer."
+    name: str = option("adamw", "the update rule, from optax", choices=OPTIMIZERS)
+    learning_rate: float = option(2e-3, "the peak of the schedule", low=0, high=1e6)
+    schedule: str = option(
+        "cosine", "the learning rate after warm-up", choices=("constant", "cosine")
+    )
+    warmup_steps: int = option(
+        0, "steps of linear warm-up; the first takes peak / warmup_steps", low=0, high=2**31 - 1
+    )
+    final_ratio: float = option(0.0, "cosine: where it ends, as a share of the peak", low=0, high=1)
+    clip_norm: float = option(1.0, "clip the gradient's global norm; 0: never", low=0, high=1e9)
+    b1: float = option(0.9, "adam, adamw: decay of the mean", low=0, high=0.999999)
+    b2: float = option(0.999, "adam, adamw: decay of the square", low=0, high=0.999999)
+    weight_decay: float = option(1e-4, "adamw: weight decay", low=0, high=1e3)
+    momentum: float | None = option(None, "sgd, rmsprop: momentum (none)", low=0, high=1)
+    decay: float = option(0.9, "rmsprop: decay of the square", low=0, high=1)
+
+    def unread(self) -> dict[str, str]:
+        read = OPTIMIZERS[self.name].options
+        others = {name for rule in OPTIMIZERS.values() for name in rule.options} - {*read}
+        unread = {
+            name: f"means nothing to {self.name}, which reads {', '.join(read)}: leave it out, or "
+            "take another optimizer.name"
+            for name in sorted(others)
+        }
+        if self.schedule == "constant":
+            unread["final_ratio"] = (
+                "means nothing to the constant schedule: leave it out, or take "
+                "optimizer.schedule=cosine"
+            )
+        return unread
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -25,7 +69,7 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
         after = optax.schedules.constant_schedule(peak)
     else:
         after = optax.schedules.cosine_decay_schedule(
-            peak, max(steps - warmup, 1), alpha=config.final_ratio or 0.0
+            peak, max(steps - warmup, 1), alpha=config.final_ratio
         )
     if not warmup:
         return after
@@ -36,9 +80,9 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """Clipping by global norm, then the named update rule at the scheduled learning rate."""
-    options = {name: getattr(config, name) for name in OPTIMIZER_OPTIONS[config.name]}
-    given = {name: value for name, value in options.items() if value is not None}
-    update = OPTIMIZERS[config.name](make_schedule(config, steps), **given)
+    rule = OPTIMIZERS[config.name]
+    options = {name: getattr(config, name) for name in rule.options}
+    update = rule.make(make_schedule(config, steps), **options)
     if not config.clip_norm:
         return update
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)

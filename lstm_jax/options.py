@@ -4,7 +4,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ def option(
     *,
     low: float = -math.inf,
     high: float = math.inf,
-    choices: tuple[str, ...] | None = None,
+    choices: Collection[str] | None = None,
 ) -> Any:
     """A config field with its help text and its valid values (`low` to `high`, both included)."""
     meta = {"help": help, "low": low, "high": high, "choices": choices}
@@ -69,3 +69,18 @@ class Section:
         for f in dataclasses.fields(self):
             value = _checked(f"{self.prefix}{f.name}", getattr(self, f.name), f)
             object.__setattr__(self, f.name, value)
+        for name, why in self.unread().items():
+            if self.differs(name):
+                raise UserError(self.say(name, why))
+
+    def unread(self) -> dict[str, str]:
+        """The options that the others leave without a meaning, and why; set, they are refused."""
+        return {}
+
+    def say(self, name: str, why: str) -> str:
+        """The refusal of an option, which is not ignored in silence."""
+        return f"{self.prefix}{name}={getattr(self, name)} {why}"
+
+    def differs(self, name: str) -> bool:
+        """Whether an option is not at its default."""
+        return getattr(self, name) != type(self).__dataclass_fields__[name].default

@@ -1,6 +1,7 @@
 """Sampling: prime the model with a prompt, then let it read what it writes."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -8,11 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from lstm_jax.config import SamplingConfig
 from lstm_jax.errors import UserError
 from lstm_jax.model import Carry, Masks, ModelParams, apply, init_carry
+from lstm_jax.options import Section, option
 
 PIECE = 32  # characters of one compiled scan: how often a reader sees something new
+
+
+@dataclass(frozen=True)
+class SamplingConfig(Section):
+    """How to choose a character from the model's distribution; not a part of a run's config."""
+
+    prefix = ""
+
+    temperature: float = option(0.8, "divides the logits; 0: always the likeliest", low=0, high=1e3)
+    top_k: int = option(0, "choose among the k likeliest; 0: all", low=0, high=2**31 - 1)
+    top_p: float = option(1.0, "choose among the likeliest that make up p; 1: all", low=0, high=1)
 
 
 def filter_logits(logits_BxV: Array, top_k: int, top_p: float) -> Array:

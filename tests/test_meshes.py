@@ -24,6 +24,7 @@ from lstm_jax.cells import CELLS
 from lstm_jax.cells.passes import COLUMNS, ROWS
 from lstm_jax.verification.cases import Case, make_problem
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
+from lstm_jax.cells.passes import COLUMNS, ROWS
 from lstm_jax.config import ModelConfig
 from lstm_jax.gradients import GRADIENTS
 from lstm_jax.heads import softmax

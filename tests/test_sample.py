@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lstm_jax.config import ModelConfig, SamplingConfig
+from lstm_jax.config import ModelConfig
 from lstm_jax.errors import UserError
 from lstm_jax.model import apply, init_carry, init_model
-from lstm_jax.sample import PIECE, choose, filter_logits, generate, generate_pieces
+from lstm_jax.sample import PIECE, SamplingConfig, choose, filter_logits, generate, generate_pieces
 
 V = 7
 PROMPT = np.array([1, 2, 3], np.uint8)

@@ -15,11 +15,11 @@ import numpy as np
 from experiments.studies.benchmark import OURS, TORCH, TORCH_ALONE, VOCABULARY_SIZE
 from experiments.support import peers
 from experiments.support.timing import Contender, describe_machine, in_turn, warm_up
-from lstm_jax.config import Config, ModelConfig, SamplingConfig
+from lstm_jax.config import Config, ModelConfig
 from lstm_jax.container import usable_cpus
 from lstm_jax.files import write_json
 from lstm_jax.model import init_model
-from lstm_jax.sample import PIECE, generate
+from lstm_jax.sample import PIECE, SamplingConfig, generate
 from lstm_jax.terminal import overwrite, show
 
 READS = ("model.hidden_size", "model.num_layers")

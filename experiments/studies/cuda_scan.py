@@ -31,7 +31,7 @@ import numpy as np
 from jax import lax
 
 from experiments.studies.verify_gradients import cases_of, get_config
-from lstm_jax.cells import rows
+from lstm_jax.cells import lstm, passes
 from lstm_jax.model import ModelParams, named_leaves
 from lstm_jax.terminal import show, write
 from lstm_jax.verification import compare
@@ -95,21 +95,22 @@ class Cell:
 
 
 def change_rows(cell: Cell) -> None:
-    """Has `rows` scan and fence as the cell says, in this process."""
+    """Has the LSTM by rows scan and fence as the cell says, in this process."""
     barrier = lax.optimization_barrier if cell.barrier else (lambda a: a)
     changed = {
         "scan": functools.partial(lax.scan, unroll=cell.unroll),
         "optimization_barrier": barrier,
     }
-    rows.lax = types.SimpleNamespace(**(vars(lax) | changed))  # type: ignore[attr-defined]
+    for module in (passes, lstm):
+        module.lax = types.SimpleNamespace(**(vars(lax) | changed))  # type: ignore[attr-defined]
     if cell.dx_barrier:
-        original = rows.project_backward
+        original = lstm.project_backward
 
         def project_backward(*args: Any) -> Any:
             dW, dx = original(*args)
             return dW, dx if dx is None else lax.optimization_barrier(dx)
 
-        rows.project_backward = project_backward
+        lstm.project_backward = project_backward
 
 
 def problem_of(cell: Cell) -> Problem:
@@ -131,6 +132,7 @@ def gradients_of(cell: Cell, problem: Problem) -> list[ModelParams]:
     suspects = compare.Suspects()
     gradients = [suspects.autodiff if cell.autodiff else suspects.rows]
     gradients += [suspects.truncated_rows] * cell.beside
+    gradients = [compare.with_head(gradient, "softmax") for gradient in gradients]
     dtypes = [cell.dtype] + ["float32"] * cell.both
 
     def all_of(*problem: Any) -> Any:

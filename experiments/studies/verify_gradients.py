@@ -30,6 +30,7 @@ READS = (
     "model.zoneout_cell",
     "model.zoneout_hidden",
     "model.cell",
+    "model.hidden_sizes",
     "model.mogrifier_rounds",
     "model.mogrifier_rank",
     "model.skip",
@@ -135,7 +136,7 @@ def main(config: Config, workdir: Path) -> int:
 def verify_and_report(cases: list[Case], workdir: Path) -> int:
     rows = verify(cases, report)
     failed = [row for row in rows if not row.passed]
-    show(f"{table('leaf', rows)}\n\n{table('pair', rows)}\n")
+    show("\n\n".join(table(field, rows) for field in ("leaf", "pair", "cell")) + "\n")
     show(
         f"{len(cases)} cases, {sum(row.cases for row in rows)} comparisons, {len(failed)} kinds "
         "of them failed; rel error is relative to the leaf's largest gradient"

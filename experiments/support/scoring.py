@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lstm_jax.averaging import is_waiting
-from lstm_jax.config import Config, DynamicConfig, EvaluateConfig
+from lstm_jax.config import Config, EvaluateConfig
 from lstm_jax.data.batches import split_ids
 from lstm_jax.data.corpora import load_text
 from lstm_jax.data.vocabulary import Text
@@ -22,7 +22,7 @@ from lstm_jax.model import Masks, ModelParams, named_leaves
 from lstm_jax.run.checkpoint import Description, load_model
 from lstm_jax.run.checksums import sha256_of
 from lstm_jax.run.metrics import AVERAGE
-from lstm_jax.scoring.dynamic import evaluate_dynamic
+from lstm_jax.scoring.dynamic import DynamicConfig, evaluate_dynamic
 from lstm_jax.scoring.monte_carlo import evaluate_monte_carlo
 from lstm_jax.scoring.protocols import Evaluation, check_lanes, evaluate, evaluate_ensemble
 from lstm_jax.train import TrainState

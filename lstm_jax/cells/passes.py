@@ -21,6 +21,7 @@ backpropagation is truncated), and at its start it is the gradient of the initia
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -183,7 +184,9 @@ def make_passes(calculus: Calculus, layout: Layout = ROWS) -> Passes:
         """(S1) for all steps, from the states after them."""
         T = jax.tree.leaves(states)[0].shape[0]  # may be 0
         before = jax.tree.map(lambda s0, s: jnp.concatenate([s0[None], s[:-1]])[:T], start, states)
-        return reset(before, marks.resets, layout)
+        if marks.resets is None:
+            return before
+        return jax.vmap(partial(reset, layout=layout))(before, marks.resets)
 
     def backward(
         params: Any,

@@ -41,7 +41,7 @@ from lstm_jax.data.batches import Batch
 from lstm_jax.gradients.known import missing_by_hand
 from lstm_jax.heads import Head, softmax
 from lstm_jax.layer import check_shapes, in_direction
-from lstm_jax.loss import Aux, count_targets, counted
+from lstm_jax.loss import Aux, counted
 from lstm_jax.meshes import split_alike, split_lanes, vary_alike
 from lstm_jax.model import Carry, Masks, ModelParams, Readout, embed, hidden_sizes, no_masks
 
@@ -177,7 +177,7 @@ def loss_backward(
     losses_TxB, dy_TxBxV = head.by_hand(outputs_TxBxV, batch.targets)
     mask_TxB = counted(batch)
     mask_TxB = jnp.ones(losses_TxB.shape, bool) if mask_TxB is None else mask_TxB
-    count = count_targets(batch) if count is None else count
+    count = jnp.sum(mask_TxB) if count is None else count
     weight_TxB = mask_TxB.astype(losses_TxB.dtype) / jnp.maximum(count, 1).astype(losses_TxB.dtype)
     return jnp.sum(losses_TxB * weight_TxB), count, dy_TxBxV * weight_TxB[..., None]
 

@@ -15,6 +15,7 @@ its losses are not to be mixed with those of a model that stays as it is.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -23,7 +24,6 @@ import numpy as np
 from jax import Array, lax
 
 from lstm_jax.cells import cell_of
-from lstm_jax.config import DynamicConfig
 from lstm_jax.data.batches import Batch
 from lstm_jax.errors import UserError
 from lstm_jax.gradients import GRADIENTS
@@ -31,9 +31,39 @@ from lstm_jax.gradients.known import missing_by_hand
 from lstm_jax.heads import softmax
 from lstm_jax.loss import Aux
 from lstm_jax.model import Carry, Masks, ModelParams, init_carry
+from lstm_jax.options import Section, option
 
 SQUARES_SEGMENTS = 2000  # of the training text, its last ones: what s is the mean over
 DISPATCH_SEGMENTS = 100  # in one call to the device
+
+
+@dataclass(frozen=True)
+class DynamicConfig(Section):
+    """How a model learns while it is scored (`dynamic`); not a part of a run's config."""
+
+    prefix = "dynamic_"
+
+    rule: str = option("rms", "dynamic evaluation: the rule", choices=("rms", "sgd"))
+    segment_length: int = option(
+        20, "dynamic evaluation: characters scored, then learnt from", low=1, high=2**24
+    )
+    rate: float = option(1e-3, "dynamic evaluation: the learning rate", low=0, high=1e6)
+    decay: float = option(
+        1e-3, "dynamic evaluation: how strongly the trained weights pull", low=0, high=1
+    )
+    epsilon: float | None = option(
+        None,
+        "dynamic evaluation, rms: added to the root of the mean square (1e-4)",
+        low=1e-12,
+        high=1e6,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rule == "sgd" and self.epsilon is not None:
+            raise UserError("dynamic_epsilon means nothing to the rule sgd: leave it out")
+        if self.rule == "rms" and self.epsilon is None:
+            object.__setattr__(self, "epsilon", 1e-4)
 
 
 class Rule(NamedTuple):

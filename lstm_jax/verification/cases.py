@@ -27,11 +27,11 @@ class Case:
     T: int
     B: int
     masked: bool = False  # some targets do not count
+    resets: bool = False  # lanes start afresh inside the sequence
+    carry: bool = False  # the initial state is not zero
     lengths: bool = False  # lanes are of unequal length
     vectors: bool = False  # vectors come in, instead of ids
     head: str = "softmax"
-    resets: bool = False  # lanes start afresh inside the sequence
-    carry: bool = False  # the initial state is not zero
     vocabulary_size: int = VOCABULARY_SIZE
     seed: int = 0
 

@@ -58,6 +58,7 @@ class Row(NamedTuple):
     relative: float  # to the leaf's largest gradient
     cosine: float
     cases: int
+    cell: str = ""  # of the model
 
     @property
     def allowed(self) -> float:
@@ -255,11 +256,6 @@ RULES = ("full", "truncated")
 DEFECTS = {"full": frozenset(), "truncated": frozenset({"no_recurrence"})}
 
 
-def as_trained(*problem: Any, head: Head) -> Any:
-    """The default gradient, in the layout that suits the sizes and the platform."""
-    return GRADIENTS["bptt"](head)(*problem)
-
-
 def truncated_autodiff(*problem: Any, head: Head) -> Any:
     """The truncated rule by JAX and a stop_gradient."""
     return by_jax(head, truncated=True)(*problem)
@@ -344,7 +340,12 @@ def verify_case(
     rows = [row for (d, _), sources in found.items() for row in compare_all(d, sources)]
     if directions:
         rows += compare_differences(case, problem, found["float64", "full"], directions)
-    return rows
+    return of_cell(case, rows)
+
+
+def of_cell(case: Case, rows: list[Row]) -> list[Row]:
+    """The rows, with the cell that they are of."""
+    return [row._replace(cell=case.model.cell) for row in rows]
 
 
 def verify_by_differences(
@@ -357,7 +358,8 @@ def verify_by_differences(
     """The one gradient of a model that the others do not know, against central differences."""
     function = with_head(autodiff, case.head)
     found = compile_gradients((function,), ("float64",), optimized)(*problem)
-    return compare_differences(case, problem, {"autodiff": found[0][0]}, directions)
+    rows = compare_differences(case, problem, {"autodiff": found[0][0]}, directions)
+    return of_cell(case, rows)
 
 
 @cache  # one function for each gradient, so that its programs are found again
@@ -376,15 +378,13 @@ def verify_as_trained(case: Case, suspects: Suspects = Suspects()) -> list[Row]:
     precision that the platform chooses."""
     problem, weights = make_problem(case), make_weight_masks(case)
     sources = {
-        "autodiff": suspects.autodiff,
-        "bptt rows": suspects.rows,
-        "bptt columns": suspects.columns,
+        "autodiff": with_head(suspects.autodiff, case.head),
+        "bptt rows": with_head(suspects.rows, case.head),
+        "bptt columns": with_head(suspects.columns, case.head),
     }
 
-    def take(
-        gradient: Callable[..., Any], dtype: str, precision: str | None = "highest"
-    ) -> ModelParams:
-        function = with_weights(with_head(gradient, case.head))
+    def take(gradient: GradFn, dtype: str, precision: str | None = "highest") -> ModelParams:
+        function = with_weights(gradient)
         compiled = compile_gradients((function,), (dtype,), precision=precision)
         return compiled(*problem, weights)[0][0]
 
@@ -394,7 +394,7 @@ def verify_as_trained(case: Case, suspects: Suspects = Suspects()) -> list[Row]:
     rows, oracle = compare_all("float64", exact), exact["autodiff"]
     for name, gradient in sources.items():
         rows += compare(f"{name} ~ float64", "float32", take(gradient, "float32"), oracle)
-    default = take(as_trained, "float32", precision=None)
+    default = take(GRADIENTS["bptt"](HEADS[case.head]), "float32", precision=None)
     return rows + compare("bptt as trained ~ float64", "default", default, oracle)
 
 
@@ -431,7 +431,7 @@ def workers() -> int:
 def verify(
     cases: list[Case], report: Callable[[int, int], None] = lambda done, total: None
 ) -> list[Row]:
-    """All cases, side by side; one row for each pair, kind and leaf: the worst of the cases.
+    """All cases, side by side; one row for each pair, kind, leaf and cell: the worst of the cases.
 
     Compiling is what takes the time. So only every sixth case has the truncated rule, and those and
     the last have the columns in float32; the last is compiled as training is, and all of them where
@@ -455,4 +455,4 @@ def verify(
         for done, found in enumerate(pool.map(run, longest_first), start=1):
             rows += found
             report(done, len(cases))
-    return worst(rows, "pair", "kind", "leaf")
+    return worst(rows, "pair", "kind", "leaf", "cell")

@@ -15,11 +15,11 @@ from experiments.studies import benchmark, benchmark_sampling
 from experiments.studies.benchmark import Shape, config_of, flops_per_step, make_ours
 from experiments.support import peers, timing
 from experiments.support.timing import Contender, Timing, in_turn, warm_up
-from lstm_jax.config import ModelConfig, SamplingConfig
+from lstm_jax.config import ModelConfig
 from lstm_jax.data.batches import Batch, Streams, stack_batches
 from lstm_jax.loss import sequence_loss
 from lstm_jax.model import init_carry, init_model
-from lstm_jax.sample import generate
+from lstm_jax.sample import SamplingConfig, generate
 from lstm_jax.train import init_train_state
 from tests.cli import call, process_in
 

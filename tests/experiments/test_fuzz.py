@@ -12,9 +12,11 @@ from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
 from experiments import run
-from lstm_jax.config import SECTIONS, DynamicConfig, SamplingConfig, fields_of
+from lstm_jax.config import SECTIONS, fields_of
 from lstm_jax.data.vocabulary import SURROGATE
 from lstm_jax.options import value_type
+from lstm_jax.sample import SamplingConfig
+from lstm_jax.scoring.dynamic import DynamicConfig
 from tests.cli import TEXT, TRAIN, Outcome, call, is_one_line, line_of, process_in
 
 ROOT = Path(__file__).parent.parent.parent

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from experiments.support import scoring
-from lstm_jax.config import Config, DataConfig, DynamicConfig, EvaluateConfig
+from lstm_jax.config import Config, DataConfig, EvaluateConfig
 from lstm_jax.data.vocabulary import Text, Vocabulary
 from lstm_jax.errors import UserError
+from lstm_jax.scoring.dynamic import DynamicConfig
 from lstm_jax.scoring.protocols import Evaluation
 
 

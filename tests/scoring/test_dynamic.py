@@ -6,11 +6,17 @@ import numpy as np
 import pytest
 
 from lstm_jax.cells.lstm import LSTMState
-from lstm_jax.config import DynamicConfig, EvaluateConfig, ModelConfig
+from lstm_jax.config import EvaluateConfig, ModelConfig
 from lstm_jax.errors import UserError
 from lstm_jax.masks import evaluation_masks
 from lstm_jax.model import ModelParams, init_carry, init_model
-from lstm_jax.scoring.dynamic import evaluate_dynamic, make_rule, mean_squares, segment_losses
+from lstm_jax.scoring.dynamic import (
+    DynamicConfig,
+    evaluate_dynamic,
+    make_rule,
+    mean_squares,
+    segment_losses,
+)
 from lstm_jax.scoring.protocols import mean_loss, stream_segments
 from tests import oracle
 

@@ -13,7 +13,7 @@ import pytest
 from lstm_jax.config import Config, DataConfig, EvaluateConfig, ModelConfig, TrainConfig
 from lstm_jax.errors import UserError
 from lstm_jax.model import init_model
-from lstm_jax.scoring.monte_carlo import check_drops, draw, evaluate_monte_carlo
+from lstm_jax.scoring.monte_carlo import check_drops, evaluate_monte_carlo, sample_network
 from lstm_jax.scoring.protocols import evaluate
 from tests.cli import TEXT, TRAIN, call, is_one_line, line_of, process_in
 
@@ -91,7 +91,7 @@ def test_many_draws_come_to_the_mean_over_all_networks(hidden_size, rates, x64):
 
 def test_one_draw_is_that_network(x64, rng):
     params, config, ids = make(rng, hidden_size=3, dropout=0.4, weight_drop=0.3)
-    drawn, masks = draw(jax.random.key(0), params, config.model, 1, N - 1)
+    drawn, masks = sample_network(jax.random.key(0), params, config.model, 1, N - 1)
     mask_U = np.array(drawn.layers[0].U / params.layers[0].U)
     assert {*np.round(mask_U.ravel(), 6)} == {0, np.round(1 / 0.7, 6)}
     mask_h = np.array(masks.readout)[0]
@@ -110,7 +110,7 @@ def test_the_draws_are_the_same_each_time_and_progress_is_told(x64, rng):
 
 def test_lanes_have_masks_of_their_own(x64, rng):
     params, config, _ = make(rng, hidden_size=8, dropout=0.5, weight_drop=0.5)
-    drawn, masks = draw(jax.random.key(0), params, config.model, 2, 1)
+    drawn, masks = sample_network(jax.random.key(0), params, config.model, 2, 1)
     assert masks.readout.shape == (2, 8) and (masks.readout[0] != masks.readout[1]).any()
     assert drawn.layers[0].U.shape == params.layers[0].U.shape
 
@@ -129,7 +129,7 @@ def test_no_key_is_used_twice(x64, rng, monkeypatch):
     for name in ("split", "bernoulli"):
         monkeypatch.setattr(jax.random, name, partial(recorded, getattr(jax.random, name)))
     for k in range(2):
-        draw(jax.random.key(k), params, config.model, 1, 1)
+        sample_network(jax.random.key(k), params, config.model, 1, 1)
     drawn = 5  # input, output, weights, zoneout's h and c
     split = 4  # the draw's own, the units', the weights', zoneout's
     assert len(used) == 2 * (drawn + split)
