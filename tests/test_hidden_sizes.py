@@ -152,8 +152,11 @@ def slope_along_everything(problem, gradient, step=1e-5):
         ({"hidden_sizes": 3}, "hidden_sizes takes integers with commas between them, not "),
         ({"hidden_sizes": None}, "hidden_sizes takes integers with commas between them, not "),
         ({"hidden_sizes": (3, [4])}, "hidden_sizes takes integers with commas between them, not "),
-        ({"hidden_sizes": (3, 4), "skip": "weighted"}, "skip=weighted needs layers of one size"),
-        ({"hidden_sizes": (3,), "skip": "weighted"}, "skip=weighted needs a model.num_layers abo"),
+        (
+            {"hidden_sizes": (3, 4), "skip": "weighted"},
+            "skip=weighted needs two layers of one size",
+        ),
+        ({"hidden_sizes": (3,), "skip": "weighted"}, "skip=weighted needs two layers of one size"),
     ],
 )
 def test_what_is_no_size_is_refused_in_one_line(changes, message):
@@ -185,7 +188,7 @@ def describe(sizes):
 @pytest.mark.parametrize("sizes", [(), (4,), SIZES])
 def test_sizes_survive_json(sizes):
     config = Config().replace({"model.hidden_sizes": sizes})
-    assert config.flatten()["model.hidden_sizes"] == sizes
+    assert config.flatten()["model.hidden_sizes"] == list(sizes)  # as JSON has it
     again = Config().replace(json.loads(json.dumps(config.flatten())))
     assert again == config and hash(again) == hash(config)
     assert again.model.hidden_sizes == sizes and type(again.model.hidden_sizes) is tuple

@@ -76,9 +76,9 @@ class Description(NamedTuple):
 
         def flatten(described: dict[str, Any]) -> dict[str, Any]:
             # A run from before an option existed did without it, as its default does.
-            config = {**Config().flatten(), **described["config"]}
             return {
-                **{k: [*v] if isinstance(v, tuple) else v for k, v in config.items()},  # as JSON
+                **Config().flatten(),
+                **described["config"],
                 "dtype": described["dtype"],
                 "the vocabulary": summary(described["vocabulary"]),
                 "the text's sha256": described["text_sha256"],
