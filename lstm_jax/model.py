@@ -36,7 +36,7 @@ def readers_of(name: str) -> str:
     return f"model.cell={' or '.join(readers)}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig(*CELL_OPTIONS, Section):  # type: ignore[misc]
     """What a model is, with the options of every cell."""
 

@@ -49,7 +49,7 @@ def count_products(jaxpr):
 @pytest.mark.parametrize("num_layers", [1, 3])
 def test_the_formula_counts_the_products_of_the_textbook_gradient(num_layers):
     shape, V = Shape(2, 5, 4, num_layers), 7
-    params = init_model(jax.random.key(0), ModelConfig(4, num_layers), V)
+    params = init_model(jax.random.key(0), ModelConfig(hidden_size=4, num_layers=num_layers), V)
     ids_TxB = np.zeros((5, 2), np.int32)
     gradient = jax.make_jaxpr(jax.grad(sequence_loss, has_aux=True))
     found = gradient(params, init_carry(params, 2), Batch(ids_TxB, ids_TxB))
@@ -132,7 +132,7 @@ def test_many_steps_a_dispatch_are_the_same_steps(batches, right):
 def test_the_torch_sampler_writes_what_the_model_says():
     """A model so sure of itself that chance plays no part writes one text, here and there."""
     pytest.importorskip("torch")
-    params = init_model(jax.random.key(0), ModelConfig(8, 2), 11)
+    params = init_model(jax.random.key(0), ModelConfig(hidden_size=8, num_layers=2), 11)
     params = jax.tree.map(lambda leaf: 3 * leaf, params)
     params = params._replace(readout=params.readout._replace(W=1e4 * params.readout.W))
     prompt, config = np.array([3, 1, 4], np.uint8), SamplingConfig(temperature=1.0)

@@ -1,47 +1,74 @@
 """The checks are checked: the hand backward, broken in one place, must be caught each time.
 
-Every mutant is `bptt.py`, `rows.py` or `columns.py` with one piece of its source replaced, compared
-with the other sources by the verification that `--experiment=verify_gradients` runs.
+Every mutant is one module of the backward by hand with one piece of its source replaced, compared
+with the unbroken sources by the verification that `--experiment=verify_gradients` runs.
 """
 
-from functools import partial
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from functools import cache, partial
 from types import ModuleType
+from typing import NamedTuple
 
 import pytest
 
-from lstm_jax.cells import columns, rows
-from lstm_jax.cells.passes import COLUMNS, ROWS
+from lstm_jax import heads
+from lstm_jax.cells import gru, lstm, lstm_columns, lstm_gates, passes, peephole, projection
+from lstm_jax.cells.passes import COLUMNS, ROWS, Layout
 from lstm_jax.config import ModelConfig
 from lstm_jax.gradients import GRADIENTS, GradFn, bptt
-from lstm_jax.gradients.bptt import value_and_grad
-from lstm_jax.heads import softmax
 from lstm_jax.verification import compare
-from lstm_jax.verification.cases import Case
+from lstm_jax.verification.cases import Case, make_problem
 from lstm_jax.verification.compare import Suspects, verify_case
+from tests.mutants import mutate
 
-SOURCES = [Path(module.__file__).read_text() for module in (bptt, rows)]
-COLUMNS_SOURCE = Path(columns.__file__).read_text()
+# Lists of (what is broken, the source, what stands there instead). The equations are those of the
+# module's docstring.
 
-# (what is broken, the source, what stands there instead)
-MUTANTS = [
-    # (B1) the loss
+SOFTMAX = [
+    # (H2)
     (
         "the error's sign",
-        "(exp_TxBxV / sum_TxBx1 - hit_TxBxV)",
-        "(hit_TxBxV - exp_TxBxV / sum_TxBx1)",
+        "exp_TxBxV / sum_TxBx1 - hit_TxBxV",
+        "hit_TxBxV - exp_TxBxV / sum_TxBx1",
     ),
     ("the softmax not normalised", "exp_TxBxV / sum_TxBx1 - hit", "exp_TxBxV - hit"),
     ("the target forgotten", "exp_TxBxV / sum_TxBx1 - hit_TxBxV", "exp_TxBxV / sum_TxBx1"),
+]
+
+SQUARED = [
+    # (H4)
+    ("the slope of the square halved", ", 2 * error_TxBxN", ", error_TxBxN"),
+    ("the error's sign", ", 2 * error_TxBxN", ", -2 * error_TxBxN"),
+    ("the error's size alone", ", 2 * error_TxBxN", ", 2 * jnp.abs(error_TxBxN)"),
+    ("the target forgotten", "= outputs - targets_TxBxN.astype(outputs.dtype)", "= outputs"),
     (
-        "the target mask forgotten",
-        "jnp.ones(nll_TxB.shape, bool) if batch.mask is None else batch.mask",
-        "jnp.ones(nll_TxB.shape, bool)",
+        "the mean over the numbers",
+        ", 2 * error_TxBxN",
+        ", 2 * error_TxBxN / error_TxBxN.shape[-1]",
     ),
-    ("the mean a sum", " / jnp.maximum(count, 1).astype(nll_TxB.dtype)", ""),
-    # (B2) the readout
+]
+
+BERNOULLI = [
+    # (H6)
+    (
+        "the error's sign",
+        "jax.nn.sigmoid(logits) - targets",
+        "targets - jax.nn.sigmoid(logits)",
+    ),
+    ("the target forgotten", "jax.nn.sigmoid(logits) - targets", "jax.nn.sigmoid(logits)"),
+    ("a softmax", "jax.nn.sigmoid(logits) - targets", "jax.nn.softmax(logits) - targets"),
+    ("tanh", "jax.nn.sigmoid(logits) - targets", "jnp.tanh(logits) - targets"),
+    (
+        "the slope of the sigmoid twice",
+        "jax.nn.sigmoid(logits) - targets",
+        "(p := jax.nn.sigmoid(logits)) * (1 - p) * (p - targets)",
+    ),
+]
+
+STACK = [
+    # (N1)
+    ("the target mask forgotten", "mask_TxB = counted(batch)", "mask_TxB = None"),
+    ("the mean a sum", " / jnp.maximum(count, 1).astype(losses_TxB.dtype)", ""),
+    # (N2)
     (
         "the readout mask forgotten forward",
         "masked_TxBxH = h_TxBxH if mask_BxH is None else h_TxBxH * mask_BxH[None]",
@@ -54,112 +81,31 @@ MUTANTS = [
     ),
     (
         "the readout's bias without its gradient",
-        "b=jnp.sum(dy_TxBxV, (0, 1))",
-        "b=0 * jnp.sum(dy_TxBxV, (0, 1))",
+        "jnp.sum(dy_TxBxV, (0, 1))",
+        "0 * jnp.sum(dy_TxBxV, (0, 1))",
     ),
     (
         "the readout's gradient of unmasked outputs",
-        "W=outer_sum(masked_TxBxH.astype(dtype), dy_TxBxV)",
-        "W=outer_sum(h_TxBxH.astype(dtype), dy_TxBxV)",
+        "return Read(masked_TxBxH, read, ",
+        "return Read(masked_TxBxH, h_TxBxH, ",
     ),
-    # (B3) what arrives at h
-    (
-        "no error through the recurrent weights",
-        "jnp.zeros_like(dc_BxH) if truncated else dz_BxG @ U_GxH",
-        "jnp.zeros_like(dc_BxH)",
-    ),
-    ("the recurrent error's sign", "else dz_BxG @ U_GxH", "else -dz_BxG @ U_GxH"),
-    ("the recurrent weights in another order", "else dz_BxG @ U_GxH", "else dz_BxG @ U_GxH[::-1]"),
-    (
-        "the recurrent weights not transposed",
-        "lax.optimization_barrier(U_HxG.T)",
-        "lax.optimization_barrier(U_HxG.reshape(U_HxG.shape[::-1]))",
-    ),
-    ("what arrives from above forgotten", "e_BxH + dnext.h, dnext.c", "dnext.h, dnext.c"),
-    ("h learns nothing from the next step", "e_BxH + dnext.h, dnext.c", "e_BxH, dnext.c"),
-    ("h and c of the next step swapped", "e_BxH + dnext.h, dnext.c", "e_BxH + dnext.c, dnext.h"),
-    # (B4) what arrives at c
-    ("no error along the cell", "(1 - tanh_c * tanh_c) + dc_next", "(1 - tanh_c * tanh_c)"),
-    ("the cell's error doubled", "+ dc_next  # (B4)", "+ 2 * dc_next  # (B4)"),
-    (
-        "the cell's slope with a plus",
-        "dh * o * (1 - tanh_c * tanh_c)",
-        "dh * o * (1 + tanh_c * tanh_c)",
-    ),
-    ("the cell's slope forgotten", "dh * o * (1 - tanh_c * tanh_c)", "dh * o"),
-    ("the slope of c instead of tanh c", "dh * o * (1 - tanh_c * tanh_c)", "dh * o * (1 - c * c)"),
-    ("the output gate forgotten on the way to c", "dh * o * (1 -", "dh * (1 -"),
-    ("the input gate instead of the output gate", "dh * o * (1 -", "dh * i * (1 -"),
-    ("the cell not forgotten", "return dz, dc * f", "return dz, dc"),
-    ("the input gate instead of the forget gate", "return dz, dc * f", "return dz, dc * i"),
-    ("h's error handed to the cell before", "return dz, dc * f", "return dz, dh * f"),
-    # (B5) the gates
-    ("i: the candidate forgotten", "dc * g * i * (1 - i)", "dc * i * (1 - i)"),
-    ("i: the slope of tanh", "dc * g * i * (1 - i)", "dc * g * (1 - i * i)"),
-    ("i: the slope with a plus", "dc * g * i * (1 - i)", "dc * g * i * (1 + i)"),
-    ("i: from h's error", "dc * g * i * (1 - i)", "dh * g * i * (1 - i)"),
-    ("f: this step's cell", "dc * c_before * f", "dc * c * f"),
-    ("f: tanh of the cell before", "dc * c_before * f", "dc * jnp.tanh(c_before) * f"),
-    ("f: the slope of tanh", "c_before * f * (1 - f)", "c_before * (1 - f * f)"),
-    ("f: the slope forgotten", "dc * c_before * f * (1 - f)", "dc * c_before"),
-    ("g: the input gate forgotten", "dc * i * (1 - g * g)", "dc * (1 - g * g)"),
-    ("g: the slope of the sigmoid", "dc * i * (1 - g * g)", "dc * i * g * (1 - g)"),
-    ("g: tanh taken twice", "dc * i * (1 - g * g)", "dc * i * (1 - jnp.tanh(g) ** 2)"),
-    ("g: the forget gate", "dc * i * (1 - g * g)", "dc * f * (1 - g * g)"),
-    ("o: the cell without tanh", "dh * tanh_c * o * (1 - o)", "dh * c * o * (1 - o)"),
-    ("o: the slope forgotten", "dh * tanh_c * o * (1 - o)", "dh * tanh_c"),
-    ("o: from the cell's error", "dh * tanh_c * o * (1 - o)", "dc * tanh_c * o * (1 - o)"),
-    ("input and forget gate swapped", "i, f, g, o = gates", "f, i, g, o = gates"),
-    ("candidate and output gate swapped", "i, f, g, o = gates", "i, f, o, g = gates"),
-    # (B6) recurrent weights and bias
-    (
-        "dU of this step's h",
-        "outer_sum(residuals.before.h, dz_TxBxG)",
-        "outer_sum(residuals.gates.o * jnp.tanh(residuals.c), dz_TxBxG)",
-    ),
-    ("dU of the cell", "outer_sum(residuals.before.h, dz", "outer_sum(residuals.before.c, dz"),
-    (
-        "dU without the first step",
-        "outer_sum(residuals.before.h, dz_TxBxG)",
-        "outer_sum(residuals.before.h[1:], dz_TxBxG[1:])",
-    ),
-    ("db without the last step", "jnp.sum(dz_TxBxG, (0, 1)))", "jnp.sum(dz_TxBxG[:-1], (0, 1)))"),
-    ("db without the first step", "jnp.sum(dz_TxBxG, (0, 1)))", "jnp.sum(dz_TxBxG[1:], (0, 1)))"),
-    # (B7), (B8) inputs, layers, embedding
-    (
-        "dW without the first step",
-        "outer_sum(masked_TxBxD, dz_TxBxG), dx",
-        "outer_sum(masked_TxBxD[1:], dz_TxBxG[1:]), dx",
-    ),
-    ("dW of inputs that were not dropped", "outer_sum(masked_TxBxD, dz", "outer_sum(x, dz"),
-    ("a mask forgotten on the way down", "dx_TxBxD = dx_TxBxD * mask_BxD[None]", "pass"),
-    (
-        "W not transposed on the way down",
-        "dx_TxBxD = dz_TxBxG @ params.W.T",
-        "dx_TxBxD = dz_TxBxG @ params.W.reshape(params.W.shape[::-1])",
-    ),
-    (
-        "ids: the mask forgotten",
-        "dz_TxBxG = dz_TxBxG * mask_of_ids(mask_BxD, x)[..., None]",
-        "pass",
-    ),
-    ("ids: rows overwritten instead of added", "zeros.at[ids_TxB].add(", "zeros.at[ids_TxB].set("),
+    # (N4)
     (
         "the embedding's rows of the targets",
-        "params.embedding, batch.inputs, masks.embedding, layout",
-        "params.embedding, batch.targets, masks.embedding, layout",
+        "params.embedding, batch.inputs, masks.embedding, de_TxBxE",
+        "params.embedding, batch.targets, masks.embedding, de_TxBxE",
     ),
     (
         "the symbols' mask forgotten forward",
-        "x = embed(params, batch.inputs, masks.embedding)",
-        "x = embed(params, batch.inputs)",
+        "x = embed(params, batch.inputs, batch.live, masks.embedding)",
+        "x = embed(params, batch.inputs, batch.live)",
     ),
     (
         "the symbols' mask forgotten backward",
         "e_TxBxE = e_TxBxE * mask_of_ids(mask_BxV, ids_TxB)[..., None]",
         "pass",
     ),
-    # (F5), (B9) skips
+    # (N3)
     ("the skip forgotten forward", "h + layout.enter(skip_H[None])[None] * below", "h"),
     (
         "the skip of what the layer puts out",
@@ -180,24 +126,6 @@ MUTANTS = [
     ("all goes past the layer", "layout.enter(skip_H[None])[None] * e", "e"),
     ("past the layer its own error", "dread = dread + past", "dread = dread * 2"),
     ("the skips' gradients in another order", "dskips.insert(0, dskip)", "dskips.append(dskip)"),
-    # resets and the initial state
-    ("a reset forgotten backward", "dbefore = reset_state(dbefore, resets_B)", "pass"),
-    (
-        "a reset forgotten in what a step read",
-        "before = jax.vmap(reset_state)(before, resets_TxB)",
-        "pass",
-    ),
-    (
-        "the initial state forgotten",
-        "jnp.concatenate([s0[None], s[:-1]])",
-        "jnp.concatenate([0 * s0[None], s[:-1]])",
-    ),
-    (
-        "the state of this step for the step before",
-        "jnp.concatenate([s0[None], s[:-1]])[:T], state",
-        "s, state",
-    ),
-    ("the scan not reversed", "reverse=True", "reverse=False"),
     (
         "the layers' gradients in another order",
         "dlayers.insert(0, dlayer)",
@@ -205,8 +133,294 @@ MUTANTS = [
     ),
 ]
 
-# What the columns do in their own way; `cell_backward` is the rows' and has its mutants above.
-COLUMN_MUTANTS = [
+# (N2) of a tied readout that has a P, too.
+TIED = [
+    (
+        "the embedding's gradient of what is read alone",
+        "dembedding if dtied is None else dembedding + dtied",
+        "dembedding",
+    ),
+    (
+        "the embedding's gradient of the readout alone",
+        "dembedding if dtied is None else dembedding + dtied",
+        "dtied",
+    ),
+    ("the readout's part with a minus", "else dembedding + dtied", "else dembedding - dtied"),
+    ("the readout's part not transposed", "dW.T if tied", "dW.reshape(dW.T.shape) if tied"),
+    (
+        "E not as it is on the way down",
+        "readout_matrix(params).T.astype(dtype)",
+        "readout_matrix(params).reshape(dy_TxBxV.shape[-1], -1).astype(dtype)",
+    ),
+    (
+        "dP of outputs that were not dropped",
+        "return Read(masked_TxBxH, read, ",
+        "return Read(h_TxBxH, read, ",
+    ),
+]
+
+LOW_RANK = [
+    ("the mask forgotten before P", "else masked_TxBxH @ P", "else h_TxBxH @ P"),
+    ("P not transposed on the way down", "e_TxBxH @ P.T.as", "e_TxBxH @ P.reshape(P.T.shape).as"),
+    (
+        "dP without the first step",
+        "outer_sum(read.masked.astype(dtype), e_TxBxH)",
+        "outer_sum(read.masked[1:].astype(dtype), e_TxBxH[1:])",
+    ),
+    (
+        "dP's sign",
+        "dP = outer_sum(read.masked.astype(dtype), e_TxBxH)",
+        "dP = -outer_sum(read.masked.astype(dtype), e_TxBxH)",
+    ),
+    (
+        "dP of the error at the outputs",
+        "dP = outer_sum(read.masked.astype(dtype), e_TxBxH)",
+        "dP = outer_sum(read.masked.astype(dtype), dy_TxBxV[..., : P.shape[1]])",
+    ),
+    (
+        "dW without the last step",
+        "outer_sum(read.read.astype(dtype), dy_TxBxV)",
+        "outer_sum(read.read[:-1].astype(dtype), dy_TxBxV[:-1])",
+    ),
+]
+
+MARKS = [
+    ("the resets forgotten", "Marks(batch.resets, batch", "Marks(None, batch"),
+    ("the lengths forgotten", "batch.live, masks.zoneout", "None, masks.zoneout"),
+    ("zoneout forgotten", "masks.zoneout and masks.zoneout[n]", "None"),
+    ("another layer's zoneout", "masks.zoneout and masks.zoneout[n]", "masks.zoneout[0]"),
+    ("padding counts", "mask_TxB = counted(batch)", "mask_TxB = batch.mask"),
+]
+
+# Both layouts run these loops.
+PASSES = [
+    # (S1), (T4): resets
+    (
+        "a reset forgotten forward",
+        "before = reset(state, marks.resets, layout)",
+        "before = state",
+    ),
+    (
+        "a reset forgotten backward",
+        "dbefore = reset(dbefore, marks.resets, layout)  # (T4)",
+        "pass",
+    ),
+    (
+        "a reset forgotten in what a step read",
+        "return reset(before, marks.resets, layout)",
+        "return before",
+    ),
+    (
+        "all lanes reset but those that are",
+        "jnp.where(layout.spread(resets_B, s), 0, s)",
+        "jnp.where(layout.spread(resets_B, s), s, 0)",
+    ),
+    # the initial state
+    (
+        "the initial state forgotten",
+        "jnp.concatenate([s0[None], s[:-1]])",
+        "jnp.concatenate([0 * s0[None], s[:-1]])",
+    ),
+    (
+        "the state of this step for the step before",
+        "jnp.concatenate([s0[None], s[:-1]])[:T], start",
+        "s, start",
+    ),
+    ("the scan not reversed", "reverse=True", "reverse=False"),
+    # (T1)
+    ("what arrives from above forgotten", "put_out(e, marks, layout) + dstate.h", "dstate.h"),
+    (
+        "h learns nothing from the next step",
+        "put_out(e, marks, layout) + dstate.h",
+        "put_out(e, marks, layout)",
+    ),
+    (
+        "h and c of the next step swapped",
+        "h=put_out(e, marks, layout) + dstate.h",
+        "h=put_out(e, marks, layout) + dstate.c, c=dstate.h",
+    ),
+    (
+        "what arrives from above forgotten without zoneout",
+        "weights, read, kept, dsettled",
+        "weights, read, kept, dstate",
+    ),
+    # (S3), (T2), (T3): zoneout
+    ("zoneout: nothing stays forward", "k * old + (1 - k) * new", "(1 - k) * new"),
+    ("zoneout: all comes in forward", "k * old + (1 - k) * new", "k * old + new"),
+    ("zoneout: the others stay", "k * old + (1 - k) * new", "k * new + (1 - k) * old"),
+    (
+        "zoneout: what stays is not reset",
+        "zone_out(before, after, marks.zoneout)",
+        "zone_out(state, after, marks.zoneout)",
+    ),
+    (
+        "zoneout: the settled state for the cell's own",
+        "x, shift(start, states, marks), states if after is None else after, kept",
+        "x, shift(start, states, marks), states, kept",
+    ),
+    (
+        "zoneout: the cell's own state for the one before",
+        "x, shift(start, states, marks), states if",
+        "x, shift(start, after or states, marks), states if",
+    ),
+    (
+        "zoneout: the cell gets all of the error",
+        "dafter = jax.tree.map(jnp.subtract, dsettled, stays)",
+        "dafter = dsettled",
+    ),
+    (
+        "zoneout: the cell gets the part that stays",
+        "dafter = jax.tree.map(jnp.subtract, dsettled, stays)",
+        "dafter = stays",
+    ),
+    (
+        "zoneout: no error past the cell",
+        "dbefore = jax.tree.map(jnp.add, dbefore, stays)",
+        "pass",
+    ),
+    (
+        "zoneout: the error past the cell with a minus",
+        "dbefore = jax.tree.map(jnp.add, dbefore, stays)",
+        "dbefore = jax.tree.map(jnp.subtract, dbefore, stays)",
+    ),
+    (
+        "zoneout: no error from above past the cell",
+        "jax.tree.map(jnp.multiply, marks.zoneout, dsettled)",
+        "jax.tree.map(jnp.multiply, marks.zoneout, dstate)",
+    ),
+    (
+        "zoneout: the share of h for c",
+        "jax.tree.map(jnp.multiply, marks.zoneout, dsettled)",
+        "jax.tree.map(lambda d: marks.zoneout.h * d, dsettled)",
+    ),
+    (
+        "zoneout: another step's share",
+        "marked = enter_marks(marks, x.shape[0], layout)",
+        "marked = enter_marks(marks, x.shape[0], layout)\n"
+        "        marked = marked._replace(zoneout=jax.tree.map(jnp.flip, marked.zoneout))",
+    ),
+    # lengths
+    (
+        "lengths: the state moves on",
+        "after if marks.live is None else layout.choose(marks.live, after, state)",
+        "after",
+    ),
+    (
+        "lengths: the state is reset",
+        "layout.choose(marks.live, after, state)",
+        "layout.choose(marks.live, after, before)",
+    ),
+    (
+        "lengths: the error goes through the cell",
+        "dbefore = layout.choose(marks.live, dbefore, dstate)",
+        "pass",
+    ),
+    (
+        "lengths: the error stops",
+        "layout.choose(marks.live, dbefore, dstate)",
+        "layout.choose(marks.live, dbefore, 0)",
+    ),
+    (
+        "lengths: the error is reset",
+        "layout.choose(marks.live, dbefore, dstate)",
+        "layout.choose(marks.live, dbefore, reset(dstate, marks.resets, layout))",
+    ),
+    ("lengths: padding has a dz", "dz = layout.choose(marks.live, dz, 0)", "pass"),
+    (
+        "lengths: only padding has a dz",
+        "dz = layout.choose(marks.live, dz, 0)",
+        "dz = layout.choose(~marks.live, dz, 0)",
+    ),
+]
+
+PROJECTION = [
+    # dW and dx of `x W + b`
+    (
+        "dW without the first step",
+        "outer_sum(masked_TxBxD, dz_TxBxN), dx",
+        "outer_sum(masked_TxBxD[1:], dz_TxBxN[1:]), dx",
+    ),
+    ("dW of inputs that were not dropped", "outer_sum(masked_TxBxD, dz", "outer_sum(x, dz"),
+    ("a mask forgotten on the way down", "dx_TxBxD = dx_TxBxD * mask_BxD[None]", "pass"),
+    (
+        "W not transposed on the way down",
+        "dx_TxBxD = dz_TxBxN @ W_DxN.T",
+        "dx_TxBxD = dz_TxBxN @ W_DxN.reshape(W_DxN.shape[::-1])",
+    ),
+    (
+        "ids: the mask forgotten",
+        "dz_TxBxN = dz_TxBxN * mask_of_ids(mask_BxD, x)[..., None]",
+        "pass",
+    ),
+    ("ids: rows overwritten instead of added", "zeros.at[ids_TxB].add(", "zeros.at[ids_TxB].set("),
+]
+
+LSTM_GATES = [
+    # (B1)
+    ("no error along the cell", "(1 - tanh_c * tanh_c) + dc ", "(1 - tanh_c * tanh_c) "),
+    ("the cell's error doubled", "+ dc  # (B1)", "+ 2 * dc  # (B1)"),
+    (
+        "the cell's slope with a plus",
+        "dh * o * (1 - tanh_c * tanh_c)",
+        "dh * o * (1 + tanh_c * tanh_c)",
+    ),
+    ("the cell's slope forgotten", "dh * o * (1 - tanh_c * tanh_c)", "dh * o"),
+    ("the slope of c instead of tanh c", "dh * o * (1 - tanh_c * tanh_c)", "dh * o * (1 - c * c)"),
+    ("the output gate forgotten on the way to c", "dh * o * (1 -", "dh * (1 -"),
+    ("the input gate instead of the output gate", "dh * o * (1 -", "dh * i * (1 -"),
+    # (B2)
+    ("i: the candidate forgotten", "dc * g * i * (1 - i)", "dc * i * (1 - i)"),
+    ("i: the slope of tanh", "dc * g * i * (1 - i)", "dc * g * (1 - i * i)"),
+    ("i: the slope with a plus", "dc * g * i * (1 - i)", "dc * g * i * (1 + i)"),
+    ("i: from h's error", "dc * g * i * (1 - i)", "dh * g * i * (1 - i)"),
+    ("f: this step's cell", "dc * c_before * f", "dc * c * f"),
+    ("f: tanh of the cell before", "dc * c_before * f", "dc * jnp.tanh(c_before) * f"),
+    ("f: the slope of tanh", "c_before * f * (1 - f)", "c_before * (1 - f * f)"),
+    ("f: the slope forgotten", "dc * c_before * f * (1 - f)", "dc * c_before"),
+    ("g: the input gate forgotten", "dc * i * (1 - g * g)", "dc * (1 - g * g)"),
+    ("g: the slope of the sigmoid", "dc * i * (1 - g * g)", "dc * i * g * (1 - g)"),
+    ("g: tanh taken twice", "dc * i * (1 - g * g)", "dc * i * (1 - jnp.tanh(g) ** 2)"),
+    ("g: the forget gate", "dc * i * (1 - g * g)", "dc * f * (1 - g * g)"),
+    ("o: the cell without tanh", "dh * tanh_c * o * (1 - o)", "dh * c * o * (1 - o)"),
+    ("o: the slope forgotten", "dh * tanh_c * o * (1 - o)", "dh * tanh_c"),
+    ("o: from the cell's error", "dh * tanh_c * o * (1 - o)", "dc * tanh_c * o * (1 - o)"),
+    ("input and forget gate swapped", "i, f, g, o = gates", "f, i, g, o = gates"),
+    ("candidate and output gate swapped", "i, f, g, o = gates", "i, f, o, g = gates"),
+    # (B3), of c
+    ("the cell not forgotten", "return dz, dc * f", "return dz, dc"),
+    ("the input gate instead of the forget gate", "return dz, dc * f", "return dz, dc * i"),
+    ("h's error handed to the cell before", "return dz, dc * f", "return dz, dh * f"),
+]
+
+LSTM = [
+    # (B3), of h
+    (
+        "no error through the recurrent weights",
+        "jnp.zeros_like(dc_BxH) if U_GxH is None else dz_BxG @ U_GxH",
+        "jnp.zeros_like(dc_BxH)",
+    ),
+    ("the recurrent error's sign", "else dz_BxG @ U_GxH", "else -dz_BxG @ U_GxH"),
+    ("the recurrent weights in another order", "else dz_BxG @ U_GxH", "else dz_BxG @ U_GxH[::-1]"),
+    (
+        "the recurrent weights not transposed",
+        "lax.optimization_barrier(params.U.T)",
+        "lax.optimization_barrier(params.U.reshape(params.U.shape[::-1]))",
+    ),
+    # (B4)
+    ("dU of this step's h", "outer_sum(before.h, dz_TxBxG)", "outer_sum(after.h, dz_TxBxG)"),
+    ("dU of the cell", "outer_sum(before.h, dz", "outer_sum(before.c, dz"),
+    (
+        "dU without the first step",
+        "outer_sum(before.h, dz_TxBxG)",
+        "outer_sum(before.h[1:], dz_TxBxG[1:])",
+    ),
+    ("db without the last step", "jnp.sum(dz_TxBxG, (0, 1)))", "jnp.sum(dz_TxBxG[:-1], (0, 1)))"),
+    ("db without the first step", "jnp.sum(dz_TxBxG, (0, 1)))", "jnp.sum(dz_TxBxG[1:], (0, 1)))"),
+]
+
+# What the columns do in their own way; `lstm_gates` is also the rows' and has its mutants above.
+LSTM_COLUMNS = [
+    # (F1), (F2)
     ("the sigmoid without its half", "0.5 * jnp.tanh(0.5 * z) + 0.5", "0.5 * jnp.tanh(z) + 0.5"),
     (
         "input and forget gate swapped",
@@ -216,111 +430,300 @@ COLUMN_MUTANTS = [
     ("the candidate a sigmoid", "g=jnp.tanh(z.g)", "g=sigmoid(z.g)"),
     ("ids: the bias forgotten", "+ picked_HxB + b_Hx1", "+ picked_HxB"),
     ("ids: the mask forgotten forward", "picked_HxB = picked_HxB * drop_B[None]", "pass"),
-    ("ids: the mask forgotten backward", "mask_of_ids(mask_BxD, x)[..., None]", "1"),
     ("the input below h", "jnp.concatenate([x_DxB, h_HxB])", "jnp.concatenate([h_HxB, x_DxB])"),
-    ("a mask forgotten forward", "x = x * mask_BxD.T[None]", "pass"),
-    ("a mask forgotten on the way down", "dx_TxDxB = dx_TxDxB * mask_BxD.T[None]", "pass"),
-    ("a reset forgotten forward", "state = reset_columns(state, resets_B)", "pass"),
-    (
-        "a reset forgotten backward",
-        "reset_columns(LSTMState(dh_HxB, dc_HxB), resets_B)",
-        "LSTMState(dh_HxB, dc_HxB)",
-    ),
-    (
-        "a reset forgotten in what a step read",
-        "before = reset_columns(before, resets_TxB[:, None])",
-        "pass",
-    ),
-    (
-        "the initial state forgotten",
-        "jnp.concatenate([s0[None], s[:-1]])",
-        "jnp.concatenate([0 * s0[None], s[:-1]])",
-    ),
-    ("the state of this step for the step before", "jnp.concatenate([s0[None], s[:-1]])", "s"),
-    ("what arrives from above forgotten", "e_HxB + dnext.h, dnext.c", "dnext.h, dnext.c"),
-    ("h learns nothing from the next step", "e_HxB + dnext.h, dnext.c", "e_HxB, dnext.c"),
-    ("h and c of the next step swapped", "e_HxB + dnext.h, dnext.c", "e_HxB + dnext.c, dnext.h"),
+    ("a mask forgotten forward", "return x * mask_BxD.T[None], None", "return x, None"),
+    # (B3)
     (
         "dx for dh",
-        "dx_DxB, dh_HxB = d[:D], d[D:]",
-        "dh_HxB, dx_DxB = d[-H:], d[:D]; dh_HxB = d[:H]",
+        "dx_DxB, dh_HxB = both[:D], both[D:]",
+        "dx_DxB, dh_HxB = both[:D], both[: len(dc_HxB)]",
     ),
     (
         "a gate left out of the error",
         "zip(weights, dz, strict=True))",
         "list(zip(weights, dz))[1:])",
     ),
-    (
-        "the input's weights forgotten",
-        "jnp.concatenate([params.W, U_HxG])",
-        "jnp.concatenate([0 * params.W, U_HxG])",
-    ),
-    ("dU of the cell", "outer_sum(residuals.before.h, dz)", "outer_sum(residuals.before.c, dz)"),
+    # (B4)
+    ("dU of the cell", "outer_sum(before.h, dz)", "outer_sum(before.c, dz)"),
+    ("dU of the cell beside vectors", "[read_TxDxB, before.h]", "[read_TxDxB, before.c]"),
     (
         "dU and dW without the last step",
         "outer_sum(both_TxDHxB, dz)",
         "outer_sum(both_TxDHxB[:-1], Gates(*(d[:-1] for d in dz)))",
     ),
     ("db without the first step", "jnp.sum(dz_TxHxB, (0, 2))", "jnp.sum(dz_TxHxB[1:], (0, 2))"),
-    ("the scan not reversed", "reverse=True", "reverse=False"),
+    # (B5)
+    ("ids: the mask forgotten backward", "mask_of_ids(mask_BxD, x)[..., None]", "1"),
+    (
+        "dW of inputs that were not dropped",
+        "read_TxDxB, _ = prepare(params, x, mask_BxD)",
+        "read_TxDxB = x",
+    ),
+    ("a mask forgotten on the way down", "dx_TxDxB = dx_TxDxB * mask_BxD.T[None]", "pass"),
+    (
+        "the input's weights forgotten",
+        "jnp.concatenate([params.W, U_HxG])",
+        "jnp.concatenate([0 * params.W, U_HxG])",
+    ),
 ]
 
-# Everything on; ids read as rows of W by two layers, then an embedding, three layers and skips.
-CASES = [
-    Case(
-        ModelConfig(hidden_size=4, dropout=0.25, input_dropout=0.25, **model),
-        T=5,
-        B=3,
-        masked=True,
-        resets=True,
-        carry=True,
-    )
-    for model in (
-        {"num_layers": 2},
-        {"num_layers": 3, "skip": "weighted", "embedding_size": 11, "embedding_dropout": 0.25},
-    )
+GRU = [
+    # (F1) to (F3)
+    (
+        "the update gate the other way forward",
+        "(1 - z) * n + z * before.h",
+        "z * n + (1 - z) * before.h",
+    ),
+    (
+        "the candidate's bias outside the reset",
+        "q = s_n + params.b_n[None]",
+        "q = s_n + params.b_n[None] / r",
+    ),
+    ("reset and update gate swapped forward", "a_r, a_z, a_n = ", "a_z, a_r, a_n = "),
+    # (B1), of the candidate
+    ("n: the update gate forgotten", "d.h * (1 - z) * (1 - n * n)", "d.h * (1 - n * n)"),
+    ("n: the update gate the other way", "d.h * (1 - z) * (1 - n", "d.h * z * (1 - n"),
+    ("n: the slope forgotten", "d.h * (1 - z) * (1 - n * n)", "d.h * (1 - z)"),
+    ("n: the slope with a plus", "(1 - z) * (1 - n * n)", "(1 - z) * (1 + n * n)"),
+    ("n: the slope of the sigmoid", "(1 - z) * (1 - n * n)", "(1 - z) * n * (1 - n)"),
+    ("n: tanh taken twice", "(1 - z) * (1 - n * n)", "(1 - z) * (1 - jnp.tanh(n) ** 2)"),
+    # of the update gate
+    ("z: the sign", "(h_before - n) * z", "(n - h_before) * z"),
+    ("z: the state before forgotten", "(h_before - n) * z", "-n * z"),
+    ("z: the candidate forgotten", "(h_before - n) * z", "h_before * z"),
+    ("z: the slope of tanh", "- n) * z * (1 - z)", "- n) * (1 - z * z)"),
+    ("z: the slope forgotten", "(h_before - n) * z * (1 - z)", "(h_before - n)"),
+    ("z: this step's h", "lambda before, after: before.h", "lambda before, after: after.h"),
+    # of the reset gate
+    ("r: what it resets forgotten", "da_n * q * r * (1 - r)", "da_n * r * (1 - r)"),
+    ("r: the candidate", "da_n * q * r * (1 - r)", "da_n * n * r * (1 - r)"),
+    ("r: the state before", "da_n * q * r * (1 - r)", "da_n * h_before * r * (1 - r)"),
+    ("r: the slope forgotten", "da_n * q * r * (1 - r)", "da_n * q"),
+    ("r: the slope with a plus", "da_n * q * r * (1 - r)", "da_n * q * r * (1 + r)"),
+    ("r: the update gate's slope", "da_n * q * r * (1 - r)", "da_n * q * z * (1 - z)"),
+    ("r: from h's error", "da_n * q * r * (1 - r)", "d.h * q * r * (1 - r)"),
+    # v
+    ("v: the reset forgotten", "[da_r, da_z, r * da_n]", "[da_r, da_z, da_n]"),
+    ("v: the update gate", "[da_r, da_z, r * da_n]", "[da_r, da_z, z * da_n]"),
+    ("v: reset and update gate swapped", "[da_r, da_z, r * da_n]", "[da_z, da_r, r * da_n]"),
+    (
+        "v for da",
+        "return dbefore, jnp.concatenate([da_r, da_z, da_n], axis=-1)",
+        "return dbefore, v_Bx3H",
+    ),
+    ("reset and update gate swapped", "r, z, n, q = kept", "z, r, n, q = kept"),
+    # (B2)
+    ("no error past the gates", "z * d.h + v_Bx3H @ U_3HxH", "v_Bx3H @ U_3HxH"),
+    ("all of the error past the gates", "z * d.h + v_Bx3H", "d.h + v_Bx3H"),
+    ("past the gates the other share", "z * d.h + v_Bx3H", "(1 - z) * d.h + v_Bx3H"),
+    ("no error through the recurrent weights", "z * d.h + v_Bx3H @ U_3HxH", "z * d.h"),
+    ("the recurrent error's sign", "z * d.h + v_Bx3H", "z * d.h - v_Bx3H"),
+    (
+        "the recurrent weights not transposed",
+        "lax.optimization_barrier(params.U.T)",
+        "lax.optimization_barrier(params.U.reshape(params.U.shape[::-1]))",
+    ),
+    # (B3)
+    ("dU of da", "outer_sum(before.h, v_TxBx3H)", "outer_sum(before.h, da_TxBx3H)"),
+    ("dU of this step's h", "outer_sum(before.h, v", "outer_sum(after.h, v"),
+    (
+        "dU without the first step",
+        "outer_sum(before.h, v_TxBx3H)",
+        "outer_sum(before.h[1:], v_TxBx3H[1:])",
+    ),
+    ("db of v", "b=jnp.sum(da_TxBx3H, (0, 1))", "b=jnp.sum(v_TxBx3H, (0, 1))"),
+    ("db without the last step", "b=jnp.sum(da_TxBx3H, ", "b=jnp.sum(da_TxBx3H[:-1], "),
+    ("db_n without the reset", "b_n=jnp.sum(reset_TxBxH, ", "b_n=jnp.sum(da_n, "),
+    ("db_n without the first step", "b_n=jnp.sum(reset_TxBxH, ", "b_n=jnp.sum(reset_TxBxH[1:], "),
+    ("db_n and dU by the update gate", "kept.r * da_n", "kept.z * da_n"),
+    # (B4)
+    (
+        "dW and dx of v",
+        "project_backward(params.W, x, mask_BxD, da_TxBx3H)",
+        "project_backward(params.W, x, mask_BxD, v_TxBx3H)",
+    ),
+    (
+        "dW and dx without the mask",
+        "project_backward(params.W, x, mask_BxD, da",
+        "project_backward(params.W, x, None, da",
+    ),
 ]
 
+PEEPHOLE = [
+    # (F2), (F4)
+    ("the output gate sees the cell before", "params.p_o[None] * c", "params.p_o[None] * before.c"),
+    ("the input gate sees h", "params.p_i[None] * before.c", "params.p_i[None] * before.h"),
+    # (B1)
+    ("o: the cell without tanh", "d.h * tanh_c * o * (1 - o)", "d.h * c * o * (1 - o)"),
+    ("o: the slope forgotten", "d.h * tanh_c * o * (1 - o)", "d.h * tanh_c"),
+    ("o: the slope of tanh", "tanh_c * o * (1 - o)", "tanh_c * (1 - o * o)"),
+    ("o: from the cell's error", "d.h * tanh_c * o * (1 - o)", "d.c * tanh_c * o * (1 - o)"),
+    ("no error along the cell", "d.c + d.h * o * (1", "d.h * o * (1"),
+    ("the cell's error doubled", "d.c + d.h * o * (1", "2 * d.c + d.h * o * (1"),
+    ("no error from h to the cell", "d.c + d.h * o * (1 - tanh_c * tanh_c)", "d.c"),
+    ("the output gate forgotten on the way to c", "d.c + d.h * o * (1", "d.c + d.h * (1"),
+    ("the cell's slope forgotten", "d.h * o * (1 - tanh_c * tanh_c)", "d.h * o"),
+    ("the cell's slope with a plus", "(1 - tanh_c * tanh_c)", "(1 + tanh_c * tanh_c)"),
+    ("no error through the output gate's peephole", " + dz_o * weights.p_o[None]", ""),
+    (
+        "the sign of the output gate's peephole",
+        " + dz_o * weights.p_o[None]",
+        " - dz_o * weights.p_o[None]",
+    ),
+    (
+        "the forget gate's peephole for the output gate's",
+        "dz_o * weights.p_o[None]",
+        "dz_o * weights.p_f[None]",
+    ),
+    (
+        "all of h's error through the output gate's peephole",
+        "+ dz_o * weights.p_o",
+        "+ d.h * weights.p_o",
+    ),
+    # (B2)
+    ("i: the candidate forgotten", "dc * g * i * (1 - i)", "dc * i * (1 - i)"),
+    ("i: the slope of tanh", "dc * g * i * (1 - i)", "dc * g * (1 - i * i)"),
+    ("i: from the next step alone", "dc * g * i * (1 - i)", "d.c * g * i * (1 - i)"),
+    ("f: this step's cell", "dc * c_before * f", "dc * c * f"),
+    ("f: tanh of the cell before", "dc * c_before * f", "dc * jnp.tanh(c_before) * f"),
+    ("f: the slope forgotten", "dc * c_before * f * (1 - f)", "dc * c_before"),
+    ("f: from h's error", "dc * c_before * f", "d.h * c_before * f"),
+    ("g: the input gate forgotten", "dc * i * (1 - g * g)", "dc * (1 - g * g)"),
+    ("g: the slope of the sigmoid", "dc * i * (1 - g * g)", "dc * i * g * (1 - g)"),
+    ("g: the forget gate", "dc * i * (1 - g * g)", "dc * f * (1 - g * g)"),
+    ("input and forget gate swapped", "i, f, g, o = gates", "f, i, g, o = gates"),
+    (
+        "the errors of input and forget gate swapped",
+        "[dz_i, dz_f, dz_g, dz_o]",
+        "[dz_f, dz_i, dz_g, dz_o]",
+    ),
+    ("the two cell states swapped", "(before.c, after.c)", "(after.c, before.c)"),
+    # (B3)
+    ("no error through the recurrent weights", "dz_BxG @ weights.U_GxH", "0 * d.h"),
+    ("the recurrent error's sign", "dz_BxG @ weights.U_GxH", "-dz_BxG @ weights.U_GxH"),
+    (
+        "the recurrent weights not transposed",
+        "lax.optimization_barrier(params.U.T)",
+        "lax.optimization_barrier(params.U.reshape(params.U.shape[::-1]))",
+    ),
+    ("the cell not forgotten", "= f * dc + dz_i", "= dc + dz_i"),
+    ("the input gate instead of the forget gate", "= f * dc + dz_i", "= i * dc + dz_i"),
+    ("the next step's error alone", "= f * dc + dz_i", "= f * d.c + dz_i"),
+    ("no error through the input gate's peephole", "+ dz_i * weights.p_i[None] ", ""),
+    ("no error through the forget gate's peephole", " + dz_f * weights.p_f[None]", ""),
+    ("the sign of the forget gate's", "+ dz_f * weights.p_f", "- dz_f * weights.p_f"),
+    (
+        "the two peepholes swapped",
+        "params.p_i, params.p_f, params.p_o)",
+        "params.p_f, params.p_i, params.p_o)",
+    ),
+    # (B4)
+    ("dU of this step's h", "outer_sum(before.h, dz", "outer_sum(after.h, dz"),
+    ("dU of the cell", "outer_sum(before.h, dz", "outer_sum(before.c, dz"),
+    ("db without the last step", "b=jnp.sum(dz_TxBxG, ", "b=jnp.sum(dz_TxBxG[:-1], "),
+    ("dp_i of this step's cell", "dz_i * before.c", "dz_i * after.c"),
+    ("dp_i of h", "dz_i * before.c", "dz_i * before.h"),
+    ("dp_i without the first step", "jnp.sum(dz_i * before.c, ", "jnp.sum((dz_i * before.c)[1:], "),
+    ("dp_f of this step's cell", "dz_f * before.c", "dz_f * after.c"),
+    ("dp_f's sign", "p_f=jnp.sum(dz_f", "p_f=jnp.sum(-dz_f"),
+    ("dp_o of the cell before", "dz_o * after.c", "dz_o * before.c"),
+    ("dp_o of tanh c", "dz_o * after.c", "dz_o * jnp.tanh(after.c)"),
+    ("dp_i and dp_f swapped", "dz_i, dz_f, _, dz_o = ", "dz_f, dz_i, _, dz_o = "),
+    # (B5)
+    (
+        "dW and dx without the mask",
+        "project_backward(params.W, x, mask_BxD, dz",
+        "project_backward(params.W, x, None, dz",
+    ),
+]
+
+
+def make_case(model: dict, **others: object) -> Case:
+    """A small case with every complication, besides those that are asked for."""
+    config = ModelConfig(hidden_size=4, dropout=0.25, input_dropout=0.25, **model)
+    return Case(config, T=5, B=3, masked=True, resets=True, carry=True, **others)
+
+
+# Ids read as rows of W by two layers, then an embedding, three layers and skips.
+STACKS = [
+    make_case({"num_layers": 2}),
+    make_case(
+        {"num_layers": 3, "skip": "weighted", "embedding_size": 11, "embedding_dropout": 0.25}
+    ),
+]
+ONE_LAYER = [make_case({"embedding_size": 3})]
+# The first layer reads ids and the second one h, so that each masks what it reads.
+IDS = STACKS[:1]
+ZONEOUT = {"zoneout_cell": 0.3, "zoneout_hidden": 0.3}
+# The seed resets some lane at the step that `interrupted` takes away.
+LENGTHS = [make_case(ZONEOUT, lengths=True, seed=2), make_case({})]
+STACKED_LENGTHS = [make_case(ZONEOUT | {"num_layers": 2}, lengths=True, seed=2)]
+
+
+class Group(NamedTuple):
+    """Mutants of one module, and the cases that kill them."""
+
+    broken: ModuleType
+    mutants: list[tuple[str, str, str]]
+    cases: list[Case]
+    layouts: tuple[Layout, ...] = (ROWS,)
+
+
+GROUPS = {
+    "softmax": Group(heads, SOFTMAX, ONE_LAYER),
+    "squared": Group(heads, SQUARED, [make_case({}, head="squared")]),
+    "bernoulli": Group(heads, BERNOULLI, [make_case({}, head="bernoulli")]),
+    "stack": Group(bptt, STACK, STACKS),
+    "tied readout": Group(bptt, TIED, [make_case({"readout": "tied", "embedding_size": 3})]),
+    "low-rank readout": Group(bptt, LOW_RANK, [make_case({"readout_rank": 3})]),
+    "marks": Group(bptt, MARKS, STACKED_LENGTHS),
+    "passes": Group(passes, PASSES, LENGTHS, (ROWS, COLUMNS)),
+    "projection": Group(projection, PROJECTION, IDS),
+    "gates": Group(lstm_gates, LSTM_GATES, ONE_LAYER),
+    "lstm": Group(lstm, LSTM, ONE_LAYER),
+    "lstm columns": Group(lstm_columns, LSTM_COLUMNS, STACKS, (COLUMNS,)),
+    "gru": Group(gru, GRU, [make_case({"embedding_size": 3, "cell": "gru"})]),
+    "peephole": Group(peephole, PEEPHOLE, [make_case({"embedding_size": 3, "cell": "peephole"})]),
+}
+MUTANTS = {
+    f"{name}, {layout.name}: {what}": (group, layout, old, new)
+    for name, group in GROUPS.items()
+    for layout in group.layouts
+    for what, old, new in group.mutants
+}
 
 VARIANT = Case(ModelConfig(hidden_size=4, num_layers=2, cell="coupled"), T=5, B=3)
 
-
-def load(source: str, old: str, new: str) -> ModuleType:
-    """The module that the source makes once a piece of it is replaced."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "mutant.py"
-        path.write_text(source.replace(old, new))
-        spec = spec_from_file_location("mutant", path)
-        module = module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return module
+INTERRUPTED = 2  # a step
 
 
-def mutate(old: str, new: str) -> GradFn:
-    """The gradient in rows, with one piece of `bptt.py` or `rows.py` replaced."""
-    counts = [source.count(old) for source in SOURCES]
-    assert sum(counts) == 1, f"{old!r} stands {sum(counts)} times in bptt.py and rows.py"
-    if counts[0]:
-        return partial(load(SOURCES[0], old, new).value_and_grad_in, ROWS)
-    mutant = load(SOURCES[1], old, new)
-    layout = ROWS._replace(forward=mutant.forward, backward=mutant.backward)
-    return partial(value_and_grad, layout=layout)
+@cache  # one function for each gradient, so that its programs are found again
+def interrupted(gradient: GradFn) -> GradFn:
+    """The gradient where a step inside the sequence is not live, either.
+
+    Nothing that a lane does after its length counts, so nothing wrong would be seen there.
+    """
+
+    def value_and_grad(params, carry, batch, masks, **options):
+        batch = batch._replace(live=batch.live.at[INTERRUPTED].set(False))
+        return gradient(params, carry, batch, masks, **options)
+
+    return value_and_grad
 
 
-def mutate_columns(old: str, new: str) -> GradFn:
-    """The gradient in columns, with one piece of `columns.py` replaced."""
-    assert COLUMNS_SOURCE.count(old) == 1, f"{old!r} does not stand once in columns.py"
-    mutant = load(COLUMNS_SOURCE, old, new)
-    layout = COLUMNS._replace(forward=mutant.forward, backward=mutant.backward)
-    return partial(value_and_grad, layout=layout)
-
-
-def fails(suspects: Suspects, truncated: bool = False) -> bool:
+def fails(cases: list[Case], suspects: Suspects, truncated: bool = False) -> bool:
     """Whether the verification finds a difference on any of the cases."""
-    check = partial(verify_case, directions=0, float32=False, optimized=False)
+    check = partial(verify_case, truncated=truncated, directions=0, float32=False, optimized=False)
     return any(
-        not row.passed for case in CASES for row in check(case, suspects, truncated=truncated)
+        not row.passed
+        for case in cases
+        for row in check(case, Suspects(*map(interrupted, suspects)) if case.lengths else suspects)
     )
+
+
+def suspect(layout: Layout, gradient: GradFn) -> Suspects:
+    """The gradient in the place of the one in its layout."""
+    return Suspects()._replace(**{layout.name: gradient})
 
 
 @pytest.fixture(scope="module")
@@ -333,31 +736,39 @@ def tally(request):
 
 
 def test_the_gradients_as_they_are_pass():
-    assert not fails(Suspects(), truncated=True)
+    assert not fails(STACKS, Suspects(), truncated=True)
 
 
-@pytest.mark.parametrize("old, new", [m[1:] for m in MUTANTS], ids=[m[0] for m in MUTANTS])
-def test_a_broken_backward_is_caught(old, new, tally):
-    killed = fails(Suspects(rows=mutate(old, new)))
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_copy_in_which_nothing_is_broken_passes(name):
+    """So what kills a mutant is its mutation, not that it is a copy."""
+    group = GROUPS[name]
+    same = group.mutants[0][1]
+    for layout in group.layouts:
+        copy = mutate(layout, group.broken, same, same)
+        assert not fails(group.cases, suspect(layout, copy))
+
+
+@pytest.mark.parametrize("group, layout, old, new", MUTANTS.values(), ids=MUTANTS)
+def test_a_broken_backward_is_caught(group, layout, old, new, tally):
+    killed = fails(group.cases, suspect(layout, mutate(layout, group.broken, old, new)))
     tally.append(killed)
     assert killed
 
 
-@pytest.mark.parametrize(
-    "old, new", [m[1:] for m in COLUMN_MUTANTS], ids=[m[0] for m in COLUMN_MUTANTS]
-)
-def test_a_broken_backward_in_columns_is_caught(old, new, tally):
-    killed = fails(Suspects(columns=mutate_columns(old, new)))
-    tally.append(killed)
-    assert killed
+@pytest.mark.parametrize("case", [LENGTHS[0], *STACKED_LENGTHS], ids=["one layer", "stack"])
+def test_the_interrupted_step_is_one_of_some_lanes_that_are_reset(case):
+    batch = make_problem(case).batch
+    resets_B = batch.resets[INTERRUPTED] & batch.live[INTERRUPTED + 1]
+    assert resets_B.any() and (batch.live[INTERRUPTED + 1] & ~resets_B).any()
+    assert not batch.live.all()
 
 
 def test_a_gradient_that_is_not_finite_is_caught():
     """Also where the true gradient is zero, and NaN would be lost in a maximum."""
-    suspects = Suspects(
-        rows=mutate("return LSTMParams(dW, dU,", "return LSTMParams(dW, dU * jnp.nan,")
-    )
-    assert fails(suspects)
+    mutant = mutate(ROWS, lstm, "return LSTMParams(dW, dU,", "return LSTMParams(dW, dU * jnp.nan,")
+    suspects = Suspects(rows=mutant)
+    assert fails(STACKS, suspects)
     still = Case(ModelConfig(hidden_size=4), T=1, B=1)  # dU is zero
     rows = verify_case(still, suspects, truncated=False, float32=False, optimized=False)
     assert {row.pair for row in rows if not row.passed} == {
@@ -369,12 +780,14 @@ def test_a_gradient_that_is_not_finite_is_caught():
 
 
 def test_a_truncated_rule_that_is_not_truncated_is_caught():
-    old, new = "jnp.zeros_like(dc_BxH) if truncated else dz_BxG @ U_GxH", "dz_BxG @ U_GxH"
-    whole = partial(mutate(old, new), truncated=True)
-    assert fails(Suspects(truncated_rows=whole), truncated=True)
+    old = "None if truncated else lax.optimization_barrier(params.U.T)"
+    whole = partial(
+        mutate(ROWS, lstm, old, old.removeprefix("None if truncated else ")), truncated=True
+    )
+    assert fails(STACKS, Suspects(truncated_rows=whole), truncated=True)
     old, new = "jnp.zeros_like(params.U) if truncated else params.U", "params.U"
-    whole = partial(mutate_columns(old, new), truncated=True)
-    assert fails(Suspects(truncated_columns=whole), truncated=True)
+    whole = partial(mutate(COLUMNS, lstm_columns, old, new), truncated=True)
+    assert fails(STACKS, Suspects(truncated_columns=whole), truncated=True)
 
 
 @pytest.mark.parametrize("optimized", [False, True])
@@ -399,8 +812,8 @@ WRONG = {
 
 @pytest.mark.parametrize("change", WRONG.values(), ids=WRONG)
 def test_the_differences_see_a_coordinate_that_is_wrong(change):
-    def wrong(*problem):
-        found, grads = GRADIENTS["autodiff"](softmax)(*problem)
+    def wrong(*problem, head):
+        found, grads = GRADIENTS["autodiff"](head)(*problem)
         first, second = grads.layers
         return found, grads._replace(layers=(first._replace(U=change(first.U)), second))
 
