@@ -219,6 +219,13 @@ def test_shapes_that_do_not_fit_are_one_line(cell, rng):
             unroll(*args)
 
 
+def test_a_cell_with_the_parameters_of_another_is_refused(monkeypatch):
+    """By their type a layer's cell is found: the LSTM would run in its place."""
+    monkeypatch.setitem(CELLS, "mine", CELLS["lstm"]._replace(step=TANH.step))
+    with pytest.raises(TypeError, match=r"^the cell mine needs a type of parameters of its own$"):
+        init_model(jax.random.key(0), ModelConfig(cell="mine", hidden_size=3), 5)
+
+
 @pytest.mark.parametrize("gradient", ["bptt", "truncated"])
 def test_asked_for_by_hand_it_is_refused_in_one_line(gradient, cell, rng):
     params, (state, x, _, _) = make_params(rng), make_inputs(rng, ids=False, kind=State)
