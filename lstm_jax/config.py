@@ -149,11 +149,6 @@ def check_read(config: Config, given: Collection[str]) -> None:
             not config.data.validation_fraction,
             "at data.validation_fraction=0, where nothing is validated",
         ),
-        (
-            ["model.hidden_size", "model.num_layers"],
-            bool(config.model.hidden_sizes),
-            "beside model.hidden_sizes, which has both",
-        ),
         (["evaluate.warmup"], evaluate.lanes == 1, "at evaluate.lanes=1, the strict form"),
         (
             ["model.hidden_size", "model.num_layers"],
