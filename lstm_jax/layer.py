@@ -77,6 +77,8 @@ def flip(a_TxB: Array, lengths_B: Array | None) -> Array:
 def flip_resets(resets_TxB: Array, lengths_B: Array | None) -> Array:
     """Where the reverse direction starts afresh: between the same two steps as the forward one,
     which is before the earlier of them."""
+    if lengths_B is not None:  # one in the padding stands between no two steps
+        resets_TxB = resets_TxB & live_of(lengths_B, resets_TxB.shape[0])
     later_TxB = jnp.roll(resets_TxB, -1, axis=0).at[-1:].set(False)
     return flip(later_TxB, lengths_B)
 
@@ -115,9 +117,11 @@ def in_direction(
     """Runs a layer over sequences of some lengths (None: T all), from the first step to the last or
     the other way round; each output stands at the step whose input was read last for it."""
     if lengths_B is not None:
+        lengths_B = jnp.minimum(lengths_B, x.shape[0])
         marks = marks._replace(live=live_of(lengths_B, x.shape[0]))
     if not reverse:
         return run(params, state, x, mask_BxD, marks)
+    check_shapes(params, state, x, mask_BxD, marks)  # before anything is flipped
     if marks.resets is not None:
         marks = marks._replace(resets=flip_resets(marks.resets, lengths_B))
     state, h_TxBxH = run(params, state, flip(x, lengths_B), mask_BxD, marks)

@@ -81,7 +81,10 @@ def init_layer(
     cell = CELLS[config.cell]
     options = {name: getattr(config, name) for name in cell_options(cell)}
     input_bound = SYMBOL_BOUND if reads_ids else None
-    return cell.init(key, input_size, hidden_size, input_bound=input_bound, **options)
+    params = cell.init(key, input_size, hidden_size, input_bound=input_bound, **options)
+    if cell_of(params) is not cell:  # which would run in its place
+        raise TypeError(f"the cell {config.cell} needs a type of parameters of its own")
+    return params
 
 
 def init_readout(key: Array, output_size: int, config: ModelConfig) -> Readout:

@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax.cells.coupled import CoupledParams
+from lstm_jax.cells.gru import GRUParams
 from lstm_jax.cells.lstm import LSTMState
+from lstm_jax.cells.peephole import PeepholeParams
 from tests import oracle
 
 T, B, D, H = 5, 2, 4, 3
@@ -16,33 +18,37 @@ def random(rng, *shape):
     return jnp.asarray(rng.normal(size=shape))
 
 
-def make_inputs(rng, ids):
+def make_inputs(rng, ids, kind=LSTMState):
     """An initial state, what the layer reads, what multiplies it, and where lanes start afresh."""
-    state = LSTMState(random(rng, B, H), random(rng, B, H))
+    state = kind(*(random(rng, B, H) for _ in kind._fields))
     x = jnp.asarray(rng.integers(D, size=(T, B))) if ids else random(rng, T, B, D)
     resets_TxB = np.zeros((T, B), bool)
     resets_TxB[2, 1] = resets_TxB[3, 0] = True
     return state, x, jnp.asarray(rng.uniform(0.5, 1.5, size=(B, D))), jnp.asarray(resets_TxB)
 
 
-def loop(step, state, x, mask_BxD, resets_TxB):
-    """The final h and c and the outputs, where `step` is (h, c, x, t, lane) -> (h, c) of a lane."""
-    (final_h, final_c), x, mask_BxD = (np.array(s) for s in state), np.array(x), np.array(mask_BxD)
+def loop(step, state, x, mask_BxD, resets_TxB, lengths_B=None, reverse=False):
+    """Every field of the final state, and the outputs. `step` is (*fields, x, t, lane) -> fields,
+    of one lane; each lane is read by itself, and no further than its length."""
+    final, x, mask_BxD = [np.array(s) for s in state], np.array(x), np.array(mask_BxD)
     outputs = np.zeros((T, B, H))
     for lane in range(B):
-        h, c = final_h[lane], final_c[lane]
-        for t in range(T):
-            if resets_TxB[t, lane]:
-                h, c = np.zeros(H), np.zeros(H)
+        fields = [leaf[lane] for leaf in final]
+        length = T if lengths_B is None else int(lengths_B[lane])
+        for t in reversed(range(length)) if reverse else range(length):
+            # A mark stands between two steps, before the later one, whichever is read first.
+            between = t + 1 if reverse else t
+            if between < length and resets_TxB[between, lane]:
+                fields = [np.zeros(H) for _ in fields]
             seen = x[t, lane]
             if x.ndim == 2:
                 seen = np.array([float(d == seen) for d in range(D)])
-            h, c = step(
-                h, c, [m * value for m, value in zip(mask_BxD[lane], seen, strict=True)], t, lane
-            )
-            outputs[t, lane] = h
-        final_h[lane], final_c[lane] = h, c
-    return final_h, final_c, outputs
+            seen = [m * value for m, value in zip(mask_BxD[lane], seen, strict=True)]
+            fields = step(*fields, seen, t, lane)
+            outputs[t, lane] = fields[0]
+        for leaf, field in zip(final, fields, strict=True):
+            leaf[lane] = field
+    return *final, outputs
 
 
 def compare(layer, params, step, inputs, **options):
@@ -50,7 +56,7 @@ def compare(layer, params, step, inputs, **options):
     state, x, mask_BxD, resets_TxB = inputs
     final, outputs = layer(params, state, x, mask_BxD=mask_BxD, resets_TxB=resets_TxB, **options)
     wanted = loop(step, *inputs)
-    for found, want in zip((final.h, final.c, outputs), wanted, strict=True):
+    for found, want in zip((*final, outputs), wanted, strict=True):
         np.testing.assert_allclose(found, want, rtol=1e-12, atol=1e-12)
 
 
@@ -72,6 +78,51 @@ def coupled(params):
         for n in range(H):
             f, g, o = oracle.sigmoid(z[n]), math.tanh(z[H + n]), oracle.sigmoid(z[2 * H + n])
             new_c.append(f * c[n] + (1 - f) * g)
+            new_h.append(o * math.tanh(new_c[n]))
+        return new_h, new_c
+
+    return step
+
+
+def make_gru(rng):
+    return GRUParams(*(random(rng, *s) for s in ((D, 3 * H), (H, 3 * H), (3 * H,), (H,))))
+
+
+def gru(params):
+    """PyTorch's documented GRU: reset, update, new; the new gate's recurrent share is reset after
+    the product. `b` is all of the input's biases and those of the recurrent r and z."""
+    W, U, b, b_n = (np.array(leaf) for leaf in params)
+
+    def step(h, x, *_):
+        a, s, new = affine(x, W), affine(h, U), []
+        for n in range(H):
+            r = oracle.sigmoid(a[n] + s[n] + b[n])
+            z = oracle.sigmoid(a[H + n] + s[H + n] + b[H + n])
+            candidate = math.tanh(a[2 * H + n] + b[2 * H + n] + r * (s[2 * H + n] + b_n[n]))
+            new.append((1 - z) * candidate + z * h[n])
+        return (new,)
+
+    return step
+
+
+def make_peephole(rng):
+    return PeepholeParams(
+        *(random(rng, *s) for s in ((D, 4 * H), (H, 4 * H), (4 * H,), (H,), (H,), (H,)))
+    )
+
+
+def peephole(params):
+    """Gers, Schraudolph and Schmidhuber 2002: i and f see the cell before, o the new one."""
+    W, U, b, p_i, p_f, p_o = (np.array(leaf) for leaf in params)
+
+    def step(h, c, x, *_):
+        z = [p + q + float(r) for p, q, r in zip(affine(x, W), affine(h, U), b, strict=True)]
+        new_h, new_c = [], []
+        for n in range(H):
+            i = oracle.sigmoid(z[n] + p_i[n] * c[n])
+            f = oracle.sigmoid(z[H + n] + p_f[n] * c[n])
+            new_c.append(f * c[n] + i * math.tanh(z[2 * H + n]))
+            o = oracle.sigmoid(z[3 * H + n] + p_o[n] * new_c[n])
             new_h.append(o * math.tanh(new_c[n]))
         return new_h, new_c
 

@@ -20,6 +20,8 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec as P
 from lstm_jax.gradients import bptt
 from lstm_jax.gradients.bptt import bptt_layer
+from lstm_jax.cells import CELLS
+from lstm_jax.cells.passes import COLUMNS, ROWS
 from lstm_jax.verification.cases import Case, make_problem
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
 from lstm_jax.cells.passes import COLUMNS, ROWS
@@ -97,6 +99,32 @@ for name, place, part in (("state", 1, put(state, LANES)), ("resets", 3, put(res
     by = (0, 1, 2)
     found[f"only {name}"] = largest(jit(partial(results, bptt_layer))(*split), wanted)
 
+# Other cells, backwards through lanes of unequal length.
+x, lengths = inputs["vectors"], np.array([6, 2, 5, 1])
+specs = (EVERYWHERE, LANES, LATER_LANES, LATER_LANES, LANES)
+for cell, leaves in (("gru", ((D, 3 * H), (H, 3 * H), (3 * H,), (H,))),
+                     ("peephole", ((D, 4 * H), (H, 4 * H), (4 * H,), (H,), (H,), (H,)))):
+    params = CELLS[cell].params(*(rng.normal(size=s) for s in leaves))
+    state = CELLS[cell].state(*(rng.normal(size=(B, H)) for _ in CELLS[cell].state._fields))
+    def loss_and_gradients(layer, params, state, x, resets, lengths):
+        def loss(params, state, x):
+            final, h_TxBxH = layer(params, state, x, resets_TxB=resets, lengths_B=lengths,
+                                   reverse=True)
+            return jnp.sum(jnp.sin(h_TxBxH)) + sum(jnp.sum(jnp.cos(3 * s)) for s in final)
+        return jax.value_and_grad(loss, (0, 1, 2))(params, state, x)
+    def on_a_device(layer, *args):
+        value, grads = loss_and_gradients(layer, *args)
+        return lax.psum(value, "d"), grads
+    args = (params, state, x, resets, lengths)
+    wanted = jit(partial(loss_and_gradients, unroll))(*args)
+    split = [put(arg, spec) for arg, spec in zip(args, specs, strict=True)]
+    for name, layer in (("unroll", unroll), ("bptt_layer", bptt_layer)):
+        found[f"explicit {name} {cell}"] = largest(
+            jit(partial(loss_and_gradients, layer))(*split), wanted)
+        mapped = jax.shard_map(partial(on_a_device, layer), mesh=mesh, in_specs=specs,
+                               out_specs=(EVERYWHERE, specs[:3]))
+        found[f"shard_map {name} {cell}"] = largest(jit(mapped)(*split), wanted)
+
 rows, columns = (partial(bptt.value_and_grad, layout=lay) for lay in (ROWS, COLUMNS))
 autodiff = GRADIENTS["autodiff"](softmax)
 for embedding in (0, 3):
@@ -148,6 +176,13 @@ def test_a_layer_by_jaxs_defaults(way, layer, read, state, found):
 @pytest.mark.parametrize("what", ["state", "resets", "h"])
 def test_a_layer_of_which_a_part_is_split(what, found):
     assert found[f"only {what}"] < 1e-12
+
+
+@pytest.mark.parametrize("way", ["explicit", "shard_map"])
+@pytest.mark.parametrize("layer", ["unroll", "bptt_layer"])
+@pytest.mark.parametrize("cell", ["gru", "peephole"])
+def test_another_cell_backwards_through_lanes_of_unequal_length(way, layer, cell, found):
+    assert found[f"{way} {layer} {cell}"] < 1e-12
 
 
 @pytest.mark.parametrize("gradient", ["autodiff", "rows", "columns"])

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lstm_jax.cells import gru, lstm, lstm_columns, lstm_gates, passes, peephole, projection
+from lstm_jax.cells import CELLS, gru, lstm, lstm_columns, lstm_gates, passes, peephole, projection
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
 from lstm_jax.cells.passes import COLUMNS, ROWS
 from lstm_jax.config import ModelConfig
@@ -290,6 +290,64 @@ def test_many_like_ids_add_up_in_bfloat16():
     ids = jnp.zeros((1000, 1), jnp.int32)
     d = jnp.ones((1000, 1, 1), jnp.bfloat16)
     assert projection.add_rows(ids, d, 2).tolist() == [[1000], [0]]
+
+
+def loss_of_all(layer, resets_TxB):
+    """As `loss_of`, for a state of any fields."""
+
+    def loss(params, state, x):
+        final, h_TxBxH = layer(params, state, x, resets_TxB)
+        return jnp.sum(jnp.sin(h_TxBxH)) + sum(jnp.sum(jnp.cos(3 * leaf)) for leaf in final)
+
+    return loss
+
+
+def problem_of(name, rng):
+    """Random parameters, state and input of a cell, by its own shapes."""
+    cell = CELLS[name]
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), D, H))
+    state = jax.eval_shape(lambda: cell.init_state(params, B))
+    shapes = params, state, jax.ShapeDtypeStruct((T, B, D), float)
+    return jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), shapes)
+
+
+@pytest.mark.parametrize("name", ["gru", "peephole"])
+def test_another_cells_layer_differentiates_by_everything(name, x64, rng):
+    """Every parameter, the initial state, the input; under jit, under vmap, and of ids."""
+    params, state, x = problem_of(name, rng)
+    resets = jnp.asarray(rng.random((T, B)) < 0.3)
+    ids, xs = jnp.asarray(rng.integers(D, size=(T, B))), jnp.stack([x, 2 * x, x + 1])
+
+    def gradients(layer):
+        loss = loss_of_all(layer, resets)
+        alone = jax.value_and_grad(loss, (0, 1, 2))(params, state, x)
+        mapped = jax.vmap(jax.grad(loss, (0, 1, 2)), (None, None, 0))(params, state, xs)
+        return alone, mapped, jax.grad(loss, (0, 1))(params, state, ids)
+
+    found = jax.jit(partial(gradients, bptt_layer))()
+    assert_close(found, jax.jit(partial(gradients, textbook))())
+    one = jax.tree.map(lambda a: a[0], found[1])
+    assert_close(one, found[0][1])
+
+
+@pytest.mark.parametrize("name", ["gru", "peephole"])
+def test_every_gradient_of_another_cells_layer_is_looked_at(name, x64, rng):
+    """The comparison fails where one leaf of the gradient is off by a thousandth."""
+    params, state, x = problem_of(name, rng)
+    wanted = jax.jit(jax.grad(loss_of_all(bptt_layer, None), (0, 1, 2)))(params, state, x)
+    leaves, structure = jax.tree.flatten(wanted)
+    assert len(leaves) == len(params) + len(state) + 1
+    for n, leaf in enumerate(leaves):
+        assert leaf.any()
+        with pytest.raises(AssertionError):
+            assert_close(structure.unflatten([*leaves[:n], 1.001 * leaf, *leaves[n + 1 :]]), wanted)
+
+
+@pytest.mark.parametrize("name", ["coupled", "layer_norm", "mogrifier"])
+def test_a_cell_without_a_backward_by_hand_is_refused_in_one_line(name, rng):
+    wanted = f"^the backward by hand is not for the cell {name}: take layer.unroll$"
+    with pytest.raises(TypeError, match=wanted):
+        bptt_layer(*problem_of(name, rng))
 
 
 def test_the_layer_says_that_it_has_no_forward_mode(problem):

@@ -1,0 +1,210 @@
+"""The heads against their formulas in plain floats, and their derivatives against the slopes."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lstm_jax.config import ModelConfig
+from lstm_jax.data.batches import Batch
+from lstm_jax.gradients import GRADIENTS
+from lstm_jax.heads import HEADS, Head
+from lstm_jax.loss import sequence_loss
+from lstm_jax.model import Interface, init_carry, init_model
+from tests import oracle
+
+T, B, N = 4, 3, 5
+NAMES = pytest.mark.parametrize("name", HEADS)
+
+
+def softmax(y, target):
+    """-log p of the target, where p is exp(y) over its sum."""
+    return -math.log(math.exp(y[target]) / sum(math.exp(v) for v in y))
+
+
+def squared(y, target):
+    return sum((v - t) ** 2 for v, t in zip(y, target, strict=True))
+
+
+def bernoulli(y, target):
+    """-log p of every entry, which is 1 with probability p = 1 / (1 + exp(-y))."""
+    p = [1 / (1 + math.exp(-v)) for v in y]
+    return -sum(math.log(q if t else 1 - q) for q, t in zip(p, target, strict=True))
+
+
+FORMULAS = {"softmax": softmax, "squared": squared, "bernoulli": bernoulli}
+
+
+def make_targets(name, rng):
+    if name == "softmax":
+        return rng.integers(N, size=(T, B))
+    return rng.random((T, B, N)) < 0.4 if name == "bernoulli" else rng.normal(size=(T, B, N))
+
+
+def plain(name, outputs, targets):
+    """The losses TxB by the formula, target by target."""
+    losses = np.zeros((T, B))
+    for t, lane in np.ndindex(T, B):
+        losses[t, lane] = FORMULAS[name](outputs[t, lane].tolist(), targets[t, lane].tolist())
+    return losses
+
+
+def compare(head, name, rng):
+    """Fails where a head is not the formula, or its derivative not the formula's slope."""
+    outputs, targets = 2 * rng.normal(size=(T, B, N)), make_targets(name, rng)
+    wanted = plain(name, outputs, targets)
+    by_hand, dy_TxBxN = head.by_hand(jnp.asarray(outputs), jnp.asarray(targets))
+    for found in (head.losses(jnp.asarray(outputs), jnp.asarray(targets)), by_hand):
+        assert found.shape == (T, B)
+        np.testing.assert_allclose(found, wanted, rtol=1e-12)
+    assert dy_TxBxN.shape == (T, B, N)
+    for n in range(N):
+        way = 1e-5 * (np.arange(N) == n)
+        slope = plain(name, outputs + way, targets) - plain(name, outputs - way, targets)
+        np.testing.assert_allclose(dy_TxBxN[..., n], slope / 2e-5, rtol=1e-8, atol=1e-9)
+
+
+def test_every_head_has_a_formula():
+    assert FORMULAS.keys() == HEADS.keys()
+
+
+@NAMES
+def test_a_head_is_its_formula_and_its_slope(name, x64, rng):
+    compare(HEADS[name], name, rng)
+
+
+def changed(losses=lambda a: a, by_hand=lambda a: a, dy=lambda a: a):
+    def mutant(head):
+        def both(*args):
+            found, slope = head.by_hand(*args)
+            return by_hand(found), dy(slope)
+
+        return Head(lambda *args: losses(head.losses(*args)), both)
+
+    return mutant
+
+
+MUTANTS = {
+    "twice the loss": changed(losses=lambda a: 2 * a),
+    "another loss by hand": changed(by_hand=lambda a: a + 1e-6),
+    "half the slope": changed(dy=lambda a: a / 2),
+    "the slope with another sign": changed(dy=lambda a: -a),
+    "the slope of another target": changed(dy=lambda a: jnp.roll(a, 1, axis=1)),
+    "the mean over entries": changed(*3 * [lambda a: a / N]),
+}
+
+
+@NAMES
+@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
+def test_the_comparison_notices_another_head(mutant, name, x64, rng):
+    with pytest.raises(AssertionError):
+        compare(mutant(HEADS[name]), name, rng)
+
+
+@NAMES
+@pytest.mark.parametrize("size", [1e4, -1e4])
+def test_extreme_outputs_have_finite_losses_and_slopes(name, size):
+    """Of a float32; certain and right is no loss, certain and wrong is as large as the output."""
+    outputs = jnp.zeros((1, 2, N)).at[..., 0].set(size)
+    targets = {
+        "softmax": jnp.array([[0, 1]]),
+        "squared": jnp.zeros((1, 2, N)),
+        "bernoulli": jnp.zeros((1, 2, N)).at[0, 0, 0].set(1),
+    }[name]
+    head = HEADS[name]
+    losses, dy = head.by_hand(outputs, targets)
+    of_jax = jax.grad(lambda y: jnp.sum(head.losses(y, targets)))(outputs)
+    for leaf in (losses, head.losses(outputs, targets), dy, of_jax):
+        assert leaf.dtype == jnp.float32 and jnp.isfinite(leaf).all()
+    others = math.log(4) if size < 0 else 0  # what is left to choose among
+    wanted = {
+        "softmax": [0, 1e4] if size > 0 else [1e4 + others, others],
+        "squared": [1e8, 1e8],
+        "bernoulli": [4 * math.log(2) + (size < 0) * 1e4, 4 * math.log(2) + (size > 0) * 1e4],
+    }[name]
+    np.testing.assert_allclose(losses[0], wanted, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(head.losses(outputs, targets), losses, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(dy, of_jax, rtol=1e-6, atol=1e-6)
+
+
+@NAMES
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_losses_are_float32_at_least(name, dtype, rng):
+    """Of narrow outputs the very losses, and slopes, that their values have in float32."""
+    outputs = jnp.asarray(rng.normal(size=(T, B, N)), dtype)
+    targets = jnp.asarray(make_targets(name, rng))
+    wide, head = outputs.astype(jnp.float32), HEADS[name]
+    losses, dy = head.by_hand(outputs, targets)
+    assert {losses.dtype, dy.dtype, head.losses(outputs, targets).dtype} == {jnp.dtype("float32")}
+    np.testing.assert_array_equal(losses, head.by_hand(wide, targets)[0])
+    np.testing.assert_array_equal(head.losses(outputs, targets), head.losses(wide, targets))
+
+
+@pytest.fixture
+def problem_of(x64, rng):
+    """A model of one head that reads vectors, and a batch some of whose targets do not count."""
+
+    def make(name):
+        config, interface = ModelConfig(hidden_size=3), Interface(2, N, reads_ids=False, head=name)
+        params = init_model(jax.random.key(0), config, interface)
+        params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), params)
+        batch = Batch(
+            jnp.asarray(rng.normal(size=(T, B, 2))),
+            jnp.asarray(make_targets(name, rng)),
+            jnp.asarray(rng.random((T, B)) < 0.6).at[0, :2].set(jnp.array([True, False])),
+        )
+        return params, init_carry(params, B), batch
+
+    return make
+
+
+def other_targets(name, batch):
+    """The batch with every target changed that does not count."""
+    targets, mask = np.array(batch.targets), np.array(batch.mask)
+    if name == "softmax":
+        moved = (targets + 1) % N
+    else:
+        moved, mask = ~targets if name == "bernoulli" else targets + 1, mask[..., None]
+    return batch._replace(targets=jnp.asarray(np.where(mask, targets, moved)))
+
+
+@NAMES
+@pytest.mark.parametrize("gradient", ["autodiff", "bptt"])
+def test_a_masked_target_has_no_gradient(gradient, name, problem_of):
+    params, carry, batch = problem_of(name)
+    of_head = jax.jit(GRADIENTS[gradient](HEADS[name]))
+    wanted = of_head(params, carry, batch, None)
+    found = of_head(params, carry, other_targets(name, batch), None)
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    opposite = other_targets(name, batch._replace(mask=~batch.mask))._replace(mask=batch.mask)
+    assert of_head(params, carry, opposite, None)[0][0] != wanted[0][0]
+
+
+def sequence_outputs(params, batch):
+    """The model's outputs, by the oracle's cell."""
+    layer, outputs = [np.array(leaf) for leaf in params.layers[0]], np.zeros((T, B, N))
+    for lane in range(B):
+        h, c = [0.0] * 3, [0.0] * 3
+        for t in range(T):
+            h, c = oracle.cell(*layer, h, c, np.array(batch.inputs)[t, lane])
+            outputs[t, lane] = h @ np.array(params.readout.W) + np.array(params.readout.b)
+    return outputs
+
+
+@NAMES
+def test_the_mean_is_over_targets_and_not_over_their_entries(name, problem_of):
+    params, carry, batch = problem_of(name)
+    outputs = sequence_outputs(params, batch)
+    losses, mask = plain(name, outputs, np.array(batch.targets)), np.array(batch.mask)
+    for case, wanted, count in (
+        (batch, losses[mask].mean(), mask.sum()),
+        (batch._replace(mask=None), losses.mean(), T * B),
+    ):
+        loss, aux = sequence_loss(params, carry, case, head=HEADS[name])
+        np.testing.assert_allclose(loss, wanted, rtol=1e-12)
+        assert int(aux.count) == count
+        (loss, aux), _ = GRADIENTS["bptt"](HEADS[name])(params, carry, case, None)
+        np.testing.assert_allclose(loss, wanted, rtol=1e-12)
+        assert int(aux.count) == count
