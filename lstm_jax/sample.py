@@ -106,7 +106,7 @@ def generate_pieces(
 
     Sample n draws its character t with fold_in(fold_in(key, n), t): its text does not depend on
     how many samples are drawn beside it, nor on the length asked for. `masks`: what stands for
-    training's where nothing is dropped (`model.evaluation_masks`).
+    training's where nothing is dropped (`masks.evaluation_masks`).
     """
     if not len(prompt):
         raise UserError("the prompt is empty: give the model at least one character to read")

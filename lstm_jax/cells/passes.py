@@ -203,7 +203,7 @@ def make_passes(calculus: Calculus, layout: Layout = ROWS) -> Passes:
 
         def step(dstate: Any, inputs: tuple[Any, Any, Marks, Array]) -> tuple[Any, Any]:
             read, kept, marks, e = inputs
-            dsettled = dstate._replace(h=put_out(e, marks, layout) + dstate.h)  # (T1)
+            dsettled = dstate._replace(h=e + dstate.h)  # (T1)
             if marks.zoneout is None:
                 dbefore, dz = calculus.backward(weights, read, kept, dsettled)
             else:

@@ -226,7 +226,7 @@ def write_checkpoint(
     write_sums(folder)
 
 
-def load_model(workdir: str | Path, which: str) -> tuple[TrainState, Description]:
+def load_model(workdir: str | Path, which: str = "best") -> tuple[TrainState, Description]:
     """The `best` or the `latest` undamaged checkpoint of a run folder, which stays as it is."""
     workdir = named(str(workdir))
     if not (workdir / FOLDER).is_dir():

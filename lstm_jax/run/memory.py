@@ -21,7 +21,7 @@ from lstm_jax.config import Config
 from lstm_jax.container import memory_limit
 from lstm_jax.data.batches import Batch
 from lstm_jax.errors import UserError
-from lstm_jax.model import Interface, ModelParams, hidden_sizes, output_size
+from lstm_jax.model import Interface, ModelParams, init_carry, output_size
 from lstm_jax.train import init_train_state
 
 FLOAT_BYTES = 4
@@ -88,8 +88,8 @@ def check_state_fits(config: Config, interface: Interface) -> None:
     if need > have:
         raise UserError(
             f"the model with its optimizer takes {naturalsize(need)} of memory and this machine "
-            f"has {naturalsize(have)}: take a smaller model.hidden_size, model.num_layers or "
-            f"model.embedding_size (it has {interface.input_size:,} inputs and "
+            f"has {naturalsize(have)}: take a smaller model.hidden_size (or model.hidden_sizes), "
+            f"model.num_layers or model.embedding_size (it has {interface.input_size:,} inputs and "
             f"{interface.output_size:,} outputs), or a larger machine"
         )
 
@@ -110,8 +110,8 @@ def check_run_fits(config: Config, interface: Interface, batch: Batch) -> None:
 def check_samples_fit(params: ModelParams, prompt_length: int, num_samples: int) -> None:
     """Refuses more samples than the memory has room for beside the logits of the prompt."""
     V = output_size(params)
-    per_sample = 2 * sum(hidden_sizes(params)) + V
-    need = FLOAT_BYTES * (prompt_length * V + num_samples * per_sample)
+    carry = bytes_of(jax.eval_shape(lambda: init_carry(params, num_samples)))
+    need = FLOAT_BYTES * V * (prompt_length + num_samples) + carry
     if need > (have := memory_bytes()):
         raise UserError(
             f"a prompt of {prompt_length:,} characters and {num_samples:,} samples take "

@@ -193,7 +193,7 @@ def segment_losses(
     Args:
       ids: the split; every character but the first is scored once.
       report: is told, now and then, which share of the split is done.
-      masks: what stands for the drawn ones where nothing is random (`model.evaluation_masks`).
+      masks: what stands for the drawn ones where nothing is random (`masks.evaluation_masks`).
     """
     trained, carry = params, init_carry(params, 1)
     stacks, scores = cut(ids, length), []

@@ -68,7 +68,7 @@ def score(
     """Yields the losses of each segment's counted characters, nats; the carry is handed on.
 
     Args:
-      masks: what stands for the drawn ones where nothing is random (`model.evaluation_masks`).
+      masks: what stands for the drawn ones where nothing is random (`masks.evaluation_masks`).
     """
     carry, scored = None, None
     for batch in segments:

@@ -39,7 +39,7 @@ class Task:
 
         Names that begin with `loss` are of what is counted in `unit`. Always the same names, or
         none: there is nothing to validate on. `masks`: what stands for the drawn ones
-        (`model.evaluation_masks`).
+        (`masks.evaluation_masks`).
         """
         return {}
 

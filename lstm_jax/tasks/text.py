@@ -24,9 +24,7 @@ EVALUATE = tuple(f"evaluate.{f.name}" for f in dataclasses.fields(EvaluateConfig
 @dataclass(frozen=True)
 class TextOptions(Section):
     prefix = "data."
-    corpus: str = option(
-        "shakespeare", "the text, unless data.path names a file", choices=CORPORA
-    )
+    corpus: str = option("shakespeare", "the text, unless data.path names a file", choices=CORPORA)
     path: str = option("", "a UTF-8 text file of your own, instead of a corpus")
     validation_fraction: float = option(
         0.1, "the share of the text, at its end, kept for validation; 0: none", low=0, high=0.9

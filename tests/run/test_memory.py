@@ -32,7 +32,6 @@ SHAPES = [
     {"train.remat_every": 8, "train.sequence_length": 512},
     {"train.gradient": "autodiff", "model.embedding_size": 16, "optimizer.name": "sgd"},
     {"model.cell": "gru", "model.hidden_sizes": (48, 32)},
-    {"model.cell": "mogrifier", "train.gradient": "autodiff"},
 ]
 
 

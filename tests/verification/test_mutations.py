@@ -228,16 +228,16 @@ PASSES = [
     ),
     ("the scan not reversed", "reverse=True", "reverse=False"),
     # (T1)
-    ("what arrives from above forgotten", "put_out(e, marks, layout) + dstate.h", "dstate.h"),
+    ("what arrives from above forgotten", "e + dstate.h", "dstate.h"),
     (
         "h learns nothing from the next step",
-        "put_out(e, marks, layout) + dstate.h",
-        "put_out(e, marks, layout)",
+        "e + dstate.h",
+        "e",
     ),
     (
         "h and c of the next step swapped",
-        "h=put_out(e, marks, layout) + dstate.h",
-        "h=put_out(e, marks, layout) + dstate.c, c=dstate.h",
+        "h=e + dstate.h",
+        "h=e + dstate.c, c=dstate.h",
     ),
     (
         "what arrives from above forgotten without zoneout",

@@ -1,0 +1,42 @@
+"""What README says that can be run is run, and what it points at is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import lstm_jax
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_the_python_runs_in_order_and_learns(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks, names = re.findall(r"```python\n(.*?)```", README, re.S), {}
+    assert len(blocks) == 3
+    for block in blocks:
+        exec(block, names)
+    assert names["dparams"].U.shape == (32, 128) and names["loss"] < 2
+    assert int(names["state"].step) == 20 and "train_loss" in capsys.readouterr().out
+
+
+def test_every_public_name_is_shown_or_explains_itself():
+    for name in lstm_jax.__all__:
+        assert getattr(lstm_jax, name).__doc__, name
+
+
+def test_every_file_that_is_named_is_there():
+    named = {
+        *re.findall(r"\]\(([\w./]*\.[\w]+)", README),
+        *re.findall(r"`((?:lstm_jax|experiments)/[\w/.]+)`", README),
+    }
+    assert len(named) > 8
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_every_anchor_in_the_notes_is_there():
+    heads = re.findall(r"^#+ (.*)$", (ROOT / "BUILD_NOTES.md").read_text(), re.M)
+    anchors = {re.sub(r"[^a-z0-9 -]", "", head.lower()).replace(" ", "-") for head in heads}
+    assert {*re.findall(r"BUILD_NOTES\.md#([\w-]+)", README)} <= anchors
