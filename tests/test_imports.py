@@ -54,6 +54,7 @@ ORDER = [
     "gradients.weight_drop",
     "gradients.lanes",
     "scoring.protocols",
+    "scoring.ensemble",
     "scoring.dynamic",
     "sample",
     "tasks.task",

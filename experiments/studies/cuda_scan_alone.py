@@ -4,7 +4,7 @@ An LSTM's reverse scan in float64, twice in a row: what arrives at the second is
 times a matrix and a mask. In the larger program it was the second scan whose gradients were wrong.
 Whether this one shows it has not been seen on a device.
 
-    python experiments/cuda_scan_alone.py
+    python experiments/studies/cuda_scan_alone.py
 """
 
 from functools import partial

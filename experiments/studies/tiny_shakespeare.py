@@ -20,7 +20,7 @@ from lstm_jax.masks import evaluation_masks
 from lstm_jax.run.checkpoint import load_model
 from lstm_jax.run.figures import draw_curves
 from lstm_jax.run.metrics import read_metrics
-from lstm_jax.scoring.protocols import evaluate_ensemble
+from lstm_jax.scoring.ensemble import evaluate_ensemble
 from lstm_jax.tasks.text import TextTask
 from lstm_jax.terminal import show
 

@@ -33,7 +33,7 @@ def use_devices(count: int) -> None:
     """Makes each core of the CPU a device, so that the lanes of a batch can share them.
 
     `count` of them; 0: as many as this process may run on. Whether a run uses them,
-    `parallel.lane_mesh` decides. UserError for a count where the backend is another, and where JAX
+    `lanes.lane_mesh` decides. UserError for a count where the backend is another, and where JAX
     finds no device of the kind that it is set to.
     """
     if usable_cpus() < schedulable_cpus():

@@ -24,13 +24,13 @@ from lstm_jax.run.checksums import sha256_of
 from lstm_jax.run.description import Description
 from lstm_jax.run.metrics import AVERAGE, counted, in_digits
 from lstm_jax.scoring.dynamic import DynamicConfig, evaluate_dynamic
+from lstm_jax.scoring.ensemble import evaluate_ensemble
 from lstm_jax.scoring.monte_carlo import evaluate_monte_carlo
 from lstm_jax.scoring.protocols import (
     EvaluateConfig,
     Evaluation,
     check_lanes,
     evaluate,
-    evaluate_ensemble,
 )
 from lstm_jax.tasks.text import vocabulary_of
 from lstm_jax.train import TrainState

@@ -41,7 +41,7 @@ GRADIENTS: dict[str, Callable[[Head], GradFn]] = {
 
 
 class BlockGradient(NamedTuple):
-    """A gradient in the two passes that `blocks` takes over the parts of a sequence.
+    """A gradient in the two passes that `remat` takes over the parts of a sequence.
 
     forward: (params, carry, batch, masks) -> the carry after the last step.
     backward: (params, carry, batch, masks, dcarry, count) ->

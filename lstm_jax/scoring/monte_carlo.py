@@ -19,9 +19,9 @@ from lstm_jax.errors import UserError
 from lstm_jax.gradients.weight_drop import drop_weights, sample_weight_masks
 from lstm_jax.masks import sample_masks
 from lstm_jax.model import Masks, ModelParams
+from lstm_jax.scoring.ensemble import mix
 from lstm_jax.scoring.protocols import (
     Evaluation,
-    mix,
     score,
     segment_length,
     stream_segments,

@@ -10,7 +10,7 @@ starts from the zero state. That is the condition a model with a fixed context i
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -144,33 +144,3 @@ def evaluate(
         stream=mean_loss(params, stream_segments(ids, config, T), masks),
         windows=mean_loss(params, window_segments(ids, config, T), masks),
     )
-
-
-def evaluate_ensemble(
-    models: Sequence[tuple[ModelParams, Masks | None]], ids: np.ndarray, config: EvaluateConfig
-) -> Evaluation:
-    """The loss of several models of one alphabet whose distributions are averaged, by both
-    protocols."""
-    T = segment_length(models[0][0])
-
-    def mean(segments: Callable[..., Iterable[Batch]]) -> float:
-        each = (
-            np.concatenate([*score(params, segments(ids, config, T), masks)])
-            for params, masks in models
-        )
-        return float(mix(each).mean())
-
-    return Evaluation(stream=mean(stream_segments), windows=mean(window_segments))
-
-
-def mix(each: Iterable[np.ndarray]) -> np.ndarray:
-    """The loss of each character where the models' probabilities of it are averaged.
-
-    Args:
-      each: every model's losses of the N characters, taken one after another.
-    """
-    log_total_N, models = np.float64(-np.inf), 0
-    for losses_N in each:
-        log_total_N = np.logaddexp(log_total_N, -losses_N.astype(np.float64))
-        models += 1
-    return math.log(models) - log_total_N

@@ -13,7 +13,8 @@ from lstm_jax.config import EvaluateConfig, ModelConfig
 from lstm_jax.data.batches import split_ids
 from lstm_jax.model import apply, init_carry, init_model
 from lstm_jax.run.checkpoint import load_model
-from lstm_jax.scoring.protocols import evaluate, evaluate_ensemble, mix
+from lstm_jax.scoring.ensemble import evaluate_ensemble, mix
+from lstm_jax.scoring.protocols import evaluate
 from tests.cli import TEXT, TRAIN, call, is_one_line, line_of, process_in
 
 V, N = 6, 83
