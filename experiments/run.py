@@ -1,4 +1,4 @@
-"""Trains, scores and samples LSTM language models.
+"""Trains, scores and samples sequence models.
 
     python -m experiments.run --experiment=shakespeare
     python -m experiments.run --config.model.hidden_size=64 --workdir=runs/small
@@ -484,8 +484,8 @@ def show_unraisable(unraisable: Any) -> None:
     """Shows what nobody can catch, as ever, but for complaints about a loop that was given up.
 
     When one write of a checkpoint fails, or one read, orbax gives up the loop that waits for them
-    all, and tensorstore and the coroutines have a traceback for each of the others; the failure
-    itself is raised as it should.
+    all. Tensorstore and the coroutines then have a traceback for each of the others. The failure
+    itself is raised as it should be.
     """
     given_up = str(unraisable.exc_value) == "Event loop is closed"
     if not given_up and not inspect.iscoroutine(unraisable.object):

@@ -1,7 +1,7 @@
 """Averages of the parameters over training, kept and scored beside the parameters themselves.
 
-`ema` is the mean of all updates so far until that many are 1 / (1 - decay), and from then on moves
-by 1 - decay an update: an exponential moving average without the bias of a start at zero.
+`ema` is the mean of all updates so far until that many are 1 / (1 - decay). From then on it moves
+by 1 - decay per update: an exponential moving average without the bias of a start at zero.
 
 `triggered` follows the parameters until the validation loss has stalled, and is the plain mean of
 all updates from then on (NT-ASGD: Merity, Keskar and Socher 2018, algorithm 1).

@@ -1,4 +1,4 @@
-"""The configuration of an experiment: frozen dataclasses, one a section.
+"""The configuration of an experiment: frozen dataclasses, one per section.
 
 Every field says what it means and what values it takes; a section that exists is valid. The
 command line, `config.json` and the checkpoints are all written from these definitions.
@@ -59,9 +59,7 @@ class TrainConfig(AverageOptions, Section):
     prefix = "train."
     steps: int = option(2000, "training steps", low=1, high=2**31 - 1)
     batch_size: int = option(64, "B, streams read side by side", low=1, high=2**20)
-    sequence_length: int = option(
-        128, "T, characters a step reads of each stream", low=1, high=2**24
-    )
+    sequence_length: int = option(128, "T, characters per step of each stream", low=1, high=2**24)
     seed: int = option(
         0, "seeds the initial weights and all that is drawn in training", low=0, high=2**32 - 1
     )

@@ -1,7 +1,7 @@
 """What a container may use of the machine: the limits of Linux's control groups, both versions.
 
-A process that takes more memory than its group may have is killed, and one that computes on more
-processors than its group may have is put to sleep; both see the whole machine all the same.
+A process that takes more memory than its group may have is killed. One that computes on more
+processors than its group may have is put to sleep. Both see the whole machine all the same.
 """
 
 import math

@@ -17,10 +17,10 @@ from lstm_jax.model import Masks, ModelConfig, ModelParams, hidden_sizes
 def sample_masks(
     key: Array, params: ModelParams, config: ModelConfig, batch_size: int, sequence_length: int
 ) -> Masks | None:
-    """Draws a mask for each place where the config drops something, one row a lane.
+    """Draws a mask for each place where the config drops something, one row per lane.
 
-    `input_dropout` acts on what the first layer reads (embeddings, or whole symbols of the
-    alphabet when there is no embedding), `dropout` between layers and on the output,
+    `input_dropout` acts on what the first layer reads: embeddings, vectors, or whole symbols of an
+    alphabet without an embedding. `dropout` acts between layers and on the output,
     `embedding_dropout` on whole symbols before the embedding (Gal and Ghahramani 2016, section 4).
     """
     L, dtype = len(params.layers), params.readout.b.dtype

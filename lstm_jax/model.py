@@ -66,7 +66,7 @@ class Masks(NamedTuple):
     zoneout: tuple[Any, ...] | None = None
 
 
-Carry = tuple[Any, ...]  # one state a layer
+Carry = tuple[Any, ...]  # one state per layer
 
 # A one-hot input picks one row of W, so its share of the pre-activations is as small as one weight.
 # With PyTorch's bound of 1/sqrt(H) symbols are hard to tell apart, and most of a short training

@@ -28,7 +28,7 @@ class ModelConfig(*CELL_OPTIONS, Section):  # type: ignore[misc]
     """What a model is, with the options of every cell."""
 
     prefix = "model."
-    hidden_size: int = option(128, "H, units a layer", low=1, high=65536)
+    hidden_size: int = option(128, "H, units per layer", low=1, high=65536)
     num_layers: int = option(1, "L, layers", low=1, high=64)
     hidden_sizes: tuple[int, ...] = option(
         (),
@@ -49,7 +49,7 @@ class ModelConfig(*CELL_OPTIONS, Section):  # type: ignore[misc]
         0.0, "variational dropout of whole symbols before the embedding", low=0, high=0.99
     )
     weight_drop: float = option(
-        0.0, "DropConnect on the recurrent weights U, anew at every training step", low=0, high=0.99
+        0.0, "DropConnect on the recurrent weights U, drawn at every step", low=0, high=0.99
     )
     zoneout_cell: float = option(
         0.0,
@@ -64,7 +64,7 @@ class ModelConfig(*CELL_OPTIONS, Section):  # type: ignore[misc]
     skip: str = option(
         "none",
         "weighted: to what a layer puts out is added what the layer below does, times a learned "
-        "weight a unit, at first 1",
+        "weight per unit, at first 1",
         choices=("none", "weighted"),
     )
     readout: str = option(

@@ -102,7 +102,7 @@ def skip_nonfinite(
     """Leaves parameters and inner state alone, and counts, where an update would not be finite.
 
     Like `optax.apply_if_finite`, but it also looks at the loss (an argument of `update`) and at the
-    update itself, which an overflow in the optimizer can spoil, and it never gives in: whoever
+    update itself, which an overflow in the optimizer can spoil. And it never gives in: whoever
     calls it reads `in_a_row`.
     """
 

@@ -1,4 +1,4 @@
-"""The training step, and many of them in one dispatch. Pure functions; the loop is in `loop`."""
+"""The training step, and many of them in one dispatch. Pure functions; the loop is `run.loop`."""
 
 from collections.abc import Callable
 from functools import partial
@@ -40,7 +40,7 @@ class TrainState(NamedTuple):
 class StepInfo(NamedTuple):
     """What a step reports, all of it scalars."""
 
-    loss: Array  # mean nats per character, before the update
+    loss: Array  # the mean over the counted targets, before the update
     grad_norm: Array  # global norm, before clipping
     leaf_norms: (
         ModelParams  # the gradient's norm leaf by leaf; their squares add up to the global one
@@ -94,10 +94,10 @@ def reset_nonfinite(carry: Carry) -> Carry:
 
 
 def sample_resets(key: Array, batch: Batch, rate: float) -> Batch:
-    """The batch with that share of its lanes, drawn anew each time, reset before its first step.
+    """The batch with that share of its lanes, drawn at each step, reset before its first step.
 
-    A lane so reset goes on in the middle of the text without knowing what came before, the
-    condition that scoring by `windows` puts a model in.
+    A lane so reset goes on in the middle of the text without knowing what came before. Scoring by
+    `windows` puts a model in that condition.
     """
     if not rate:
         return batch

@@ -1,4 +1,4 @@
-"""The command line inside this process: the same parser and the same main, many times a second."""
+"""The command line inside this process: the same parser and the same main, many times over."""
 
 import contextlib
 import gc

@@ -36,7 +36,7 @@ def cell(W, U, b, h, c, x):
 
 
 def language_model(params, carry, inputs, masks=None, resets=None):
-    """Logits [T][B][V] and the final [(h, c) a layer] of `params`, an ModelParams of arrays."""
+    """Logits [T][B][V] and the final [(h, c) per layer] of `params`, an ModelParams of arrays."""
     T, B = np.shape(inputs)
     V, L = len(params.readout.b), len(params.layers)
     logits = np.zeros((T, B, V))

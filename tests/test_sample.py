@@ -24,7 +24,7 @@ def test_greedy_is_the_likeliest_character_each_time(params):
     length = PIECE + 5
     found = generate(params, jax.random.key(0), PROMPT, length, SamplingConfig(temperature=0))
     text = np.concatenate([PROMPT, found[0]])
-    for t in (0, 1, PIECE - 1, PIECE, length - 1):  # read everything before t anew
+    for t in (0, 1, PIECE - 1, PIECE, length - 1):  # read everything before t again
         logits, _ = apply(params, init_carry(params, 1), jnp.asarray(text[: 3 + t])[:, None])
         assert int(jnp.argmax(logits[-1, 0])) == found[0, t]
 

@@ -2,8 +2,8 @@
 
 One layer of 100 units, one sequence of 25 characters, read over and over from the zero state, the
 notebook's initial weights. The loss summed over the 25 characters (25 x `train_loss`) starts at
-104.2, near 25 ln 65 = 104.4, and falls below 1 after some 120 to 175 passes (the last bits decide,
-which differ from machine to machine); the sample is the memorised line.
+104.2, near 25 ln 65 = 104.4. It falls below 1 after some 120 to 175 passes: the last bits decide,
+which differ from machine to machine. The sample is the memorised line.
 """
 
 from lstm_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig

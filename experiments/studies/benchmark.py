@@ -61,7 +61,7 @@ OURS, AUTODIFF, TORCH, PRODUCT = "lstm_jax", "lstm_jax autodiff", "torch", "larg
 # them, and torch without threads, whose meeting at every product can cost more than they save.
 SHORT_STEP_S = 0.1
 DISPATCH_STEPS = 20
-MANY, TORCH_ALONE = f"lstm_jax, {DISPATCH_STEPS} steps a dispatch", "torch, 1 thread"
+MANY, TORCH_ALONE = f"lstm_jax, {DISPATCH_STEPS} steps per dispatch", "torch, 1 thread"
 PRODUCT_SIZE = 2048
 
 
@@ -235,9 +235,9 @@ def table(entry: dict[str, Any]) -> str:
     """A shape's contenders, as aligned text."""
     width = len(MANY)
     lines = [
-        f"{title(entry)}: {entry['flops_per_step'] / 1e9:.3g} GFLOP a step; a {PRODUCT} runs at "
+        f"{title(entry)}: {entry['flops_per_step'] / 1e9:.3g} GFLOP per step; a {PRODUCT} runs at "
         f"{entry['product_gflops']:.0f} GFLOP/s; {entry['rounds']} rounds",
-        f"{'':{width}}  ms a step           quartiles  compile s  x lstm_jax  GFLOP/s  of product",
+        f"{'':{width}}  ms per step         quartiles  compile s  x lstm_jax  GFLOP/s  of product",
     ]
     for name, c in entry["contenders"].items():
         low, high = c["ms_quartiles"]
@@ -302,7 +302,7 @@ def draw(entries: list[dict[str, Any]], path: Path) -> None:
     axes.set(
         ylabel=f"steps per second, {unit} = 1",
         xlabel="B sequences of T characters, L layers of H units",
-        title="The same training step in each library, one step a dispatch (taller is faster)",
+        title="The same training step in each library, one step per dispatch (taller is faster)",
     )
     axes.tick_params(axis="x", length=0)
     tidy(axes, "y")

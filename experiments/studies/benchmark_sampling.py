@@ -1,4 +1,4 @@
-"""How many characters a second a model writes, one at a time, here and in PyTorch, in turn.
+"""How many characters per second a model writes, one at a time, here and in PyTorch, in turn.
 
 Without further flags: two layers of 256 and of 512, one text, and 64 texts at once of the smaller;
 with --config.model.hidden_size or --config.model.num_layers that model, one text and 64. Each
@@ -24,7 +24,7 @@ from lstm_jax.terminal import overwrite, show
 
 READS = ("model.hidden_size", "model.num_layers")
 
-LENGTH = 10 * PIECE  # characters a call writes of each text
+LENGTH = 10 * PIECE  # characters per call of each text
 BUDGET_S = 15.0  # of rounds for a case
 PROMPT = np.zeros(1, np.uint8)
 

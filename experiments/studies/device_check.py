@@ -157,7 +157,7 @@ def layer_inside() -> tuple[bool, str]:
 
 
 def layer_rows(dtype: str, wanted: Any, found: Any) -> list[Row]:
-    """One row a leaf, the loss among them."""
+    """One row per leaf, the loss among them."""
     named = jax.tree_util.tree_flatten_with_path(wanted)[0]
     pairs = zip(named, jax.tree.leaves(found), strict=True)
     arrays = [(jax.tree_util.keystr(path), np.asarray(a), np.asarray(b)) for (path, a), b in pairs]

@@ -161,7 +161,7 @@ def gigabytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB"
 
 
-HEADER = f"{'T':>8}  {'remat_every':>16}  {'planned MB':>10}  {'added MB':>9}  {'s a step':>9}"
+HEADER = f"{'T':>8}  {'remat_every':>16}  {'planned MB':>10}  {'added MB':>9}  {'s per step':>10}"
 
 
 def line(entry: dict[str, Any]) -> str:
@@ -172,7 +172,7 @@ def line(entry: dict[str, Any]) -> str:
     start = f"{entry['T']:8,}  {every:>16}  {planned:>10}  "
     if "left_out" in entry:
         return f"{start}left out: {entry['left_out']}"
-    return f"{start}{entry['added_bytes'] / 1e6:9.1f}  {entry['step_s']:9.3f}"
+    return f"{start}{entry['added_bytes'] / 1e6:9.1f}  {entry['step_s']:10.3f}"
 
 
 STYLES = (
@@ -206,14 +206,14 @@ def draw(entries: list[dict[str, Any]], title: str, path: Path) -> None:
                 label="would need",
             )
     memory.set(ylabel="memory that a training step adds (MB)", title=title)
-    time.set(ylabel="seconds a training step", title="its time")
+    time.set(ylabel="seconds per training step", title="its time")
     for axes in (memory, time):
         axes.set(
             xscale="log",
             yscale="log",
             xmargin=0.08,
             ymargin=0.08,
-            xlabel="T, characters a sequence",
+            xlabel="T, characters per sequence",
         )
         tidy(axes)
     memory.legend(frameon=False)
@@ -223,7 +223,9 @@ def draw(entries: list[dict[str, Any]], title: str, path: Path) -> None:
 def main(config: Config, workdir: Path) -> int:
     """Prints the table, writes long_sequences.json (after each line) and its picture."""
     if (backend := jax.default_backend()) != "cpu":
-        raise UserError(f"memory measures the CPU's and this is a {backend}: set JAX_PLATFORMS=cpu")
+        raise UserError(
+            f"this study measures a CPU's memory, and this is a {backend}: set JAX_PLATFORMS=cpu"
+        )
     result: dict[str, Any] = {
         "machine": describe_machine(),
         "config": {name: config.flatten()[name] for name in READS},

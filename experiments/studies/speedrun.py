@@ -2,8 +2,8 @@
 
 That is where nanoGPT's recipe for a CPU ends (4 layers, 128 wide, block 64, batch 12, 2,000
 iterations; its README says 1.88 in some three minutes): the loss by `windows` of 64 characters,
-over the whole split. Each of five seeds trains twice in a process of its own, first without any
-compiled program at hand, then with those that the first run kept; the clock runs from the start of
+over the whole split. Each of five seeds trains twice in a process of its own: first without any
+compiled program at hand, then with those that the first run kept. The clock runs from the start of
 the process to the line in metrics.jsonl that has such a loss. Some two minutes on two cores.
 """
 

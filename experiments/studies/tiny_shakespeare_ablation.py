@@ -95,7 +95,7 @@ def row(name: str, runs: list[dict[str, Any]], base: list[dict[str, Any]]) -> st
 
 @picture
 def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Each variant's losses, a point a seed, and the base's mean as a line."""
+    """Each variant's losses, a point per seed, and the base's mean as a line."""
     figure = new_figure(8, 1.2 + 0.3 * len(found))
     axes = figure.subplots()
     for y, runs in enumerate(found.values()):
@@ -107,7 +107,9 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
                 axes.axvline(statistics.mean(losses), color=color, lw=0.8, alpha=0.5)
     axes.set_yticks(range(len(found)), list(found))
     axes.invert_yaxis()
-    axes.set(xlabel="loss (nats per character), a point a seed", title="one part changed at a time")
+    axes.set(
+        xlabel="loss (nats per character), a point per seed", title="one part changed at a time"
+    )
     axes.legend(frameon=False)
     tidy(axes, "x")
     save(figure, path)

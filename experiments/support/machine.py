@@ -16,7 +16,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 def keep_memory() -> None:
     """Has glibc keep what it was given back, in one arena, instead of returning it to the system.
 
-    XLA allocates its buffers anew in every call, and each page fresh from the system costs a fault:
+    XLA allocates its buffers in every call, and each page fresh from the system costs a fault:
     a third of a training step in the worst case (BUILD_NOTES.md). Other C libraries have no such
     parameters and are left alone.
     """

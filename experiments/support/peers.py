@@ -1,9 +1,10 @@
 """The same language model in other libraries, each written as its users would write it.
 
-A peer starts from this project's weights and makes this project's training step, in float32: ids
-TxB as one-hot vectors, L layers of LSTM from the state carried (and detached), a linear readout,
-the mean softmax cross-entropy, its gradient, clipped by its global norm, Adam.
-tests/test_benchmark.py holds every peer to it: the same losses, step after step.
+A peer starts from this project's weights and makes this project's training step, in float32. It
+reads ids TxB as one-hot vectors, by L layers of LSTM from the state carried (and detached) and a
+linear readout. Its loss is the mean softmax cross-entropy; the gradient is clipped by its global
+norm and goes to Adam.
+tests/experiments/test_benchmark.py holds every peer to it: the same losses, step after step.
 
 A peer is imported by the function that makes it, so that none of them is needed.
 """
@@ -255,7 +256,7 @@ Sampler = Callable[[np.ndarray, int, int], np.ndarray]
 
 
 def make_torch_sampler(params: ModelParams, threads: int | None = None) -> Sampler:
-    """nn.LSTMCell, which for single steps is faster than nn.LSTM: that packs its weights anew at
+    """nn.LSTMCell, which for single steps is faster than nn.LSTM: that packs its weights at
     every call."""
     import torch
 

@@ -2,8 +2,8 @@
 
 JAX keeps them (its persistent compilation cache), each under a hash of all that it is made from:
 the computation, the compiler's options, JAX's version, the kind of processor. Settled here is what
-JAX leaves open: that a program is made for a number of cores, that even the smallest is worth
-keeping, how much is kept, and what becomes of a program that was cut short.
+JAX leaves open. A program is made for a number of cores, and even the smallest is worth keeping.
+There is a limit to what is kept, and a program that was cut short is deleted.
 """
 
 import atexit
@@ -101,7 +101,7 @@ def warn_of_none(place: Path | str, reason: str) -> None:
 
 
 def keep_no_programs() -> None:
-    """Has JAX compile everything anew, whatever cache the machine is set up with."""
+    """Has JAX compile everything itself, whatever cache the machine is set up with."""
     jax.config.update("jax_enable_compilation_cache", False)
 
 

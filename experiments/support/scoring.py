@@ -138,8 +138,10 @@ def score_draws(params: ModelParams, config: Config, scored: np.ndarray, draws: 
 def load_members(
     first: TrainState, like: Description, workdir: Path, folders: list[str], which: str
 ) -> list[tuple[ModelParams, Masks | None]]:
-    """The other models of an ensemble; UserError where one is of another text or split than the
-    first, that of `workdir`, or is one of those before it, be it by another name or a copy."""
+    """The models of an ensemble besides the first, which is that of `workdir`.
+
+    UserError where one is of another text or split than the first, or is one of those before it,
+    by another name or as a copy."""
     members, contents = [], {content_of(first.eval_params): workdir}
     for folder in folders:
         state, description = load_model(named(folder), which)

@@ -33,7 +33,7 @@ class Warm(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """A contender's times, in seconds a step."""
+    """A contender's times, in seconds per step."""
 
     first_s: float  # seconds of the first call, all its steps
     steps: int  # steps of a call
@@ -66,7 +66,7 @@ def warm_up(contender: Contender) -> Warm:
 
 
 def take_turn(warm: Warm) -> float:
-    """Seconds a step, over as many calls as a turn takes."""
+    """Seconds per step, over as many calls as a turn takes."""
     call, steps = warm.contender
     calls = max(1, round(TURN_S / max(warm.call_s, 1e-9)))
     time.sleep(SETTLE_S)

@@ -5,7 +5,7 @@
     h = o * tanh(gain_c LN(c) + shift_c)
 
 LN takes the mean from a vector and divides by its deviation, over all four gates together as in the
-paper, whose two shifts of z are the one bias here.
+paper. The paper's two shifts of z are the one bias here.
 """
 
 from typing import NamedTuple

@@ -3,8 +3,8 @@
 Hochreiter and Schmidhuber 1997, with the forget gate of Gers, Schmidhuber and Cummins 2000 and
 without peepholes. Axes: B batch, D input, H hidden, G = 4H gates in the order i f g o.
 
-Forward. The lane index is left out, products of vectors are elementwise, ~ marks the state that
-step t reads, m is a dropout mask (1 where there is none).
+Forward. The lane index is left out, and products of vectors are elementwise. ~ marks the state that
+step t reads; m is a dropout mask (1 where there is none).
 
     (F1)  z_t  = (m x_t) W + h~_t U + b
     (F2)  i = sigmoid(z^i), f = sigmoid(z^f), g = tanh(z^g), o = sigmoid(z^o)
@@ -28,8 +28,8 @@ Only (B1) to (B3) run from step to step. The rest is one elementwise pass or one
 all of T and B.
 
 The truncated rule leaves dz_t U' out of (B3): the error goes back in time through the cell state
-alone, the rule of Hochreiter and Schmidhuber 1997 (appendix A), whose gates saw no error from later
-steps either.
+alone. It is the rule of Hochreiter and Schmidhuber 1997 (appendix A), whose gates saw no error from
+later steps either.
 """
 
 from dataclasses import dataclass

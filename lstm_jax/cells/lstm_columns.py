@@ -1,12 +1,11 @@
-"""The LSTM's step and its derivative with a column a lane: the layout for CPUs.
+"""The LSTM's step and its derivative with a column per lane: the layout for CPUs.
 
 The equations are those of `lstm`, cited by their numbers; its rows are the plain twin. What differs
 is how the blocks lie: HxB instead of BxH, and each gate a block of its own instead of a quarter of
-BxG. On a CPU the weights as the left factor are not packed anew at every step, which makes the
-recurrent products up to twice as fast, and no pointwise loop reads or writes a slice, which XLA
-would not vectorise. With its products at their best inside the loop, a layer takes the input's
-share of z and the error for the layer below there too: no TxBxG block of projected inputs is ever
-written.
+BxG. On a CPU the weights as the left factor are not packed again at every step, which makes the
+recurrent products up to twice as fast. And no pointwise loop reads or writes a slice, which XLA
+would not vectorise. Because products inside the loop are this fast, the input's share of z and the
+error for the layer below are taken there too. No TxBxG block of projected inputs is ever written.
 
 Sequences are TxDxB here, and states inside the loop HxB.
 """

@@ -1,7 +1,7 @@
 """The loops over time, written once for every cell: forward, and backward by hand.
 
-A step of a lane, with k = 0 where the lane is reset before it and 1 elsewhere, and r the share of
-each unit that zoneout leaves as it was (Krueger et al. 2017; 0 where there is none):
+A step of a lane. k is 0 where the lane is reset before it, and 1 elsewhere. r is the share of each
+unit that zoneout leaves as it was (Krueger et al. 2017); 0 where there is none.
 
     (S1)  s~_t = k_t s_{t-1}                              what the step reads
     (S2)  s^_t = step(s~_t, x_t)

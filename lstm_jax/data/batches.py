@@ -55,8 +55,8 @@ class Streams:
     """B contiguous streams through a text, addressable by step.
 
     The text is a ring of its N - 1 characters that have a successor. Lane b begins b / B of the way
-    round and reads on without end: the state it carries always belongs to the characters before,
-    and a lane is reset where the text begins anew. Unless T divides N - 1, each round cuts the text
+    round and reads on without end: the state it carries always belongs to the characters before.
+    A lane is reset where the text begins again. Unless T divides N - 1, each round cuts the text
     into sequences at other places.
     """
 

@@ -1,8 +1,8 @@
 """Fetching a file once: checked by its hash, put into the cache in one move or not at all.
 
 By urllib, which knows the system's certificates and its proxies. Settled here is what it leaves
-open, and libraries above it do as well once a body is to be read piece by piece, which a limit on
-its size asks for: to try again when a body breaks off, and to come to an end.
+open: to try again when a body breaks off, and to come to an end. Libraries above it leave that open
+too where a body is read piece by piece, as a limit on its size asks for.
 """
 
 import hashlib

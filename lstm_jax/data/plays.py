@@ -19,9 +19,9 @@ ESCAPE = re.compile(r"\\(.)")
 def plain_text(markdown: str) -> str:
     """A play as speeches: the speaker's name and a colon, the lines, a blank line.
 
-    Dropped: titles, headings of acts and scenes, stage directions (a speech that one interrupts
-    goes on as one speech), lines that stand before a scene's first speaker, emphasis marks and
-    backslashes. A long dash becomes `--`, runs of spaces become one.
+    Dropped: titles, headings of acts and scenes, lines before a scene's first speaker, emphasis
+    marks, backslashes, and stage directions. A speech that one interrupts is one speech. A long
+    dash becomes `--`, runs of spaces become one.
     """
     speeches: list[list[str]] = []
     speech: list[str] | None = None

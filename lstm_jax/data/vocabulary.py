@@ -1,7 +1,7 @@
 """The alphabet of a text, and the text as ids.
 
-The text is read in pieces, once to collect the alphabet, once to encode it and once to hash it, so
-a file of any size costs its ids (the smallest integer type that holds them) and one piece.
+The text is read in pieces, once to collect the alphabet, once to encode it and once to hash it. So
+a file of any size costs one piece and its ids, in the smallest integer type that holds them.
 """
 
 import codecs
@@ -79,7 +79,7 @@ class Text:
 
 
 def code_points(file: BinaryIO, name: str) -> Iterator[np.ndarray]:
-    """The code points of a UTF-8 file, a piece at a time; says where a byte is not UTF-8."""
+    """The code points of a UTF-8 file, piece by piece; says where a byte is not UTF-8."""
     file.seek(0)
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset = 0

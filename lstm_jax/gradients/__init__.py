@@ -45,8 +45,8 @@ class BlockGradient(NamedTuple):
 
     forward: (params, carry, batch, masks) -> the carry after the last step.
     backward: (params, carry, batch, masks, dcarry, count) ->
-      ((loss, aux), gradient by params, gradient by the carry), where `dcarry` is the gradient that
-      arrives at the final carry and `count` how many targets the mean of the whole is taken over.
+      ((loss, aux), gradient by params, gradient by the carry). `dcarry` is the gradient that
+      arrives at the final carry; `count` is how many targets the whole's mean is taken over.
     """
 
     forward: Callable[[ModelParams, Carry, Batch, Masks | None], Carry]

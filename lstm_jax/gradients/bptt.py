@@ -5,8 +5,8 @@ the code cites their numbers. A cell's own stand in its file, those of the loops
 `cells.passes`, those of the losses in `heads`. Here is what joins them: the embedding, the stack,
 the readout.
 
-Forward. The lane index is left out, products of vectors are elementwise, m is a dropout mask (1
-where there is none), w_t is 1 where the target counts, n is how many do.
+Forward. The lane index is left out, and products of vectors are elementwise. m is a dropout mask (1
+where there is none); w_t is 1 where the target counts, and n is how many do.
 
     (M1)  x_t of the first layer: what comes in, or E[id_t] times the id's mask m_e
     (M2)  h_t  = layer(x_t, ...)                                a cell over time, `cells.passes`

@@ -1,8 +1,8 @@
 """One batch on several devices: each takes some of its lanes.
 
-Lanes never meet inside the model, so the devices work apart and add up their gradients once a step.
-That serves several GPUs, and the cores of one CPU as well: made a device each, they do everything
-side by side, where XLA by itself would only divide the larger products between them.
+Lanes never meet inside the model, so the devices work apart and add up their gradients once per
+step. That serves several GPUs, and the cores of one CPU as well. Made a device each, they do
+everything side by side, where XLA by itself would only divide the larger products between them.
 """
 
 from typing import NamedTuple
@@ -22,7 +22,7 @@ LANES = "lanes"
 # When it pays to make each core of a CPU a device (BUILD_NOTES.md has the times): each needs a lane
 # for every so many hidden units, or it reads the weights more than it computes with them; and from
 # a hidden size on the weights that each core reads for itself no longer fit its cache.
-UNITS_A_LANE = 16
+UNITS_PER_LANE = 16
 CORES_APART_BELOW = 512
 
 
@@ -45,7 +45,7 @@ def lane_mesh(batch_size: int, hidden_size: int) -> Mesh:
     devices = jax.local_devices()
     lanes_per_device = 1
     if devices[0].platform == "cpu":
-        lanes_per_device = max(1, hidden_size // UNITS_A_LANE)
+        lanes_per_device = max(1, hidden_size // UNITS_PER_LANE)
         if hidden_size >= CORES_APART_BELOW:
             devices = devices[:1]
     counts = range(1, len(devices) + 1)
@@ -76,7 +76,7 @@ def over_lanes(value_and_grad: GradFn, mesh: Mesh) -> GradFn:
     def on_devices(
         params: ModelParams, carry: Carry, batch: Batch, masks: Masks | None
     ) -> tuple[tuple[Array, Aux], ModelParams]:
-        # A mask has a row a lane; zoneout's, drawn anew at each step, are TxBxH.
+        # A mask has a row per lane; zoneout's, drawn at each step, are TxBxH.
         of_masks = jax.tree.map(lambda m: later_lanes if m.ndim == 3 else lanes, masks)
         return jax.shard_map(
             on_a_device,

@@ -3,7 +3,7 @@
 Each weight is kept with probability 1 - rate and divided by it, one choice for all lanes and time
 steps (Wan et al. 2013; on U of an LSTM: the weight-dropped LSTM of Merity, Keskar and Socher 2018).
 The masks are multiplied into the parameters before the model sees them, so that any gradient
-serves, and into the gradient afterwards, as the chain rule has it.
+serves. They are multiplied into the gradient afterwards, as the chain rule has it.
 """
 
 from typing import Any

@@ -78,7 +78,7 @@ class Checkpoints:
             each = "; ".join(f"{self.path(step)}: {why}" for step, why in damaged.items())
             raise UserError(
                 f"no checkpoint is left undamaged ({each}); nothing was deleted: put back a copy, "
-                "or begin anew in another --workdir"
+                "or begin again in another --workdir"
             )
         return good, damaged
 

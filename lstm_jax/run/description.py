@@ -41,7 +41,7 @@ class Description(NamedTuple):
         }
 
     def differences(self, other: dict[str, Any]) -> list[str]:
-        """How this run differs from a described one (its `to_json`), a phrase each.
+        """How this run differs from a described one (its `to_json`), one phrase per difference.
 
         A text is known by its hash, so it may lie elsewhere (data.path).
         """

@@ -137,8 +137,10 @@ def label_of(name: str, best: Sequence[dict[str, Any]]) -> str:
 
 
 def series(runs: Sequence[list[dict[str, Any]]], name: str) -> tuple[list[float], list[float]]:
-    """Millions of targets seen, and a value: with a gap (NaN) between two runs, and where a
-    line has no such value, as that of a dispatch whose updates were all skipped has no loss."""
+    """Millions of targets seen, and a value, with a gap (NaN) between two runs.
+
+    There is a gap also where a line has no such value: a dispatch whose updates were all skipped
+    has no loss."""
     x, y = [], []
     for metrics in runs:
         x += [m["targets"] / 1e6 for m in metrics] + [math.nan]

@@ -20,8 +20,9 @@ NO_PLACE = re.compile(r"[\[\]]|(^|/)gs:(/|$)")
 
 
 def check_folder(workdir: Path, description: Description) -> None:
-    """Refuses a folder whose config.json is of another run, or cannot be read, and one with a link
-    or a pipe where a run would write."""
+    """Refuses a folder whose config.json is of another run, or cannot be read.
+
+    Refuses one with a link or a pipe where a run would write, too."""
     check_place(workdir)
     check_plain(workdir, RUN_FILES)
     path = workdir / CONFIG

@@ -29,7 +29,7 @@ def whole_lines(path: Path) -> str:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`, one dict a dispatch."""
+    """The lines of `metrics.jsonl`, one dict per dispatch."""
     path = workdir / METRICS
     try:
         return [parse_line(line) for line in whole_lines(path).splitlines()]

@@ -1,8 +1,8 @@
 """Values that are not finite: where they came up, and everything around them for a look.
 
 Read a dump with `numpy.load(path)`, a mapping from names (`state.params.layers.0.U`,
-`infos.loss`, `batches.inputs`) to arrays; the infos and batches have a leading axis K, one entry
-for each step of the dispatch, and the state is the one after the last of them.
+`infos.loss`, `batches.inputs`) to arrays. The infos and batches have a leading axis K, one entry
+for each step of the dispatch. The state is the one after the last of them.
 """
 
 import io

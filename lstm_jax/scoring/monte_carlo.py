@@ -2,8 +2,8 @@
 
 `evaluate` scores one network with nothing left out, which stands for all those that training drew
 by leaving units and weights out. Here some of them are drawn, each reads the whole split, and their
-probabilities are averaged (Gal and Ghahramani 2016, "A theoretically grounded application of
-dropout in recurrent neural networks"). There is one set of parameters, and nothing to tune: the
+probabilities are averaged. It is Gal and Ghahramani 2016, "A theoretically grounded application of
+dropout in recurrent neural networks". There is one set of parameters, and nothing to tune: the
 rates are those of training. It costs a reading of the split for every draw.
 """
 

@@ -1,8 +1,8 @@
 """Scoring a split, in nats per character, by two protocols.
 
 `stream`: the state is carried across the split, every character but the first is predicted once.
-To use a machine well the split is read in `evaluate.lanes` pieces side by side, and each piece but
-the first reads `evaluate.warmup` unscored characters beforehand; lanes=1 is the strict protocol.
+To use a machine well the split is read in `evaluate.lanes` pieces side by side. Each piece but the
+first reads `evaluate.warmup` unscored characters beforehand; lanes=1 is the strict protocol.
 
 `windows`: the split is cut into windows of `evaluate.window_length` predicted characters, and each
 starts from the zero state. That is the condition a model with a fixed context is scored in

@@ -125,9 +125,8 @@ def make_weight_masks(case: Case) -> WeightMasks | None:
 def grid() -> Iterator[Case]:
     """Every L, T, B of L 1 to 3, T 1, 2, 7, 64, B 1 and 5, and T 128 once.
 
-    Each shape has a case of its own choice of mask, resets, dropout, carry and embedding, so that
-    every two of them meet, switched on and off, in some shape; every other of several layers has
-    skips.
+    Each shape has its own choice of mask, resets, dropout, carry and embedding. Every two of them
+    meet, switched on and off, in some shape. Every other case of several layers has skips.
     """
     number = 0
     for L in (1, 2, 3):

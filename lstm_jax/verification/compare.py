@@ -1,8 +1,8 @@
 """Verification: every gradient from every source, compared leaf by leaf.
 
-Sources that share no derivation: `autodiff` (JAX's reverse mode through the scan), `bptt` (by hand,
-in JAX, in either layout), `reference` (by hand, in NumPy loops) and `differences` (central
-differences of the loss). The truncated rule has its own: by hand in JAX in either layout, by
+Sources that share no derivation: `autodiff` is JAX's reverse mode through the scan, `bptt` is by
+hand, in JAX, in either layout. `reference` is by hand, in NumPy loops; `differences` are central
+differences of the loss. The truncated rule has its own: by hand in JAX in either layout, by
 stop_gradient, by NumPy loops.
 
 The shapes that are trained (`verify_as_trained`) are too large for loops and differences: there the
@@ -127,7 +127,7 @@ def to_reference(params: ModelParams) -> reference.Parameters:
 
     def split(layer: tuple[np.ndarray, ...]) -> reference.Layer:
         W, U, b = layer
-        weights = np.split(np.concatenate([U, W]).T, 4)  # [h; x], one block a gate
+        weights = np.split(np.concatenate([U, W]).T, 4)  # [h; x], one block per gate
         biases = np.split(b[:, None], 4)
         named = {f"W_{gate}": w for gate, w in zip(GATES, weights, strict=True)}
         named |= {f"b_{gate}": b for gate, b in zip(GATES, biases, strict=True)}
@@ -218,7 +218,7 @@ def make_row(pair: str, kind: str, leaf: str, a: np.ndarray, b: np.ndarray, scal
 
 
 def compare(pair: str, kind: str, first: ModelParams, second: ModelParams) -> list[Row]:
-    """One row a leaf."""
+    """One row per leaf."""
     others = named_leaves(second)
     return [
         make_row(
@@ -316,7 +316,7 @@ def verify_case(
     }
 
     def take(sources: dict[str, Callable[..., Any]], dtypes: tuple[str, ...] = dtypes) -> None:
-        """Takes the gradients by named sources, one a rule, in each dtype."""
+        """Takes the gradients by named sources, one per rule, in each dtype."""
         named = dict(zip(rules, sources.items(), strict=False))
         functions = tuple(with_head(function, case.head) for _, function in named.values())
         for program in [(dtype,) for dtype in dtypes] if optimized else [dtypes]:

@@ -39,7 +39,7 @@ def largest(tree, other):
     errors = jax.tree.map(lambda a, b: float(np.abs(np.subtract(a, b)).max()), tree, other)
     return max(jax.tree.leaves(errors))
 
-parallel.UNITS_A_LANE = 8
+parallel.UNITS_PER_LANE = 8
 found = {"sizes": [lane_mesh(B, 8).size for B in (1, 3, 4, 6, 8)]}
 found["few lanes"] = lane_mesh(8, 32).size
 found["large"] = lane_mesh(4096, parallel.CORES_APART_BELOW).size

@@ -1,6 +1,6 @@
 """A full disk: named, with the room that is left; what was saved stays, and the run goes on later.
 
-Here a limit on the size of files stands for it; tests/test_survival.py fills a real one.
+Here a limit on the size of files stands for it; tests/run/test_survival.py fills a real one.
 """
 
 import resource

@@ -121,7 +121,7 @@ def test_a_carry_that_is_not_finite_is_found(layer, field, value):
 
 
 def test_skipping_changes_nothing_where_there_is_nothing_to_skip(tmp_path, finished):
-    """But for the last bits: it is another program, and the compiler may order its sums anew."""
+    """But for the last bits: it is another program, whose sums may be in another order."""
     with run_in(tmp_path, CONFIG.replace(SKIP)) as run:
         run.train()
         assert run.summary()["skipped"] == 0

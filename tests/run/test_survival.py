@@ -1,6 +1,6 @@
 """The real process, killed, interrupted, out of room, run twice: what it was worth is still there.
 
-    python -m pytest -m long tests/test_survival.py
+    python -m pytest -m long tests/run/test_survival.py
 
 kills one run 40 times, and watches the memory of 2,000 dispatches; the others are in every run.
 """
