@@ -15,6 +15,7 @@ from lstm_jax.cells import CELLS
 from lstm_jax.errors import UserError, shorten
 from lstm_jax.gradients import GRADIENTS
 from lstm_jax.gradients.known import missing_by_hand
+from lstm_jax.heads import Head, softmax
 from lstm_jax.model_config import ModelConfig
 from lstm_jax.optimizer import OptimizerConfig
 from lstm_jax.options import Section, option
@@ -106,18 +107,22 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def __post_init__(self) -> None:
-        gradient = self.train.gradient
-        truncated = gradient == "truncated"
-        missing = missing_by_hand([CELLS[self.model.cell]], truncated=truncated)
-        if missing and gradient != "autodiff":
-            raise UserError(
-                f"train.gradient={gradient} is derived by hand, and {missing}: take "
-                "--config.train.gradient=autodiff"
-            )
+        self.check_gradient(softmax)  # the head is the task's, which may not be there yet
         if self.train.average == "triggered" and not TASKS[self.data.task].validates(self):
             raise UserError(
                 "train.average=triggered waits for a validation loss, and this task keeps nothing "
                 "to validate on"
+            )
+
+    def check_gradient(self, head: Head) -> None:
+        """Raises UserError where the gradient is one by hand, and of this model there is none."""
+        gradient = self.train.gradient
+        truncated = gradient == "truncated"
+        missing = missing_by_hand([CELLS[self.model.cell]], head, truncated=truncated)
+        if missing and gradient != "autodiff":
+            raise UserError(
+                f"train.gradient={gradient} is derived by hand, and {missing}: take "
+                "--config.train.gradient=autodiff"
             )
 
     def replace(self, changes: Mapping[str, Any]) -> Self:

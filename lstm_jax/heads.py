@@ -30,6 +30,8 @@ class Head(NamedTuple):
     losses: (outputs TxBxN, targets) -> TxB, the loss of each target.
     by_hand: (outputs TxBxN, targets) -> the same losses, and dy TxBxN, the derivative of each loss
       by the outputs that it is of. None: nobody has derived it.
+
+    Those of HEADS raise ValueError for targets of another shape, some of which would broadcast.
     """
 
     losses: Callable[[Array, Array], Array]
@@ -41,13 +43,28 @@ def widen(outputs: Array) -> Array:
     return outputs.astype(at_least_float32(outputs.dtype))
 
 
+def check_shape(targets: Array, wanted: tuple[int, ...]) -> None:
+    """Raises ValueError for targets of another shape than the head takes."""
+    if targets.shape != wanted:
+        raise ValueError(f"targets {targets.shape} do not fit outputs that ask for {wanted}")
+
+
+def widen_both(outputs: Array, targets: Array) -> tuple[Array, Array]:
+    """Outputs and targets of one shape, both in float32 at least."""
+    check_shape(targets, outputs.shape)
+    outputs = widen(outputs)
+    return outputs, targets.astype(outputs.dtype)
+
+
 def softmax_losses(logits_TxBxV: Array, targets_TxB: Array) -> Array:
     """Cross-entropy of every target id, TxB, in nats."""
+    check_shape(targets_TxB, logits_TxBxV.shape[:-1])
     return optax.losses.softmax_cross_entropy_with_integer_labels(widen(logits_TxBxV), targets_TxB)
 
 
 def softmax_by_hand(logits_TxBxV: Array, targets_TxB: Array) -> tuple[Array, Array]:
     """(H1) and (H2)."""
+    check_shape(targets_TxB, logits_TxBxV.shape[:-1])
     logits_TxBxV = widen(logits_TxBxV)
     top_TxBx1 = jnp.max(logits_TxBxV, axis=-1, keepdims=True)
     exp_TxBxV = jnp.exp(logits_TxBxV - top_TxBx1)
@@ -59,28 +76,25 @@ def softmax_by_hand(logits_TxBxV: Array, targets_TxB: Array) -> tuple[Array, Arr
 
 def squared_losses(outputs_TxBxN: Array, targets_TxBxN: Array) -> Array:
     """The squared distance of every target, TxB."""
-    outputs = widen(outputs_TxBxN)
-    return jnp.sum(optax.losses.squared_error(outputs, targets_TxBxN.astype(outputs.dtype)), -1)
+    return jnp.sum(optax.losses.squared_error(*widen_both(outputs_TxBxN, targets_TxBxN)), -1)
 
 
 def squared_by_hand(outputs_TxBxN: Array, targets_TxBxN: Array) -> tuple[Array, Array]:
     """(H3) and (H4)."""
-    outputs = widen(outputs_TxBxN)
-    error_TxBxN = outputs - targets_TxBxN.astype(outputs.dtype)
+    outputs, targets = widen_both(outputs_TxBxN, targets_TxBxN)
+    error_TxBxN = outputs - targets
     return jnp.sum(error_TxBxN * error_TxBxN, axis=-1), 2 * error_TxBxN
 
 
 def bernoulli_losses(logits_TxBxN: Array, targets_TxBxN: Array) -> Array:
     """Cross-entropy of every many-hot target, TxB, in nats, summed over its entries."""
-    logits = widen(logits_TxBxN)
-    targets = targets_TxBxN.astype(logits.dtype)
+    logits, targets = widen_both(logits_TxBxN, targets_TxBxN)
     return jnp.sum(optax.losses.sigmoid_binary_cross_entropy(logits, targets), axis=-1)
 
 
 def bernoulli_by_hand(logits_TxBxN: Array, targets_TxBxN: Array) -> tuple[Array, Array]:
     """(H5) and (H6)."""
-    logits = widen(logits_TxBxN)
-    targets = targets_TxBxN.astype(logits.dtype)
+    logits, targets = widen_both(logits_TxBxN, targets_TxBxN)
     # log(1 + exp(y)), with an exponent that is never positive
     softplus = jnp.maximum(logits, 0) + jnp.log1p(jnp.exp(-jnp.abs(logits)))
     return jnp.sum(softplus - targets * logits, axis=-1), jax.nn.sigmoid(logits) - targets

@@ -30,6 +30,14 @@ def counted(batch: Batch) -> Array | None:
     return batch.mask & batch.live
 
 
+def known_targets(batch: Batch) -> Array:
+    """The targets, with 0 in place of numbers that do not count: what is missing may be NaN."""
+    mask_TxB = counted(batch)
+    if mask_TxB is None or not jnp.issubdtype(batch.targets.dtype, jnp.floating):
+        return batch.targets
+    return jnp.where(mask_TxB[..., None], batch.targets, 0)
+
+
 def count_targets(batch: Batch) -> Array:
     """How many targets of a batch count."""
     T, B = batch.targets.shape[:2]
@@ -58,7 +66,7 @@ def sequence_loss(
     outputs_TxBxN, carry = apply(
         params, carry, batch.inputs, masks, batch.resets, batch.live, truncated=truncated
     )
-    losses_TxB = head.losses(outputs_TxBxN, batch.targets)
+    losses_TxB = head.losses(outputs_TxBxN, known_targets(batch))
     mask_TxB = counted(batch)
     if mask_TxB is None and count is None:
         return jnp.mean(losses_TxB), Aux(carry, jnp.asarray(losses_TxB.size))

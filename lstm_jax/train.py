@@ -11,6 +11,7 @@ from jax import Array, lax
 from jax.sharding import Mesh
 
 from lstm_jax.averaging import Average, init_average, update_average
+from lstm_jax.cells.passes import reset
 from lstm_jax.config import Config
 from lstm_jax.data.batches import Batch
 from lstm_jax.gradients.lanes import Placement, lane_mesh, over_lanes
@@ -90,7 +91,7 @@ def init_train_state(config: Config, interface: Interface | int) -> TrainState:
 def reset_nonfinite(carry: Carry) -> Carry:
     """The zero state in every lane in which some value is not finite."""
     finite_B = jnp.stack([jnp.isfinite(x_BxH).all(1) for x_BxH in jax.tree.leaves(carry)]).all(0)
-    return jax.tree.map(lambda x_BxH: jnp.where(finite_B[:, None], x_BxH, 0), carry)
+    return reset(carry, ~finite_B)
 
 
 def sample_resets(key: Array, batch: Batch, rate: float) -> Batch:

@@ -182,6 +182,30 @@ def test_a_masked_target_has_no_gradient(gradient, name, problem_of):
     assert of_head(params, carry, opposite, None)[0][0] != wanted[0][0]
 
 
+@pytest.mark.parametrize("gradient", ["autodiff", "bptt"])
+def test_a_number_that_is_missing_may_be_nan_where_it_does_not_count(gradient, problem_of):
+    params, carry, batch = problem_of("squared")
+    of_head = jax.jit(GRADIENTS[gradient](HEADS["squared"]))
+    missing = jnp.where(batch.mask[..., None], batch.targets, jnp.nan)
+    assert jnp.isnan(missing).any()
+    found = of_head(params, carry, batch._replace(targets=missing), None)
+    wanted = of_head(params, carry, batch, None)
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
+@NAMES
+def test_targets_that_would_broadcast_are_refused_in_one_line(name, rng):
+    """As many lanes as steps, so that some other shapes would."""
+    outputs = jnp.asarray(rng.normal(size=(T, T, N)))
+    right = jnp.zeros((T, T) if name == "softmax" else (T, T, N), int)
+    for wrong in (right[..., :1], right[..., None], right[0], right[..., 0]):
+        for function in HEADS[name]:
+            with pytest.raises(
+                ValueError, match=r"^targets .* do not fit outputs that ask for .*$"
+            ):
+                function(outputs, wrong)
+
+
 def sequence_outputs(params, batch):
     """The model's outputs, by the oracle's cell."""
     layer, outputs = [np.array(leaf) for leaf in params.layers[0]], np.zeros((T, B, N))

@@ -41,7 +41,7 @@ from lstm_jax.data.batches import Batch
 from lstm_jax.gradients.known import missing_by_hand
 from lstm_jax.heads import Head, softmax
 from lstm_jax.layer import check_shapes, in_direction
-from lstm_jax.loss import Aux, counted
+from lstm_jax.loss import Aux, counted, known_targets
 from lstm_jax.meshes import split_alike, split_lanes, vary_alike
 from lstm_jax.model import Carry, Masks, ModelParams, Readout, embed, hidden_sizes, no_masks
 
@@ -174,7 +174,7 @@ def loss_backward(
     head: Head, outputs_TxBxV: Array, batch: Batch, count: Array | None = None
 ) -> tuple[Array, Array, Array]:
     """(M4) and (N1): the loss, the count n and dy TxBxV. `count`: n, if not the batch's own."""
-    losses_TxB, dy_TxBxV = head.by_hand(outputs_TxBxV, batch.targets)
+    losses_TxB, dy_TxBxV = head.by_hand(outputs_TxBxV, known_targets(batch))
     mask_TxB = counted(batch)
     mask_TxB = jnp.ones(losses_TxB.shape, bool) if mask_TxB is None else mask_TxB
     count = jnp.sum(mask_TxB) if count is None else count

@@ -72,7 +72,11 @@ def in_blocks(
         loss_n, dparams_n, dcarry = backward(params, starts[n], blocks[n], dcarry)
         loss, dparams = loss + loss_n, dparams + dparams_n
     """
-    blocks, last = cut_blocks(Part(batch, masks and masks.zoneout), length)
+    T = batch.inputs.shape[0]
+    zoneout = jax.tree.map(  # one rate for all steps is cut, too
+        lambda k: jnp.broadcast_to(k, (T, *k.shape[1:])), masks and masks.zoneout
+    )
+    blocks, last = cut_blocks(Part(batch, zoneout), length)
     count = count_targets(batch)
 
     def masks_of(part: Part) -> Masks | None:

@@ -1,6 +1,7 @@
 """What a run is, as its `config.json` and each of its checkpoints say it: everything but numbers
 that training makes. It is enough to restore a checkpoint without the task's data."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +30,8 @@ class Description(NamedTuple):
 
     @classmethod
     def of(cls, config: Config, task: Task) -> "Description":
-        return cls(config, task.identity, task.interface, default_dtype())
+        identity = json.loads(json.dumps(dict(task.identity)))  # as it will be read again
+        return cls(config, identity, task.interface, default_dtype())
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -16,9 +16,9 @@ import numpy as np
 
 from lstm_jax.config import Config
 from lstm_jax.data.batches import Batch, stack_batches
-from lstm_jax.errors import UserError
+from lstm_jax.errors import UserError, shorten
 from lstm_jax.files import delete_parts, named, write_json
-from lstm_jax.heads import HEADS
+from lstm_jax.heads import HEADS, Head
 from lstm_jax.loss import count_targets
 from lstm_jax.masks import evaluation_masks
 from lstm_jax.model import count_parameters
@@ -40,13 +40,23 @@ from lstm_jax.train import StepInfo, TrainState, init_train_state, make_dispatch
 
 
 def check_run(config: Config, task: Task, workdir: Path) -> Description:
-    """What a run would be; UserError where there is too little memory for it, or its folder holds
-    another."""
+    """What a run would be.
+
+    UserError where its head has no such gradient, there is too little memory for it, or its folder
+    holds another."""
+    config.check_gradient(head_of(task))
     check_state_fits(config, task.interface)
     check_run_fits(config, task.interface, task.batch_at(0))
     description = Description.of(config, task)
     check_folder(workdir, description)
     return description
+
+
+def head_of(task: Task) -> Head:
+    """The head that a task names."""
+    if (name := task.interface.head) not in HEADS:
+        raise UserError(f"the task's head is {shorten(name)}, which is none of {', '.join(HEADS)}")
+    return HEADS[name]
 
 
 class Run:
@@ -163,7 +173,7 @@ class Run:
     def _train(self, progress: Progress, received: list[int]) -> None:
         """The loop itself; stops between two dispatches once it is asked to, which it notes."""
         train, step = self.config.train, self.step
-        dispatch = make_dispatch(self.config, HEADS[self.task.interface.head])
+        dispatch = make_dispatch(self.config, head_of(self.task))
         unread: tuple[int, StepInfo] | None = None
         clock = time.perf_counter()
         while step < train.steps and not received:

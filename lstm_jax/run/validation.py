@@ -5,6 +5,7 @@ from typing import Any
 
 from lstm_jax.averaging import Average, begin, is_waiting, should_begin
 from lstm_jax.config import TrainConfig
+from lstm_jax.errors import UserError, shorten
 from lstm_jax.model import Masks, ModelParams
 from lstm_jax.run.metrics import AVERAGE, measured
 from lstm_jax.tasks import Task
@@ -22,7 +23,16 @@ def validate(task: Task, state: TrainState, masks: Masks | None) -> dict[str, fl
 
 
 def measure(task: Task, params: ModelParams, masks: Masks | None) -> dict[str, float]:
-    return {f"val_{name}": value for name, value in task.evaluate(params, masks).items()}
+    """What a task measures of parameters; UserError for a name that no file could be read with."""
+    scores = {f"val_{name}": float(n) for name, n in task.evaluate(params, masks).items()}
+    if wrong := scores.keys() - measured(scores).keys() or [
+        n for n in scores if n.endswith(AVERAGE)
+    ]:
+        raise UserError(
+            f"{shorten(min(wrong).removeprefix('val_'))} is no name of what a task measures: take "
+            f"letters, digits and _, at most 60 in all, and not {AVERAGE} at the end"
+        )
+    return scores
 
 
 def begin_where_stalled(

@@ -20,7 +20,7 @@ from lstm_jax.gradients import (
     remat,
 )
 from lstm_jax.heads import softmax
-from lstm_jax.masks import sample_masks
+from lstm_jax.masks import evaluation_masks, sample_masks
 from lstm_jax.model import init_carry, init_model
 from lstm_jax.verification.cases import Case, make_problem
 from lstm_jax.verification.compare import UNOPTIMIZED
@@ -106,6 +106,15 @@ def test_another_cells_blocks_give_what_the_whole_gives(x64):
 @pytest.mark.parametrize("case", [*CASES.values(), GRU], ids=[*CASES, "gru"])
 def test_by_jax_blocks_give_what_the_whole_gives(case, x64):
     assert_blocks_equal_the_whole(["autodiff"], case)
+
+
+def test_one_zoneout_for_all_steps(x64):
+    """What stands for the drawn masks in scoring is as long as one step."""
+    case = CASES["zoneout and lengths"]
+    mean = evaluation_masks(case.model)
+    functions = [GRADIENTS["bptt"](softmax), remat.make_gradient("bptt", 3)]
+    whole, blocks = run([lambda *p, f=f: f(*p[:3], mean) for f in functions], case)
+    assert error(blocks, whole) < TOLERANCE
 
 
 def test_the_truncated_rule_by_jax_in_blocks(x64):

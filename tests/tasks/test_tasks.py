@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+from types import MappingProxyType, SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,10 +12,12 @@ import pytest
 from lstm_jax.config import Config, DataConfig, check_read
 from lstm_jax.data.batches import Batch
 from lstm_jax.errors import UserError
+from lstm_jax.heads import HEADS, Head
 from lstm_jax.model import Interface
 from lstm_jax.run.checkpoint import load_model
 from lstm_jax.run.loop import Run
 from lstm_jax.run.metrics import read_metrics
+from lstm_jax.run.validation import validate
 from lstm_jax.tasks import TASKS, Task
 
 
@@ -66,6 +69,37 @@ def test_another_interface_makes_another_run(tmp_path):
         Run(config.replace({"model.embedding_size": 2}), Echo(), tmp_path / "other")
 
 
+def test_what_a_task_cannot_be_is_said_in_one_line(tmp_path, monkeypatch):
+    """A head that nobody has derived, or that there is none of; a score that no file can hold."""
+    config = Config().replace({"train.batch_size": 2, "model.hidden_size": 8, "train.steps": 1})
+    own = type("Own", (Echo,), {"interface": Interface(3, 3, reads_ids=False, head="own")})
+    with pytest.raises(UserError, match="the task's head is 'own', which is none of softmax"):
+        Run(config, own(), tmp_path / "unknown")
+    monkeypatch.setitem(HEADS, "own", Head(HEADS["bernoulli"].losses))
+    with pytest.raises(UserError, match=r"not for the head own: take .*gradient=autodiff"):
+        Run(config, own(), tmp_path / "underived")
+    assert not any(tmp_path.iterdir())
+    for name in ("top-5", "loss_average"):
+        wrong = type("Wrong", (Echo,), {"evaluate": lambda *_, name=name: {"loss": 1.0, name: 1.0}})
+        with pytest.raises(UserError, match=f"'{name}' is no name of what a task measures"):
+            validate(wrong(), SimpleNamespace(params=None, average=None), None)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_an_identity_and_scores_are_as_json_has_them(tmp_path):
+    class Narrow(Echo):
+        identity = MappingProxyType({"sizes": (1, 2)})
+
+        def evaluate(self, params, masks):
+            return {"loss": np.float32(1.5)}
+
+    config = Config().replace({"train.batch_size": 2, "model.hidden_size": 8, "train.steps": 1})
+    for _ in range(2):  # the second resumes
+        with Run(config, Narrow(), tmp_path) as run:
+            run.train()
+            assert run.summary()["val_loss"] == 1.5
+
+
 def test_tasks_have_options_of_different_names():
     """Or of one meaning: the config has each name once."""
     of_tasks = [dataclasses.fields(task.Options) for task in TASKS.values()]
@@ -96,8 +130,8 @@ def test_a_task_by_flags_is_a_task(name, monkeypatch):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"data.task": "adding", "data.corpus": "python_topics"}, "data.corpus .*data.task=adding"),
-        ({"data.length": 30}, "data.length .*data.task=text"),
+        ({"data.task": "adding", "data.corpus": "python_topics"}, "data.corpus=.*data.task=adding"),
+        ({"data.length": 30}, "data.length=.*data.task=text"),
         ({"data.task": "nothing"}, "data.task is one of text, adding"),
         ({"data.task": "adding", "data.length": 19}, "data.length lies between 20"),
     ],
@@ -121,7 +155,8 @@ def test_an_option_of_another_task(changes, message):
 def test_an_option_that_was_given_and_means_nothing(changes, ignored):
     """Also one that was given as it is anyway, which only the command line can tell."""
     config = Config().replace(changes)
-    with pytest.raises(UserError, match=f"^--config.{ignored} means nothing [^\n]*leave it out"):
+    message = rf"^--config\.{ignored}(=\S+)? means nothing [^\n]*leave it out"
+    with pytest.raises(UserError, match=message):
         check_read(config, changes)
     check_read(config, [name for name in changes if name != ignored])
 

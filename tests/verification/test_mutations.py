@@ -39,7 +39,7 @@ SQUARED = [
     ("the slope of the square halved", ", 2 * error_TxBxN", ", error_TxBxN"),
     ("the error's sign", ", 2 * error_TxBxN", ", -2 * error_TxBxN"),
     ("the error's size alone", ", 2 * error_TxBxN", ", 2 * jnp.abs(error_TxBxN)"),
-    ("the target forgotten", "= outputs - targets_TxBxN.astype(outputs.dtype)", "= outputs"),
+    ("the target forgotten", "= outputs - targets", "= outputs"),
     (
         "the mean over the numbers",
         ", 2 * error_TxBxN",
