@@ -3,21 +3,24 @@
 The map. Imports point one way, from the top of this list to its bottom.
 
     errors terminal container options files     errors in one line, output, limits, typed options
-    data/           texts: corpora fetch plays vocabulary batches
+    data/           texts: fetch plays vocabulary corpora batches
     meshes precision                            many devices, narrow dtypes
     cells/          CELLS; a cell is one file: lstm coupled layer_norm mogrifier peephole gru
                     cell (the contract)  passes (the loops over time, forward and by hand)
+                    projection (x W)  lstm_gates lstm_columns (parts of lstm)
     layer           one cell over time, in either direction or both
     heads           softmax squared bernoulli, each with its derivative by hand
-    model masks     embedding, stack, readout; what is dropped
+    model_config model masks                    embedding, stack, readout; what is dropped
     loss            the mean over the targets that count
-    gradients/      GRADIENTS; bptt (by hand)  remat  weight_drop  lanes (several devices)
-    optimizer averaging sample
+    gradients/      GRADIENTS; known  bptt (by hand)  remat  weight_drop  lanes (several devices)
+    optimizer averaging sample                  steps, their averages; text as the model writes it
     scoring/        protocols  ensemble  monte_carlo  dynamic
-    tasks/          TASKS; a task is one file: text adding
-    config train    everything that decides a run; the training step
-    verification/   compare  cases  reference (NumPy)  audit
-    run/            loop  checkpoint  metrics  …: a training run in its folder
+    tasks/          TASKS; task (the contract); a task is one file: text adding
+    config train                                all that decides a run; the training step
+    verification/   reference (NumPy)  cases  compare  audit
+    run/            a training run in its folder: loop, and what it takes turns with:
+                    lock checksums signals memory metrics description storage checkpoint
+                    nonfinite folder journal validation figures progress
 
 A new cell, head, task or optimizer is one file, or one function, and one line in its dict.
 """

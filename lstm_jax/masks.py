@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from lstm_jax.cells import CELLS, cell_of
-from lstm_jax.model import Masks, ModelConfig, ModelParams, hidden_sizes
+from lstm_jax.model import Masks, ModelParams, hidden_sizes
+from lstm_jax.model_config import ModelConfig
 
 
 def sample_masks(

@@ -13,7 +13,7 @@ from jax import Array
 from lstm_jax.cells import CELLS, cell_of
 from lstm_jax.cells.cell import Marks
 from lstm_jax.cells.passes import blank
-from lstm_jax.cells.projection import multiply
+from lstm_jax.cells.projection import multiply_input
 from lstm_jax.errors import UserError
 from lstm_jax.layer import run
 from lstm_jax.model_config import ModelConfig, cell_options
@@ -176,7 +176,7 @@ def embed(
     """What the first layer reads: embeddings TxBxE, or, without an embedding, what comes in."""
     if params.embedding is None:
         return blank(inputs, live_TxB)
-    return multiply(inputs, params.embedding, mask_BxV)
+    return multiply_input(inputs, params.embedding, mask_BxV)
 
 
 def read_out(params: ModelParams, h_TxBxH: Array) -> Array:

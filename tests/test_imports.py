@@ -1,9 +1,12 @@
 """Imports point one way; nothing in the package reads flags or the environment."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
+
+import lstm_jax
 
 PACKAGE = Path(__file__).parent.parent / "lstm_jax"
 
@@ -24,8 +27,6 @@ ORDER = [
     "container",
     "options",
     "files",
-    "run.lock",
-    "run.checksums",
     "data.fetch",
     "data.plays",
     "data.vocabulary",
@@ -53,18 +54,25 @@ ORDER = [
     "gradients.remat",
     "gradients.weight_drop",
     "gradients.lanes",
+    "optimizer",
+    "averaging",
+    "sample",
     "scoring.protocols",
     "scoring.ensemble",
+    "scoring.monte_carlo",
     "scoring.dynamic",
-    "sample",
     "tasks.task",
     *TASKS,
     "tasks",
-    "optimizer",
-    "averaging",
     "config",
     "train",
-    "scoring.monte_carlo",
+    "verification.reference",
+    "verification.cases",
+    "verification.compare",
+    "verification.audit",
+    "run.lock",
+    "run.checksums",
+    "run.signals",
     "run.memory",
     "run.metrics",
     "run.description",
@@ -74,13 +82,8 @@ ORDER = [
     "run.folder",
     "run.journal",
     "run.validation",
-    "verification.reference",
-    "verification.cases",
-    "verification.compare",
-    "verification.audit",
     "run.figures",
     "run.progress",
-    "run.signals",
     "run.loop",
 ]
 
@@ -143,6 +146,18 @@ def modules():
 
 def test_every_module_has_its_place():
     assert sorted(modules()) == sorted(ORDER)
+
+
+def test_the_map_has_the_rooms_in_their_order():
+    """And each module that stands in no room."""
+    rooms = list(dict.fromkeys(name.partition(".")[0] for name in ORDER))
+    lines = [line for line in lstm_jax.__doc__.splitlines() if re.match(r" {4}\S", line)]
+    names = [re.split(r" {2,}", line.strip())[0] for line in lines]
+    assert " ".join(names).replace("/", "").split() == rooms
+
+
+def test_the_map_names_every_module():
+    assert {name.rpartition(".")[2] for name in ORDER} <= {*re.findall(r"\w+", lstm_jax.__doc__)}
 
 
 @pytest.mark.parametrize("name", ORDER)

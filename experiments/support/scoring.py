@@ -130,7 +130,12 @@ def score_draws(params: ModelParams, config: Config, scored: np.ndarray, draws: 
     """The losses of Monte Carlo dropout, with a bar while it lasts."""
     with tqdm(total=100, unit="%", desc="Monte Carlo dropout", disable=None) as bar:
         found = evaluate_monte_carlo(
-            params, scored, config, draws, lambda part: bar.update(100 * part - bar.n)
+            params,
+            scored,
+            config.model,
+            config.evaluate,
+            draws,
+            lambda part: bar.update(100 * part - bar.n),
         )
     return by_protocol(found, "_draws", config, f"{draws} draws of what training drops, averaged; ")
 

@@ -17,7 +17,7 @@ from jax import Array
 from lstm_jax.cells.cell import Cell, widths
 from lstm_jax.cells.lstm import Forgetting, init_lstm, init_state, truncate
 from lstm_jax.cells.lstm_gates import LSTMState, activate, advance
-from lstm_jax.cells.projection import multiply
+from lstm_jax.cells.projection import multiply_input
 
 EPSILON = 1e-5  # added to the variance
 
@@ -58,7 +58,7 @@ def normalize(x: Array) -> Array:
 
 def project_normalized(params: LayerNormParams, x: Array, mask_BxD: Array | None = None) -> Array:
     """`gain_x LN(x W) + b` for a whole sequence: TxBxG."""
-    normal_TxBxG = normalize(multiply(x, params.W, mask_BxD))
+    normal_TxBxG = normalize(multiply_input(x, params.W, mask_BxD))
     return params.gain_x[None, None] * normal_TxBxG + params.b[None, None]
 
 

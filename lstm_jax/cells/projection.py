@@ -37,7 +37,7 @@ def mask_of_ids(mask_BxD: Array, ids_TxB: Array) -> Array:
     )
 
 
-def multiply(x: Array, W_DxN: Array, mask_BxD: Array | None = None) -> Array:
+def multiply_input(x: Array, W_DxN: Array, mask_BxD: Array | None = None) -> Array:
     """`x W` for a whole sequence: TxBxN."""
     if not reads_ids(x):
         return (x if mask_BxD is None else x * mask_BxD[None]) @ W_DxN
@@ -47,7 +47,7 @@ def multiply(x: Array, W_DxN: Array, mask_BxD: Array | None = None) -> Array:
 
 def project(params: Projecting, x: Array, mask_BxD: Array | None = None) -> Array:
     """`x W + b` for a whole sequence, TxBxG."""
-    return multiply(x, params.W, mask_BxD) + params.b[None, None]
+    return multiply_input(x, params.W, mask_BxD) + params.b[None, None]
 
 
 def outer_sum(a_TxBxN: Array, b_TxBxM: Array) -> Array:

@@ -10,7 +10,7 @@ from jax import Array
 from lstm_jax.errors import UserError
 
 Values = np.ndarray | Array
-MAX_LANES = 128  # of a split that is scored, side by side
+MAX_LANES, MAX_TIME = 128, 256  # of a segment of a split that is scored
 
 
 class Batch(NamedTuple):
@@ -34,8 +34,8 @@ def split_ids(ids: np.ndarray, validation_fraction: float, train_chars: int = 0)
     Args:
       train_chars: train on that many of the first part; 0: on all.
     """
-    cut = int(len(ids) * (1 - validation_fraction)) if validation_fraction else None
-    train, validation = ids[:cut], None if cut is None else ids[cut:]
+    end = int(len(ids) * (1 - validation_fraction)) if validation_fraction else None
+    train, validation = ids[:end], None if end is None else ids[end:]
     if validation is not None and (len(train) < 2 or len(validation) < 2):
         raise UserError(
             f"{len(ids)} characters leave a split empty: {len(train)} to train on and "
@@ -93,7 +93,7 @@ def cut_segments(
     *,
     warmup: int = 0,
     max_lanes: int = MAX_LANES,
-    max_time: int = 256,
+    max_time: int = MAX_TIME,
 ) -> Iterator[Batch]:
     """Lays a split out for scoring: every character but the first is a counted target once.
 

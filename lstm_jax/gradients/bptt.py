@@ -93,7 +93,7 @@ def backpropagate(
     """`value_and_grad` of a part of a longer sequence: `gradients.BlockGradient.backward`."""
     check_known(params, head, truncated=truncated)
     function = partial(backpropagate_in, head=head, truncated=truncated)
-    return in_layout(layout, function, params, carry, batch, masks, dcarry, count)
+    return in_best_layout(layout, function, params, carry, batch, masks, dcarry, count)
 
 
 def final_carry(
@@ -110,7 +110,7 @@ def final_carry(
     def function(layout: Layout, *problem: Any) -> Carry:
         return stack_forward(layout, *problem)[0]
 
-    return in_layout(layout, function, params, carry, batch, masks or no_masks(params))
+    return in_best_layout(layout, function, params, carry, batch, masks or no_masks(params))
 
 
 def check_known(params: ModelParams, head: Head = softmax, *, truncated: bool = False) -> None:
@@ -120,7 +120,7 @@ def check_known(params: ModelParams, head: Head = softmax, *, truncated: bool = 
         raise TypeError(f"the backward by hand is {missing}: take autodiff")
 
 
-def in_layout(
+def in_best_layout(
     layout: Layout | None, function: Callable[..., Any], params: ModelParams, *args: Any
 ) -> Any:
     """`function(layout, params, *args)`; with no layout, in the one that suits the sizes and the

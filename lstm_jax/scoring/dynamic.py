@@ -73,7 +73,7 @@ class Rule(NamedTuple):
     pull: ModelParams
 
 
-def cut(ids: np.ndarray, length: int) -> list[Batch]:
+def stack_segments(ids: np.ndarray, length: int) -> list[Batch]:
     """The whole split in one lane, as stacks of segments of `length` targets; the last stack is
     filled up with targets that do not count."""
     last = len(ids) - 2
@@ -125,7 +125,7 @@ def mean_squares(
         )
     ids = training_ids[-(count * length + 1) :]
     carry, total = init_carry(params, 1), jax.tree.map(jnp.zeros_like, params)
-    for batches in cut(ids, length):
+    for batches in stack_segments(ids, length):
         carry, total = _add_squares(params, carry, total, batches, masks)
     return jax.tree.map(lambda s: s / count, total)
 
@@ -196,7 +196,7 @@ def segment_losses(
       masks: what stands for the drawn ones where nothing is random (`masks.evaluation_masks`).
     """
     trained, carry = params, init_carry(params, 1)
-    stacks, scores = cut(ids, length), []
+    stacks, scores = stack_segments(ids, length), []
     for done, batches in enumerate(stacks, start=1):
         params, carry, *score = _score_and_learn(params, carry, trained, rule, batches, masks)
         scores.append(jax.device_get(score))

@@ -13,14 +13,15 @@ import jax
 import numpy as np
 from jax import Array
 
-from lstm_jax.config import Config, ModelConfig
 from lstm_jax.data.batches import Batch
 from lstm_jax.errors import UserError
 from lstm_jax.gradients.weight_drop import drop_weights, sample_weight_masks
 from lstm_jax.masks import sample_masks
 from lstm_jax.model import Masks, ModelParams
+from lstm_jax.model_config import ModelConfig
 from lstm_jax.scoring.ensemble import mix
 from lstm_jax.scoring.protocols import (
+    EvaluateConfig,
     Evaluation,
     score,
     segment_length,
@@ -52,7 +53,8 @@ def check_drops(config: ModelConfig) -> None:
 def evaluate_monte_carlo(
     params: ModelParams,
     ids: np.ndarray,
-    config: Config,
+    model: ModelConfig,
+    config: EvaluateConfig,
     draws: int,
     report: Callable[[float], None] = lambda _: None,
 ) -> Evaluation:
@@ -61,17 +63,16 @@ def evaluate_monte_carlo(
     The draws are the same in every call. Each lane keeps its masks throughout the split.
 
     Args:
+      model: what training drops.
       report: is told after every draw which share of the work is done.
     """
     T = segment_length(params)
 
     def each(segments: Callable[..., Iterable[Batch]], done: int) -> Iterator[np.ndarray]:
-        shape = next(iter(segments(ids, config.evaluate, T))).inputs.shape
+        shape = next(iter(segments(ids, config, T))).inputs.shape
         for k in range(draws):
-            drawn, masks = sample_network(
-                jax.random.key(k), params, config.model, shape[1], shape[0]
-            )
-            yield np.concatenate([*score(drawn, segments(ids, config.evaluate, T), masks)])
+            drawn, masks = sample_network(jax.random.key(k), params, model, shape[1], shape[0])
+            yield np.concatenate([*score(drawn, segments(ids, config, T), masks)])
             report((done + k + 1) / (2 * draws))
 
     return Evaluation(

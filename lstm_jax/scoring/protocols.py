@@ -18,16 +18,20 @@ import jax
 import numpy as np
 from jax import Array
 
-from lstm_jax.data.batches import MAX_LANES, Batch, cut_segments
+from lstm_jax.data.batches import MAX_LANES, MAX_TIME, Batch, cut_segments
 from lstm_jax.errors import UserError
 from lstm_jax.gradients.lanes import Placement, lane_mesh
 from lstm_jax.heads import softmax
 from lstm_jax.model import Carry, Masks, ModelParams, apply, hidden_sizes, init_carry, output_size
 from lstm_jax.options import Section, option
 
+LOGITS_BYTES = 2**27  # in float32
+
 
 @dataclass(frozen=True)
 class EvaluateConfig(Section):
+    """How a split is scored."""
+
     prefix = "evaluate."
     window_length: int = option(
         256, "`windows`: characters predicted from each zero state", low=1, high=2**24
@@ -93,18 +97,18 @@ def counted(losses_TxB: Array, batch: Batch) -> np.ndarray:
 
 def mean_loss(params: ModelParams, segments: Iterable[Batch], masks: Masks | None = None) -> float:
     """Mean nats per counted character over segments run in order."""
-    found = [(part.sum(dtype=np.float64), len(part)) for part in score(params, segments, masks)]
-    total, count = np.sum(found, axis=0)
+    parts = [(part.sum(dtype=np.float64), len(part)) for part in score(params, segments, masks)]
+    total, count = np.sum(parts, axis=0)
     return float(total / count)
 
 
 def segment_length(params: ModelParams) -> int:
-    """Steps of a segment of up to 128 lanes whose logits stay within 128 MB."""
-    return max(1, min(256, 2**18 // output_size(params)))
+    """Steps of a segment whose logits, of MAX_LANES lanes, stay within LOGITS_BYTES."""
+    return max(1, min(MAX_TIME, LOGITS_BYTES // (4 * MAX_LANES * output_size(params))))
 
 
 def stream_segments(
-    ids: np.ndarray, config: EvaluateConfig, max_time: int = 256
+    ids: np.ndarray, config: EvaluateConfig, max_time: int = MAX_TIME
 ) -> Iterable[Batch]:
     """The segments of the `stream` protocol."""
     length = -(-(len(ids) - 1) // config.lanes)
@@ -129,7 +133,7 @@ def check_lanes(length: int, config: EvaluateConfig) -> None:
 
 
 def window_segments(
-    ids: np.ndarray, config: EvaluateConfig, max_time: int = 256
+    ids: np.ndarray, config: EvaluateConfig, max_time: int = MAX_TIME
 ) -> Iterable[Batch]:
     """The segments of the `windows` protocol."""
     return cut_segments(ids, config.window_length, max_time=max_time)

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lstm_jax.config import ModelConfig
 from lstm_jax.data.batches import Batch
 from lstm_jax.gradients.weight_drop import WeightMasks, sample_weight_masks
 from lstm_jax.masks import sample_masks
 from lstm_jax.model import Carry, Interface, Masks, ModelParams, init_carry, init_model
+from lstm_jax.model_config import ModelConfig
 
 VOCABULARY_SIZE = 11
 

@@ -13,7 +13,7 @@ from experiments import run
 from lstm_jax.cells import CELLS
 from lstm_jax.cells.cell import Cell
 from lstm_jax.cells.passes import Calculus, make_passes
-from lstm_jax.cells.projection import multiply, outer_sum, project_backward
+from lstm_jax.cells.projection import multiply_input, outer_sum, project_backward
 from lstm_jax.config import Config, ModelConfig
 from lstm_jax.errors import UserError
 from lstm_jax.gradients import GRADIENTS
@@ -56,7 +56,7 @@ def init(key, input_size, hidden_size, *, input_bound=None):
 
 
 def prepare(params, x, mask_BxD):
-    return multiply(x, params.read, mask_BxD) + params.lean[None, None]
+    return multiply_input(x, params.read, mask_BxD) + params.lean[None, None]
 
 
 def forward(params, before, a_BxH):

@@ -81,7 +81,7 @@ def expected_loss(params, ids, config):
 )
 def test_many_draws_come_to_the_mean_over_all_networks(hidden_size, rates, x64):
     params, config, ids = make(np.random.default_rng(4), hidden_size=hidden_size, **rates)
-    found = evaluate_monte_carlo(params, ids, config, 400)
+    found = evaluate_monte_carlo(params, ids, config.model, config.evaluate, 400)
     windows = [expected_loss(params, ids[s : s + 5], config.model) for s in (0, 4)]
     wanted = expected_loss(params, ids, config.model).mean(), np.concatenate(windows).mean()
     # What is left of the difference to nothing dropped is chance.
@@ -96,15 +96,17 @@ def test_one_draw_is_that_network(x64, rng):
     assert {*np.round(mask_U.ravel(), 6)} == {0, np.round(1 / 0.7, 6)}
     mask_h = np.array(masks.readout)[0]
     wanted = -np.log(chances(params, ids, mask_U, mask_h)).mean()
-    assert evaluate_monte_carlo(params, ids, config, 1).stream == pytest.approx(wanted, abs=1e-12)
+    assert evaluate_monte_carlo(
+        params, ids, config.model, config.evaluate, 1
+    ).stream == pytest.approx(wanted, abs=1e-12)
 
 
 def test_the_draws_are_the_same_each_time_and_progress_is_told(x64, rng):
     params, config, ids = make(rng, hidden_size=3, dropout=0.4)
     told = []
-    first = evaluate_monte_carlo(params, ids, config, 3, told.append)
-    assert first == evaluate_monte_carlo(params, ids, config, 3)
-    assert first != evaluate_monte_carlo(params, ids, config, 4)
+    first = evaluate_monte_carlo(params, ids, config.model, config.evaluate, 3, told.append)
+    assert first == evaluate_monte_carlo(params, ids, config.model, config.evaluate, 3)
+    assert first != evaluate_monte_carlo(params, ids, config.model, config.evaluate, 4)
     np.testing.assert_allclose(told, np.arange(1, 7) / 6)
 
 
@@ -152,7 +154,10 @@ def test_each_thing_that_is_dropped_is_reason_enough_for_draws(name):
 
 def test_zoneout_is_drawn_too(x64, rng):
     params, config, ids = make(rng, hidden_size=4, zoneout_cell=0.3, zoneout_hidden=0.2)
-    found = [evaluate_monte_carlo(params, ids, config, draws).stream for draws in (1, 2, 8)]
+    found = [
+        evaluate_monte_carlo(params, ids, config.model, config.evaluate, draws).stream
+        for draws in (1, 2, 8)
+    ]
     assert len({*found}) == 3 and np.isfinite(found).all()
 
 
