@@ -19,10 +19,10 @@ def groups(controller: str, root: Path) -> Iterator[Path]:
     not there is left out.
     """
     try:
-        told = (root / "proc/self/cgroup").read_text(errors="surrogateescape")
+        memberships = (root / "proc/self/cgroup").read_text(errors="surrogateescape")
     except OSError:  # no Linux, or nothing to be seen of it
         return
-    for controllers, path in re.findall(r"(?m)^\d+:([^:\n]*):(.*)$", told):
+    for controllers, path in re.findall(r"(?m)^\d+:([^:\n]*):(.*)$", memberships):
         if not controllers:  # version 2: one tree for all
             trees = ["", "unified"]
         elif controller in controllers.split(","):
@@ -46,10 +46,10 @@ def numbers(file: Path) -> list[int]:
 
 def memory_limit(root: Path = Path("/")) -> int | None:
     """The bytes that the tightest of the groups may take; None: no group says."""
-    found = []
+    limits = []
     for group in groups("memory", root):
-        found += numbers(group / "memory.max") + numbers(group / "memory.limit_in_bytes")
-    return min(found, default=None)
+        limits += numbers(group / "memory.max") + numbers(group / "memory.limit_in_bytes")
+    return min(limits, default=None)
 
 
 def cpu_limit(root: Path = Path("/")) -> int | None:

@@ -67,8 +67,8 @@ def process_in(folder):
         raced = {"reached_s": 1.0, "end_s": 1.0, "val_loss_windows": 1.0}
         patch.setattr(speedrun, "race", lambda *args: raced)
         patch.setattr(seeds, "SEEDS", range(1))
-        few = dict(itertools.islice(tiny_shakespeare_ablation.VARIANTS.items(), 2))
-        patch.setattr(tiny_shakespeare_ablation, "VARIANTS", few)
+        two = dict(itertools.islice(tiny_shakespeare_ablation.VARIANTS.items(), 2))
+        patch.setattr(tiny_shakespeare_ablation, "VARIANTS", two)
         for name in (
             "keep_memory",
             "use_devices",

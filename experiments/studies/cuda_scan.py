@@ -152,10 +152,10 @@ def run(cell: Cell) -> dict[str, Any]:
     """One line of the table."""
     change_rows(cell)
     problem = problem_of(cell)
-    found = gradients_of(cell, problem)
-    wanted, leaves = named_leaves(compare.reference_gradient(problem)), named_leaves(found[0])
+    gradients = gradients_of(cell, problem)
+    wanted, leaves = named_leaves(compare.reference_gradient(problem)), named_leaves(gradients[0])
     errors = {n: float(abs(leaves[n] - w).max() / abs(w).max()) for n, w in wanted.items()}
-    runs = [jax.tree.leaves(f) for f in found]
+    runs = [jax.tree.leaves(f) for f in gradients]
     pairs = [(a, b) for run in runs for a, b in zip(runs[0], run, strict=True)]
     first = {n: e for n, e in errors.items() if n.startswith("layers[0]")}
     limit = compare.TOLERANCES[cell.dtype]

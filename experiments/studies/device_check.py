@@ -151,15 +151,15 @@ def layer_inside() -> tuple[bool, str]:
             grad = partial(jax.value_and_grad, argnums=(0, 1, 2))
             wanted = jax.jit(grad(partial(layer_loss, unroll)))(*problem)
             for inside in (lambda layer: layer, one_by_one, over_devices):
-                found = jax.jit(grad(partial(layer_loss, inside(bptt_layer))))(*problem)
-                rows += layer_rows(dtype, wanted, found)
+                gradients = jax.jit(grad(partial(layer_loss, inside(bptt_layer))))(*problem)
+                rows += layer_rows(dtype, wanted, gradients)
     return errors(rows)
 
 
-def layer_rows(dtype: str, wanted: Any, found: Any) -> list[Row]:
+def layer_rows(dtype: str, wanted: Any, gradients: Any) -> list[Row]:
     """One row per leaf, the loss among them."""
     named = jax.tree_util.tree_flatten_with_path(wanted)[0]
-    pairs = zip(named, jax.tree.leaves(found), strict=True)
+    pairs = zip(named, jax.tree.leaves(gradients), strict=True)
     arrays = [(jax.tree_util.keystr(path), np.asarray(a), np.asarray(b)) for (path, a), b in pairs]
     return [
         make_row("bptt_layer ~ unroll", dtype, name, a, b, np.abs(a).max()) for name, a, b in arrays

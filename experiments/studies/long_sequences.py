@@ -120,9 +120,9 @@ def measure(config: Config) -> dict[str, Any]:
     dispatch = make_dispatch(config).lower(state, batches).compile()
     analysis, free = dispatch.memory_analysis(), free_bytes()
     planned = None if analysis is None else analysis.temp_size_in_bytes
-    found: dict[str, Any] = {"planned_bytes": planned, "free_bytes": free}
+    entry: dict[str, Any] = {"planned_bytes": planned, "free_bytes": free}
     if planned is not None and planned > MEMORY_SHARE * free:
-        return {**found, "left_out": f"needs {gigabytes(planned)}, of {gigabytes(free)} free"}
+        return {**entry, "left_out": f"needs {gigabytes(planned)}, of {gigabytes(free)} free"}
 
     def step() -> None:
         nonlocal state
@@ -133,7 +133,7 @@ def measure(config: Config) -> dict[str, Any]:
     first = seconds(step)
     times = [seconds(step) for _ in range(max(1, min(MAX_STEPS, int(BUDGET_S / first))))]
     return {
-        **found,
+        **entry,
         "added_bytes": peak_bytes() - before,
         "step_s": statistics.median(times),
         "steps": len(times),

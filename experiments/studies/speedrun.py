@@ -96,7 +96,7 @@ def race(config: Config, workdir: Path, programs: Path) -> dict[str, Any]:
 def losses(workdir: Path) -> list[float]:
     """The validation losses of a run so far, by `windows`."""
     scores = [kept(line) for line in read_metrics(workdir)]
-    return [loss for found in scores for name, loss in found.items() if brief(name) == "windows"]
+    return [loss for named in scores for name, loss in named.items() if brief(name) == "windows"]
 
 
 def reached(workdir: Path) -> bool:
@@ -114,8 +114,8 @@ def line(seed: int, entry: dict[str, Any]) -> str:
     return f"{seed:>6}  {cells[0]:>12}  {cells[1]:>15}  {entry[KINDS[0]]['val_loss_windows']:12.4f}"
 
 
-def seconds_of(found: float | None) -> str:
-    return "not reached" if found is None else f"{found:.2f} s"
+def seconds_of(reached_s: float | None) -> str:
+    return "not reached" if reached_s is None else f"{reached_s:.2f} s"
 
 
 def main(config: Config, workdir: Path) -> int:

@@ -62,8 +62,8 @@ def main(config: Config, workdir: Path) -> int:
     models = [(load_model(folder, "best")[0].eval_params, masks) for folder in configs]
     ensemble = evaluate_ensemble(models, validation, config.evaluate)._asdict()
     show(row("ensemble", exactly(ensemble), sum(run["parameters"] for run in runs)))
-    found = {"machine": describe_machine(), "config": config.flatten()}
-    write_json(workdir / "record.json", found | {"seeds": runs, "ensemble": ensemble})
+    record = {"machine": describe_machine(), "config": config.flatten()}
+    write_json(workdir / "record.json", record | {"seeds": runs, "ensemble": ensemble})
     title = f"tiny_shakespeare, {len(runs)} seeds"
     lines = [read_metrics(folder) for folder in configs]
     draw_curves(lines, title, TextTask.unit, workdir / "figures" / "record.png")

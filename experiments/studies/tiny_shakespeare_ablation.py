@@ -14,7 +14,7 @@ from experiments.recipes import tiny_shakespeare_hour
 from experiments.support import seeds
 from experiments.support.seeds import mean_seconds, spread
 from experiments.support.timing import describe_machine
-from lstm_jax.config import Config
+from lstm_jax.config import Config, OptimizerConfig
 from lstm_jax.data.vocabulary import Text
 from lstm_jax.errors import UserError
 from lstm_jax.files import write_json
@@ -22,7 +22,7 @@ from lstm_jax.run.figures import STREAM, WINDOWS, new_figure, picture, save, tid
 from lstm_jax.terminal import say, show
 
 BASE = "base"
-BY_JAX = {"train.gradient": "autodiff"}  # where the backward by hand does not know the model
+BY_JAX = {"train.gradient": "autodiff"}  # of cells without a backward by hand
 EMBEDDED = {"model.embedding_size": 128}
 VARIANTS: dict[str, dict[str, Any]] = {
     BASE: {},
@@ -33,7 +33,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "input dropout 0.1": {"model.input_dropout": 0.1},
     "embedding of 128": EMBEDDED,
     "embedding of 128, symbols dropped 0.1": EMBEDDED | {"model.embedding_dropout": 0.1},
-    "zoneout 0.1, 0.05": {"model.zoneout_cell": 0.1, "model.zoneout_hidden": 0.05} | BY_JAX,
+    "zoneout 0.1, 0.05": {"model.zoneout_cell": 0.1, "model.zoneout_hidden": 0.05},
     "exponential average": {"train.average": "ema", "train.average_decay": 0.99},
     # What it averages must still move: beside a cosine to zero it would hardly ever begin.
     "constant rate, triggered average": {
@@ -45,8 +45,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "layer norm": {"model.cell": "layer_norm"} | BY_JAX,
     "Mogrifier, rank 64": {"model.cell": "mogrifier", "model.mogrifier_rank": 64} | BY_JAX,
     "weighted skip": {"model.skip": "weighted"},
-    "embedding of 128, tied readout": EMBEDDED | {"model.readout": "tied"} | BY_JAX,
-    "readout of rank 32": {"model.readout_rank": 32} | BY_JAX,
+    "embedding of 128, tied readout": EMBEDDED | {"model.readout": "tied"},
+    "readout of rank 32": {"model.readout_rank": 32},
 }
 
 WIDTH = max(map(len, VARIANTS))
@@ -65,7 +65,7 @@ def get_config() -> Config:
             # ended 0.07 behind).
             "optimizer.learning_rate": 1e-2,
             # And knows nothing by heart yet.
-            "optimizer.weight_decay": None,
+            "optimizer.weight_decay": OptimizerConfig.weight_decay,
             "train.steps": 860,
             # Often enough for a triggered average to find its moment.
             "train.validate_every": 86,
@@ -94,18 +94,18 @@ def row(name: str, runs: list[dict[str, Any]], base: list[dict[str, Any]]) -> st
 
 
 @picture
-def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
+def draw(variants: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Each variant's losses, a point per seed, and the base's mean as a line."""
-    figure = new_figure(8, 1.2 + 0.3 * len(found))
+    figure = new_figure(8, 1.2 + 0.3 * len(variants))
     axes = figure.subplots()
-    for y, runs in enumerate(found.values()):
+    for y, runs in enumerate(variants.values()):
         for protocol, color in (("stream", STREAM), ("windows", WINDOWS)):
             losses = [run[protocol] for run in runs]
             label = f"validation, {protocol}" if y == 0 else None
             axes.plot(losses, [y] * len(losses), "o", ms=4, color=color, alpha=0.8, label=label)
             if y == 0:
                 axes.axvline(statistics.mean(losses), color=color, lw=0.8, alpha=0.5)
-    axes.set_yticks(range(len(found)), list(found))
+    axes.set_yticks(range(len(variants)), list(variants))
     axes.invert_yaxis()
     axes.set(
         xlabel="loss (nats per character), a point per seed", title="one part changed at a time"
@@ -119,14 +119,14 @@ def main(config: Config, workdir: Path) -> int:
     """Prints a line for each variant as it is done; writes ablation.json and its picture."""
     text = seeds.text_to_validate_on(config, "the ablation")
     configs = {name: seeded(config, text, workdir, name) for name in VARIANTS}
-    machine, found = describe_machine(), {}
+    machine, runs = describe_machine(), {}
     for number, (name, of_seeds) in enumerate(configs.items(), start=1):
         say(f"variant {number} of {len(configs)}")
-        found[name] = [*seeds.train(of_seeds, text, name)]
+        runs[name] = [*seeds.train(of_seeds, text, name)]
         if number == 1:
             show(HEADER)
-        show(row(name, found[name], found[BASE]))
-        written = {"machine": machine, "config": config.flatten(), "variants": found}
+        show(row(name, runs[name], runs[BASE]))
+        written = {"machine": machine, "config": config.flatten(), "variants": runs}
         write_json(workdir / "ablation.json", written)
-        draw(found, workdir / "figures" / "ablation.png")
+        draw(runs, workdir / "figures" / "ablation.png")
     return 0

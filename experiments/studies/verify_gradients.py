@@ -141,7 +141,7 @@ def verify_and_report(cases: list[Case], workdir: Path) -> int:
         f"{len(cases)} cases, {sum(row.cases for row in rows)} comparisons, {len(failed)} kinds "
         "of them failed; rel error is relative to the leaf's largest gradient"
     )
-    found = [{**row._asdict(), "passed": row.passed} for row in rows]
-    write_json(workdir / "verification.json", found)
+    written = [{**row._asdict(), "passed": row.passed} for row in rows]
+    write_json(workdir / "verification.json", written)
     draw(rows, workdir / "figures" / "verification.png")
     return 1 if failed else 0

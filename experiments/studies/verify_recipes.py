@@ -46,24 +46,24 @@ def case_of(config: Config) -> Case:
 
 def verify_recipes() -> dict[str, list[Row]]:
     """Every recipe's rows, side by side as compiling allows; prints each table in its turn."""
-    cases, found = {name: case_of(config) for name, config in recipes().items()}, {}
+    cases, by_recipe = {name: case_of(config) for name, config in recipes().items()}, {}
     with ThreadPoolExecutor(workers()) as pool:
         verified = pool.map(verify_as_trained, cases.values())
         for name, rows in zip(cases, verified, strict=True):
-            say(f"recipe {len(found) + 1}/{len(cases)} done")
-            found[name] = rows
+            say(f"recipe {len(by_recipe) + 1}/{len(cases)} done")
+            by_recipe[name] = rows
             case = cases[name]
             H, L = case.model.hidden_size, case.model.num_layers
             show(f"{name}: H {H}, L {L}, B {case.B}, T {case.T}")
             show(table("pair", rows) + "\n")
-    return found
+    return by_recipe
 
 
 def main(config: Config, workdir: Path) -> int:
     """Prints a table for each recipe, writes recipes.json; 1 if anything failed."""
-    found = verify_recipes()
-    rows = [{"recipe": name, **row._asdict()} for name in found for row in found[name]]
+    by_recipe = verify_recipes()
+    rows = [{"recipe": name, **row._asdict()} for name in by_recipe for row in by_recipe[name]]
     write_json(workdir / "recipes.json", rows)
-    failed = sum(not row.passed for rows in found.values() for row in rows)
+    failed = sum(not row.passed for rows in by_recipe.values() for row in rows)
     show(f"{len(rows)} comparisons, {failed} failed")
     return 1 if failed else 0

@@ -88,9 +88,9 @@ def others_can_write(folder: Path) -> bool:
     """Whether users other than this one and the administrator may; Windows does not tell."""
     if os.name == "nt":
         return False
-    found = folder.stat()
-    mine = found.st_uid in (0, os.geteuid())
-    return not mine or bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+    status = folder.stat()
+    mine = status.st_uid in (0, os.geteuid())
+    return not mine or bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 
 def warn_of_none(place: Path | str, reason: str) -> None:
@@ -113,9 +113,9 @@ def delete_oldest(place: Path, limit: int) -> None:
     files = []
     for path in place.rglob("*"):
         with suppress(FileNotFoundError):  # another process may be deleting, too
-            found = path.stat()
-            if stat.S_ISREG(found.st_mode):
-                files.append((max(found.st_atime, found.st_mtime), found.st_size, path))
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode):
+                files.append((max(status.st_atime, status.st_mtime), status.st_size, path))
     excess = sum(size for _, size, _ in files) - limit
     for _, size, path in sorted(files):
         if excess <= 0:
@@ -188,10 +188,10 @@ def watch_for_trouble(place: Path) -> None:
     A full disk, or a process killed while it was writing, leaves a program cut short, over which
     JAX would stumble in every later run.
     """
-    show_others, told = warnings.showwarning, False
+    show_others, warned = warnings.showwarning, False
 
     def show(message: Warning | str, *args: Any, **kwargs: Any) -> None:
-        nonlocal told
+        nonlocal warned
         trouble = TROUBLE.match(str(message))
         if trouble is None:
             show_others(message, *args, **kwargs)
@@ -200,12 +200,12 @@ def watch_for_trouble(place: Path) -> None:
             for path in place.glob(PROGRAMS):
                 delete(path)
             place.mkdir(parents=True, exist_ok=True)
-        if not told:
+        if not warned:
             warn(
                 f"{trouble[1]} compiled programs in {place} failed ({trouble[2]}): those kept "
                 "there are deleted, the run goes on"
             )
-        told = True
+        warned = True
 
     warnings.filterwarnings("always", TROUBLE.pattern)
     warnings.showwarning = show

@@ -63,8 +63,8 @@ def check_text_of_run(path: Path, wanted: str) -> None:
     be turned into ids before it is known to be another.
     """
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode) or not found.st_size:  # the system's own have no size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or not status.st_size:  # the system's own have no size
             raise UserError(
                 f"the run's data.path={shorten(str(path))} is no plain file with a text in it: put "
                 "the text into one and name that with --config.data.path"
@@ -109,12 +109,12 @@ def split_to_score(text: Text, config: Config, split: str) -> tuple[np.ndarray, 
 def score_alone(state: TrainState, config: Config, scored: np.ndarray) -> list[Loss]:
     """The losses of the parameters, and of their average where there is one."""
     masks = evaluation_masks(config.model)
-    found = evaluate(state.params, scored, config.evaluate, masks)
-    losses = by_protocol(found, "", config)
+    evaluation = evaluate(state.params, scored, config.evaluate, masks)
+    losses = by_protocol(evaluation, "", config)
     if (average := state.average) is not None:
         if not is_waiting(average):
-            found = evaluate(average.params, scored, config.evaluate, masks)
-        losses += by_protocol(found, AVERAGE, config)
+            evaluation = evaluate(average.params, scored, config.evaluate, masks)
+        losses += by_protocol(evaluation, AVERAGE, config)
     return losses
 
 
@@ -122,14 +122,14 @@ def score_ensemble(
     members: list[tuple[ModelParams, Masks | None]], config: Config, scored: np.ndarray
 ) -> list[Loss]:
     """The losses of the models' predictions, averaged."""
-    found = evaluate_ensemble(members, scored, config.evaluate)
-    return by_protocol(found, "_ensemble", config, f"{len(members)} models, averaged; ")
+    evaluation = evaluate_ensemble(members, scored, config.evaluate)
+    return by_protocol(evaluation, "_ensemble", config, f"{len(members)} models, averaged; ")
 
 
 def score_draws(params: ModelParams, config: Config, scored: np.ndarray, draws: int) -> list[Loss]:
     """The losses of Monte Carlo dropout, with a bar while it lasts."""
     with tqdm(total=100, unit="%", desc="Monte Carlo dropout", disable=None) as bar:
-        found = evaluate_monte_carlo(
+        evaluation = evaluate_monte_carlo(
             params,
             scored,
             config.model,
@@ -137,7 +137,9 @@ def score_draws(params: ModelParams, config: Config, scored: np.ndarray, draws: 
             draws,
             lambda part: bar.update(100 * part - bar.n),
         )
-    return by_protocol(found, "_draws", config, f"{draws} draws of what training drops, averaged; ")
+    return by_protocol(
+        evaluation, "_draws", config, f"{draws} draws of what training drops, averaged; "
+    )
 
 
 def load_members(
@@ -202,10 +204,12 @@ def score_dynamically(
     )
 
 
-def by_protocol(found: Evaluation, suffix: str, config: Config, prefix: str = "") -> list[Loss]:
+def by_protocol(
+    evaluation: Evaluation, suffix: str, config: Config, prefix: str = ""
+) -> list[Loss]:
     """A loss for each protocol."""
     return [
-        Loss(f"{name}{suffix}", getattr(found, name), prefix + how)
+        Loss(f"{name}{suffix}", getattr(evaluation, name), prefix + how)
         for name, how in describe(config.evaluate).items()
     ]
 

@@ -51,18 +51,18 @@ def train(configs: dict[Path, Config], text: Text, title: str) -> Iterator[dict[
         say(f"{title}: seed {config.train.seed}, on {platform}")
         with Run(config, TextTask(config, text), folder, title) as run:
             run.train()
-            found = run.summary()
+            summary = run.summary()
             run.draw_figures()
-        losses = {brief(name): loss for name, loss in kept(found).items()}
+        losses = {brief(name): loss for name, loss in kept(summary).items()}
         # Without its metrics.jsonl nobody knows how long a run took.
-        named = {"seconds": None, **found, "seed": config.train.seed}
+        named = {"seconds": None, **summary, "seed": config.train.seed}
         yield named | losses
 
 
 def mean_seconds(runs: list[dict[str, Any]]) -> str:
     """What the runs took, on average; a dash where one of them does not know."""
-    found = [run["seconds"] for run in runs]
-    return "-" if None in found else f"{statistics.mean(found):,.0f}"
+    seconds = [run["seconds"] for run in runs]
+    return "-" if None in seconds else f"{statistics.mean(seconds):,.0f}"
 
 
 def spread(values: list[float]) -> str:

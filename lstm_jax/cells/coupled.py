@@ -34,7 +34,7 @@ def init_coupled(
     input_size: int,
     hidden_size: int,
     *,
-    forget_bias: float = 1.0,
+    forget_bias: float = Forgetting.forget_bias,
     input_bound: float | None = None,
 ) -> CoupledParams:
     """As `init_lstm`, without the input gate."""

@@ -39,7 +39,7 @@ def init_layer_norm(
     input_size: int,
     hidden_size: int,
     *,
-    forget_bias: float = 1.0,
+    forget_bias: float = Forgetting.forget_bias,
     input_bound: float | None = None,
 ) -> LayerNormParams:
     """As `init_lstm`; gains 1, shift 0."""

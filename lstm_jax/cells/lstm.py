@@ -72,9 +72,9 @@ def init_lstm(
     input_size: int,
     hidden_size: int,
     *,
-    forget_bias: float = 1.0,
+    forget_bias: float = Forgetting.forget_bias,
     input_bound: float | None = None,
-    init: str = "uniform",
+    init: str = Start.init,
 ) -> LSTMParams:
     """Weights uniform in ±1/sqrt(H), as in PyTorch; bias zero, `forget_bias` at the forget gate.
 

@@ -50,9 +50,9 @@ def init_mogrifier(
     input_size: int,
     hidden_size: int,
     *,
-    mogrifier_rounds: int = 5,
-    mogrifier_rank: int = 0,
-    forget_bias: float = 1.0,
+    mogrifier_rounds: int = Rounds.mogrifier_rounds,
+    mogrifier_rank: int = Rounds.mogrifier_rank,
+    forget_bias: float = Forgetting.forget_bias,
     input_bound: float | None = None,
 ) -> MogrifierParams:
     """As `init_lstm`; every factor uniform in ±1/sqrt(its rows). `mogrifier_rank`: of each

@@ -56,7 +56,7 @@ def init_peephole(
     input_size: int,
     hidden_size: int,
     *,
-    forget_bias: float = 1.0,
+    forget_bias: float = Forgetting.forget_bias,
     input_bound: float | None = None,
 ) -> PeepholeParams:
     """As `init_lstm`; the peepholes uniform in ±1/sqrt(H) too."""

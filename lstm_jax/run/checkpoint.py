@@ -70,10 +70,10 @@ class Checkpoints:
 
         Reads every byte of them all. A UserError where there are some and none is good.
         """
-        found = {step: self._damage(step) for step in self.steps()}
-        good = [step for step, why in found.items() if why is None]
+        damages = {step: self._damage(step) for step in self.steps()}
+        good = [step for step, why in damages.items() if why is None]
         # A run under way may have deleted one in between.
-        damaged = {step: why for step, why in found.items() if why and self.path(step).exists()}
+        damaged = {step: why for step, why in damages.items() if why and self.path(step).exists()}
         if damaged and not good:
             each = "; ".join(f"{self.path(step)}: {why}" for step, why in damaged.items())
             raise UserError(
@@ -119,8 +119,8 @@ class Checkpoints:
 
     def best_step(self, steps: Sequence[int]) -> int:
         """Of some steps, the one of lowest validation loss; the latest where none was validated."""
-        found = {step: minimised(scores) for step in steps if (scores := self.scores(step))}
-        return min(found, key=found.__getitem__) if found else max(steps)
+        losses = {step: minimised(scores) for step in steps if (scores := self.scores(step))}
+        return min(losses, key=losses.__getitem__) if losses else max(steps)
 
     def scores(self, step: int) -> dict[str, float]:
         """What validation measured, by name, as a checkpoint carries it; empty: there was none."""
@@ -182,9 +182,9 @@ class Checkpoints:
             part.rename(self.path(step))
         except (OSError, ValueError) as error:
             self._check()  # what is there now may be another's
-            told = cannot_write(self.path(step), error)  # first: it says how much room there is
+            refusal = cannot_write(self.path(step), error)  # first: it says how much room there is
             shutil.rmtree(part, ignore_errors=True)
-            raise told from error
+            raise refusal from error
         self._delete_old()
 
     def _delete_old(self) -> None:
@@ -240,11 +240,11 @@ def load_model(workdir: str | Path, which: str = "best") -> tuple[TrainState, De
             raise UserError(f"{workdir / FOLDER} holds no checkpoint: train there first")
         step = checkpoints.best_step(good) if which == "best" else good[-1]
         try:
-            found = checkpoints.restore(step)
+            restored = checkpoints.restore(step)
             break
         except UserError:
             if checkpoints.path(step).exists() or attempt == LOOKS - 1:
                 raise  # else a run under way has deleted it, and has newer ones
     for step, why in damaged.items():
         warn(f"{checkpoints.path(step)} is damaged and left out ({why})")
-    return found
+    return restored

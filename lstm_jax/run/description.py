@@ -74,14 +74,14 @@ class Description(NamedTuple):
 def interface_of(described: dict[str, Any]) -> Interface:
     """An interface out of a file; ValueError where it is none."""
     if described.keys() == {*Interface._fields}:
-        found = Interface(**described)
-        sizes = (found.input_size, found.output_size)
+        interface = Interface(**described)
+        sizes = (interface.input_size, interface.output_size)
         if (
             all(type(size) is int and 0 < size < LARGEST for size in sizes)
-            and type(found.reads_ids) is bool
-            and found.head in [*HEADS]  # which may be nothing that can be hashed
+            and type(interface.reads_ids) is bool
+            and interface.head in [*HEADS]  # which may be nothing that can be hashed
         ):
-            return found
+            return interface
     raise ValueError(f"its interface is {shorten(described)}")
 
 
@@ -102,12 +102,12 @@ def read_description(path: Path) -> dict[str, Any]:
     described = read_json(path)
     if not isinstance(described, dict):
         raise ValueError("it describes no run")
-    if type(found := described.get("format")) is not int:
-        raise ValueError(f"its format is {shorten(found)}")
-    if found != FORMAT:
-        remedy = "upgrade lstm_jax" if found > FORMAT else "go on with the version that wrote it"
+    if type(number := described.get("format")) is not int:
+        raise ValueError(f"its format is {shorten(number)}")
+    if number != FORMAT:
+        remedy = "upgrade lstm_jax" if number > FORMAT else "go on with the version that wrote it"
         raise OtherFormat(
-            f"{path} is of format {shorten(found)}, and this version of lstm_jax reads format "
+            f"{path} is of format {shorten(number)}, and this version of lstm_jax reads format "
             f"{FORMAT}: {remedy}, or choose another --workdir"
         )
     for key, kind in PARTS.items():

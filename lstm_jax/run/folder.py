@@ -48,8 +48,8 @@ def refuse_other_run(workdir: Path, differ: list[str]) -> None:
 
 def check_place(workdir: Path) -> None:
     """Refuses a folder in which checkpoints would be written that cannot be read."""
-    if found := NO_PLACE.search(workdir.absolute().as_posix()):
+    if misread := NO_PLACE.search(workdir.absolute().as_posix()):
         raise UserError(
             f"no checkpoint can be kept below {workdir.absolute()}, because of the "
-            f"{found[0].strip('/')} in that name: choose another --workdir"
+            f"{misread[0].strip('/')} in that name: choose another --workdir"
         )

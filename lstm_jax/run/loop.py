@@ -119,8 +119,8 @@ class Run:
         good, damaged = self.checkpoints.sort_out()
         step = good[-1] if good else 0
         if good:
-            state, found = self.checkpoints.restore(step)
-            refuse_other_run(self.workdir, self.description.differences(found.to_json()))
+            state, description = self.checkpoints.restore(step)
+            refuse_other_run(self.workdir, self.description.differences(description.to_json()))
             self.checkpoints.best_step(good)  # what it cannot read is said before anything is done
         else:
             self._refuse_to_begin_over()

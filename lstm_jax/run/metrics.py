@@ -39,35 +39,35 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 
 def parse_line(line: str) -> dict[str, float]:
     """One line of metrics: a name for each number; ValueError where it is anything else."""
-    found = parse_json(line)
-    if not isinstance(found, dict) or not found.keys() >= WRITTEN:
+    numbers = parse_json(line)
+    if not isinstance(numbers, dict) or not numbers.keys() >= WRITTEN:
         raise ValueError(f"a line is no metrics: {shorten(line)}")
-    check_averages(found)
-    return check_numbers(found)
+    check_averages(numbers)
+    return check_numbers(numbers)
 
 
-def check_numbers(found: dict[str, Any]) -> dict[str, float]:
+def check_numbers(numbers: dict[str, Any]) -> dict[str, float]:
     """What was read, where it is finite numbers; else a ValueError."""
-    for name, value in found.items():
+    for name, value in numbers.items():
         if type(value) not in (int, float) or not abs(value) < LARGEST:
             raise ValueError(f"{shorten(name)} is {shorten(value)}")
-    return found
+    return numbers
 
 
-def check_scores(found: Any) -> dict[str, float]:
+def check_scores(scores: Any) -> dict[str, float]:
     """What validation measured, beside a checkpoint; ValueError where it is none of that."""
-    if not isinstance(found, dict) or not measured(found):
-        raise ValueError(f"no validation scores: {shorten(found)}")
-    check_averages(found)
-    return check_numbers(found)
+    if not isinstance(scores, dict) or not measured(scores):
+        raise ValueError(f"no validation scores: {shorten(scores)}")
+    check_averages(scores)
+    return check_numbers(scores)
 
 
-def check_averages(found: Mapping[str, Any]) -> None:
+def check_averages(scores: Mapping[str, Any]) -> None:
     """Raises ValueError where an average was scored by some of the names, and not by all."""
-    names = measured(found)
+    names = measured(scores)
     averaged = {name for name in names if name.endswith(AVERAGE)}
     if averaged and averaged != {name + AVERAGE for name in names.keys() - averaged}:
-        raise ValueError(f"it has some of an average's scores: {shorten(found)}")
+        raise ValueError(f"it has some of an average's scores: {shorten(scores)}")
 
 
 def measured(line: Mapping[str, float]) -> dict[str, float]:
@@ -78,9 +78,9 @@ def measured(line: Mapping[str, float]) -> dict[str, float]:
 def kept(line: Mapping[str, float]) -> dict[str, float]:
     """What validation measured of the parameters that are kept: of their average, where there is
     one."""
-    found = measured(line)
-    averaged = {name: value for name, value in found.items() if name.endswith(AVERAGE)}
-    return averaged or found
+    scores = measured(line)
+    averaged = {name: value for name, value in scores.items() if name.endswith(AVERAGE)}
+    return averaged or scores
 
 
 def minimised(line: Mapping[str, float]) -> float:

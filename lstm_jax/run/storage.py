@@ -44,8 +44,8 @@ def read_state(folder: Path, description: Description) -> TrainState:
     )
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         args = ocp.args.StandardRestore(to_plain(target))
-        found = checkpointer.restore(folder.absolute(), args=args)
-    return from_plain(found, target)
+        stored = checkpointer.restore(folder.absolute(), args=args)
+    return from_plain(stored, target)
 
 
 def to_plain(tree: Any) -> Any:

@@ -43,5 +43,5 @@ def begin_where_stalled(
     if not scores[-1]:
         return average
     first = next(iter(scores[-1]))  # of the parameters: their average follows them so far
-    losses = [found[first] for found in scores if first in found]
+    losses = [measures[first] for measures in scores if first in measures]
     return begin(average) if should_begin(average, losses, config) else average

@@ -101,8 +101,8 @@ class TextTask(Task):
         """The losses on the validation split, by both protocols."""
         if self.split.validation is None:
             return {}
-        found = evaluate(params, self.split.validation, self.evaluation, masks)
-        return {"loss_stream": found.stream, "loss_windows": found.windows}
+        losses = evaluate(params, self.split.validation, self.evaluation, masks)
+        return {"loss_stream": losses.stream, "loss_windows": losses.windows}
 
     def sample(self, params: ModelParams, masks: Masks | None) -> str:
         """What the model makes of the text's first character; the same for the same parameters."""

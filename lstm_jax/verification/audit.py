@@ -57,7 +57,7 @@ def effects(params: Parameters, sequence: Sequence) -> list[Effect]:
     """For each defect alone, then all together: direction and size of every leaf's gradient."""
     done = read(params, sequence)
     true = leaves(reference.backward(params, done))
-    found = []
+    compared = []
     for name in (*DEFECTS, "all"):
         defects = set(DEFECTS) if name == "all" else {name}
         for leaf, wrong in leaves(reference.backward(params, done, defects=defects)).items():
@@ -65,8 +65,8 @@ def effects(params: Parameters, sequence: Sequence) -> list[Effect]:
             cosine = float(np.vdot(right, wrong) / norms) if norms else 0.0
             size = np.linalg.norm(right)  # 0: an alphabet of one symbol
             ratio = float(np.linalg.norm(wrong) / size) if size else 0.0
-            found.append(Effect(name, leaf, cosine, ratio))
-    return found
+            compared.append(Effect(name, leaf, cosine, ratio))
+    return compared
 
 
 def descend(

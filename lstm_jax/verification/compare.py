@@ -91,12 +91,12 @@ def compile_gradients(
 
     def run(*problem: object) -> list[list[ModelParams]]:
         with jax.enable_x64("float64" in dtypes), jax.default_matmul_precision(precision):
-            found = compiled(*problem)
-        for dtype, grads in zip(dtypes, found, strict=True):
+            gradients_by_dtype = compiled(*problem)
+        for dtype, grads in zip(dtypes, gradients_by_dtype, strict=True):
             strays = {str(leaf.dtype) for leaf in jax.tree.leaves(grads)} - {dtype}
             if strays:
                 raise TypeError(f"gradients in {dtype} came out as {', '.join(sorted(strays))}")
-        return jax.tree.map(lambda a: np.asarray(a, np.float64), found)
+        return jax.tree.map(lambda a: np.asarray(a, np.float64), gradients_by_dtype)
 
     return run
 
@@ -142,7 +142,7 @@ def to_reference(params: ModelParams) -> reference.Parameters:
     )
 
 
-def from_reference(found: reference.Parameters, like: ModelParams) -> ModelParams:
+def from_reference(gradient: reference.Parameters, like: ModelParams) -> ModelParams:
     """The notebook's variables as `ModelParams`."""
 
     def join(layer: reference.Layer) -> list[np.ndarray]:
@@ -151,10 +151,10 @@ def from_reference(found: reference.Parameters, like: ModelParams) -> ModelParam
         H = weights.shape[1] // 4
         return [weights[H:], weights[:H], bias]
 
-    leaves = [] if found.W_e is None else [found.W_e.T]
-    for layer in found.layers:
+    leaves = [] if gradient.W_e is None else [gradient.W_e.T]
+    for layer in gradient.layers:
         leaves += join(layer)
-    leaves += [found.W_v.T, found.b_v[:, 0], *(s[:, 0] for s in found.skips)]
+    leaves += [gradient.W_v.T, gradient.b_v[:, 0], *(s[:, 0] for s in gradient.skips)]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
@@ -179,8 +179,8 @@ def reference_gradient(
         drops = reference.Drops(tuple(layers), readout, embedding)
     states = [reference.State(s.h.T, s.c.T) for s in carry]
     done = reference.forward(to_reference(params), states, sequence, drops)
-    found = reference.backward(to_reference(params), done, defects=defects)
-    gradient = from_reference(found, params)
+    by_loops = reference.backward(to_reference(params), done, defects=defects)
+    gradient = from_reference(by_loops, params)
     return gradient if weights is None else drop_weights(gradient, weights)
 
 
@@ -245,9 +245,9 @@ def compare_differences(
         slopes = np.array([difference(loss, problem.params, index, d) for d in directions])
         for source, gradient in sources.items():
             leaf = named_leaves(gradient)[name]
-            found = np.array([np.vdot(leaf, d) for d in directions])
+            products = np.array([np.vdot(leaf, d) for d in directions])
             pair = f"{source} ~ differences"
-            rows.append(make_row(pair, "differences", name, slopes, found, np.abs(leaf).max()))
+            rows.append(make_row(pair, "differences", name, slopes, products, np.abs(leaf).max()))
     return rows
 
 
@@ -311,7 +311,7 @@ def verify_case(
         return verify_by_differences(case, problem, suspects.autodiff, directions, optimized)
     dtypes = ("float64", "float32")[: 1 + float32]
     rules = RULES[: 1 + (truncated and cell.truncate is not None)]
-    found: dict[tuple[str, str], dict[str, ModelParams]] = {
+    gradients: dict[tuple[str, str], dict[str, ModelParams]] = {
         (d, r): {} for d in dtypes for r in rules
     }
 
@@ -323,7 +323,7 @@ def verify_case(
             by_dtype = compile_gradients(functions, program, optimized)(*problem)
             for dtype, grads in zip(program, by_dtype, strict=True):
                 for (rule, (name, _)), grad in zip(named.items(), grads, strict=True):
-                    found[dtype, rule][name] = grad
+                    gradients[dtype, rule][name] = grad
 
     take({"autodiff": suspects.autodiff, "stop_gradient": truncated_autodiff})
     take({"bptt rows": suspects.rows, "truncated rows": suspects.truncated_rows})
@@ -335,11 +335,11 @@ def verify_case(
     for rule in rules if case.plain else ():
         grad = reference_gradient(problem, DEFECTS[rule])
         for dtype in dtypes:
-            found[dtype, rule]["reference" if rule == "full" else f"{rule} reference"] = grad
+            gradients[dtype, rule]["reference" if rule == "full" else f"{rule} reference"] = grad
 
-    rows = [row for (d, _), sources in found.items() for row in compare_all(d, sources)]
+    rows = [row for (d, _), sources in gradients.items() for row in compare_all(d, sources)]
     if directions:
-        rows += compare_differences(case, problem, found["float64", "full"], directions)
+        rows += compare_differences(case, problem, gradients["float64", "full"], directions)
     return of_cell(case, rows)
 
 
@@ -357,8 +357,8 @@ def verify_by_differences(
 ) -> list[Row]:
     """The one gradient of a model that the others do not know, against central differences."""
     function = with_head(autodiff, case.head)
-    found = compile_gradients((function,), ("float64",), optimized)(*problem)
-    rows = compare_differences(case, problem, {"autodiff": found[0][0]}, directions)
+    by_dtype = compile_gradients((function,), ("float64",), optimized)(*problem)
+    rows = compare_differences(case, problem, {"autodiff": by_dtype[0][0]}, directions)
     return of_cell(case, rows)
 
 
@@ -452,7 +452,7 @@ def verify(
 
     with ThreadPoolExecutor(workers()) as pool:
         longest_first = reversed(range(len(cases)))
-        for done, found in enumerate(pool.map(run, longest_first), start=1):
-            rows += found
+        for done, of_case in enumerate(pool.map(run, longest_first), start=1):
+            rows += of_case
             report(done, len(cases))
     return worst(rows, "pair", "kind", "leaf", "cell")
