@@ -156,71 +156,84 @@ class Residuals(NamedTuple):
     kept: Any
 
 
+def shift(start: Any, states: Any, marks: Marks, layout: Layout) -> Any:
+    """(S1) for all steps: what each read, from the states after them."""
+    T = jax.tree.leaves(states)[0].shape[0]  # may be 0
+    before = jax.tree.map(lambda s0, s: jnp.concatenate([s0[None], s[:-1]])[:T], start, states)
+    if marks.resets is None:
+        return before
+    return jax.vmap(partial(reset, layout=layout))(before, marks.resets)
+
+
+def forward_in_time(
+    calculus: Calculus,
+    layout: Layout,
+    params: Any,
+    state: Any,
+    x: Array,
+    mask_BxD: Array | None,
+    marks: Marks,
+) -> tuple[Any, Array, Residuals]:
+    """`Passes.forward`: (S1) to (S3)."""
+    weights = calculus.forward_weights(params, x)
+
+    def step(state: Any, inputs: tuple[Any, Marks]) -> tuple[Any, tuple[Any, Any, Any]]:
+        prepared, marks = inputs
+        before = reset(state, marks.resets, layout)
+        after, kept = calculus.forward(weights, before, prepared)
+        state = settle(state, before, after, marks, layout)
+        # The cell's own state is another one only where some of it stayed.
+        return state, (state, kept, None if marks.zoneout is None else after)
+
+    start = jax.tree.map(layout.enter, state)
+    inputs = calculus.prepare(params, x, mask_BxD), enter_marks(marks, x.shape[0], layout)
+    final, (states, kept, after) = lax.scan(step, start, inputs)
+    before = shift(start, states, marks, layout)
+    residuals = Residuals(x, before, states if after is None else after, kept)
+    return jax.tree.map(layout.leave, final), put_out(states.h, marks, layout), residuals
+
+
+def backward_in_time(
+    calculus: Calculus,
+    layout: Layout,
+    params: Any,
+    residuals: Residuals,
+    mask_BxD: Array | None,
+    marks: Marks,
+    e: Array,
+    dfinal: Any,
+    *,
+    truncated: bool = False,
+) -> tuple[Any, Any, Array | None]:
+    """`Passes.backward`: (T1) to (T4), and the large products."""
+    x, before, after, kept = residuals
+    weights = calculus.backward_weights(params, x, truncated)
+
+    def step(dstate: Any, inputs: tuple[Any, Any, Marks, Array]) -> tuple[Any, Any]:
+        read, kept, marks, e = inputs
+        dsettled = dstate._replace(h=e + dstate.h)  # (T1)
+        if marks.zoneout is None:
+            dbefore, dz = calculus.backward(weights, read, kept, dsettled)
+        else:
+            stays = jax.tree.map(jnp.multiply, marks.zoneout, dsettled)
+            dafter = jax.tree.map(jnp.subtract, dsettled, stays)  # (T2)
+            dbefore, dz = calculus.backward(weights, read, kept, dafter)
+            dbefore = jax.tree.map(jnp.add, dbefore, stays)  # (T3)
+        dbefore = reset(dbefore, marks.resets, layout)  # (T4)
+        if marks.live is not None:
+            dbefore = layout.choose(marks.live, dbefore, dstate)
+            dz = layout.choose(marks.live, dz, 0)
+        return dbefore, dz
+
+    marked = enter_marks(marks, x.shape[0], layout)
+    inputs = calculus.reads(before, after), kept, marked, e
+    dstart, dz = lax.scan(step, jax.tree.map(layout.enter, dfinal), inputs, reverse=True)
+    dparams, dx = calculus.collect(params, x, mask_BxD, before, after, kept, dz)
+    return dparams, jax.tree.map(layout.leave, dstart), dx
+
+
 def make_passes(calculus: Calculus, layout: Layout = ROWS) -> Passes:
     """The loops around one step and its derivative."""
-
-    def forward(
-        params: Any, state: Any, x: Array, mask_BxD: Array | None, marks: Marks
-    ) -> tuple[Any, Array, Residuals]:
-        weights = calculus.forward_weights(params, x)
-
-        def step(state: Any, inputs: tuple[Any, Marks]) -> tuple[Any, tuple[Any, Any, Any]]:
-            prepared, marks = inputs
-            before = reset(state, marks.resets, layout)
-            after, kept = calculus.forward(weights, before, prepared)
-            state = settle(state, before, after, marks, layout)
-            # The cell's own state is another one only where some of it stayed.
-            return state, (state, kept, None if marks.zoneout is None else after)
-
-        start = jax.tree.map(layout.enter, state)
-        inputs = calculus.prepare(params, x, mask_BxD), enter_marks(marks, x.shape[0], layout)
-        final, (states, kept, after) = lax.scan(step, start, inputs)
-        residuals = Residuals(
-            x, shift(start, states, marks), states if after is None else after, kept
-        )
-        return jax.tree.map(layout.leave, final), put_out(states.h, marks, layout), residuals
-
-    def shift(start: Any, states: Any, marks: Marks) -> Any:
-        """(S1) for all steps, from the states after them."""
-        T = jax.tree.leaves(states)[0].shape[0]  # may be 0
-        before = jax.tree.map(lambda s0, s: jnp.concatenate([s0[None], s[:-1]])[:T], start, states)
-        if marks.resets is None:
-            return before
-        return jax.vmap(partial(reset, layout=layout))(before, marks.resets)
-
-    def backward(
-        params: Any,
-        residuals: Residuals,
-        mask_BxD: Array | None,
-        marks: Marks,
-        e: Array,
-        dfinal: Any,
-        *,
-        truncated: bool = False,
-    ) -> tuple[Any, Any, Array | None]:
-        x, before, after, kept = residuals
-        weights = calculus.backward_weights(params, x, truncated)
-
-        def step(dstate: Any, inputs: tuple[Any, Any, Marks, Array]) -> tuple[Any, Any]:
-            read, kept, marks, e = inputs
-            dsettled = dstate._replace(h=e + dstate.h)  # (T1)
-            if marks.zoneout is None:
-                dbefore, dz = calculus.backward(weights, read, kept, dsettled)
-            else:
-                stays = jax.tree.map(jnp.multiply, marks.zoneout, dsettled)
-                dafter = jax.tree.map(jnp.subtract, dsettled, stays)  # (T2)
-                dbefore, dz = calculus.backward(weights, read, kept, dafter)
-                dbefore = jax.tree.map(jnp.add, dbefore, stays)  # (T3)
-            dbefore = reset(dbefore, marks.resets, layout)  # (T4)
-            if marks.live is not None:
-                dbefore = layout.choose(marks.live, dbefore, dstate)
-                dz = layout.choose(marks.live, dz, 0)
-            return dbefore, dz
-
-        marked = enter_marks(marks, x.shape[0], layout)
-        inputs = calculus.reads(before, after), kept, marked, e
-        dstart, dz = lax.scan(step, jax.tree.map(layout.enter, dfinal), inputs, reverse=True)
-        dparams, dx = calculus.collect(params, x, mask_BxD, before, after, kept, dz)
-        return dparams, jax.tree.map(layout.leave, dstart), dx
-
-    return Passes(forward, backward)
+    return Passes(
+        partial(forward_in_time, calculus, layout), partial(backward_in_time, calculus, layout)
+    )

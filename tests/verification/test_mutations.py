@@ -207,7 +207,7 @@ PASSES = [
     ),
     (
         "a reset forgotten in what a step read",
-        "return reset(before, marks.resets, layout)",
+        "return jax.vmap(partial(reset, layout=layout))(before, marks.resets)",
         "return before",
     ),
     (
@@ -255,13 +255,13 @@ PASSES = [
     ),
     (
         "zoneout: the settled state for the cell's own",
-        "x, shift(start, states, marks), states if after is None else after, kept",
-        "x, shift(start, states, marks), states, kept",
+        "before, states if after is None else after, kept",
+        "before, states, kept",
     ),
     (
         "zoneout: the cell's own state for the one before",
-        "x, shift(start, states, marks), states if",
-        "x, shift(start, after or states, marks), states if",
+        "shift(start, states, marks, layout)",
+        "shift(start, after or states, marks, layout)",
     ),
     (
         "zoneout: the cell gets all of the error",
@@ -297,7 +297,7 @@ PASSES = [
         "zoneout: another step's share",
         "marked = enter_marks(marks, x.shape[0], layout)",
         "marked = enter_marks(marks, x.shape[0], layout)\n"
-        "        marked = marked._replace(zoneout=jax.tree.map(jnp.flip, marked.zoneout))",
+        "    marked = marked._replace(zoneout=jax.tree.map(jnp.flip, marked.zoneout))",
     ),
     # lengths
     (
