@@ -36,8 +36,14 @@ def fit_each_other(params: Any, D: int, H: int) -> bool:
 def check_shapes(
     params: Any, state: Any, x: Array, mask_BxD: Array | None = None, marks: Marks = NO_MARKS
 ) -> None:
-    """Raises ValueError for shapes that a layer cannot run over, some of which would broadcast."""
+    """Raises ValueError for shapes that a layer cannot run over, some of which would broadcast, and
+    TypeError for the state of another cell."""
     cell = cell_of(params)
+    if not isinstance(state, cell.state):
+        raise TypeError(
+            f"with {type(params).__name__} goes {cell.state.__name__}, not a "
+            f"{type(state).__name__}: the cell's init_state makes one"
+        )
     D, H = cell.widths(params)
     T, B = x.shape[:2] if x.ndim >= 2 else (None, None)
     good = (
@@ -163,8 +169,8 @@ def unroll(
     Returns:
       The state after the last step, and the outputs TxBxH.
 
-    Raises ValueError, with all shapes, where they do not fit, and TypeError for a truncated rule
-    that the cell does not have.
+    Raises ValueError, with all shapes, where they do not fit, and TypeError for another cell's
+    state, or a truncated rule that the cell does not have.
     """
     if truncated and cell_of(params).truncate is None:
         raise TypeError(f"{type(params).__name__} are of a cell that has no truncated rule")

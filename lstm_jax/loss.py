@@ -19,7 +19,7 @@ class Aux(NamedTuple):
 
 
 def bits(nats: float) -> float:
-    """Bits per character from nats per character."""
+    """Bits from nats."""
     return nats / math.log(2)
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax.experimental import rnn
 
-from lstm_jax.cells.lstm import LSTMParams, LSTMState
+from lstm_jax.cells.gru import GRUState
+from lstm_jax.cells.lstm import LSTMParams, LSTMState, init_lstm
 from lstm_jax.gradients.bptt import bptt_layer
 from lstm_jax.layer import unroll
 
@@ -129,3 +130,12 @@ def test_the_derivative_is_the_whole_one_unless_it_is_to_be_truncated(layer, x64
     slope = (at(1e-5) - at(-1e-5)) / 2e-5
     found = jax.tree.map(jnp.vdot, jax.grad(loss)(params), direction)
     assert float(sum(found)) == pytest.approx(float(slope), rel=1e-7)
+
+
+@pytest.mark.parametrize("layer", [unroll, bptt_layer])
+def test_another_cells_state_is_refused_in_one_line(layer):
+    params = init_lstm(jax.random.key(0), 2, 3)
+    zero_BxH = jnp.zeros((4, 3))
+    for state in ((zero_BxH, zero_BxH), GRUState(zero_BxH)):
+        with pytest.raises(TypeError, match=r"^with LSTMParams goes LSTMState, not a .*$"):
+            layer(params, state, jnp.zeros((5, 4, 2)))

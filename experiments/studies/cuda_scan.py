@@ -37,7 +37,7 @@ from lstm_jax.terminal import show, write
 from lstm_jax.verification import compare
 from lstm_jax.verification.cases import Problem
 
-# A cell is what differs from `Cell`. Case 0 is plain, case 1 has everything on.
+# Each is what differs from `Trial`. Case 0 is plain, case 1 has everything on.
 PLAIN, FULL = {"case": 0}, {"case": 1}
 OWN_IDS = {"case": 0, "own_ids": True}  # dW's rows then are dz, step by step and lane by lane
 SHAPES = {
@@ -71,7 +71,7 @@ FLAGS = {
 
 
 @dataclasses.dataclass
-class Cell:
+class Trial:
     case: int = 1
     H: int = 64
     L: int = 2
@@ -90,20 +90,20 @@ class Cell:
     own_ids: bool = False
 
     def __str__(self) -> str:
-        set_ = {k: v for k, v in vars(self).items() if v != getattr(Cell, k) or k == "case"}
+        set_ = {k: v for k, v in vars(self).items() if v != getattr(Trial, k) or k == "case"}
         return " ".join(f"{k}={v}" for k, v in set_.items())
 
 
-def change_rows(cell: Cell) -> None:
-    """Has the LSTM by rows scan and fence as the cell says, in this process."""
-    barrier = lax.optimization_barrier if cell.barrier else (lambda a: a)
+def change_rows(trial: Trial) -> None:
+    """Has the LSTM by rows scan and fence as the trial says, in this process."""
+    barrier = lax.optimization_barrier if trial.barrier else (lambda a: a)
     changed = {
-        "scan": functools.partial(lax.scan, unroll=cell.unroll),
+        "scan": functools.partial(lax.scan, unroll=trial.unroll),
         "optimization_barrier": barrier,
     }
     for module in (passes, lstm):
         module.lax = types.SimpleNamespace(**(vars(lax) | changed))  # type: ignore[attr-defined]
-    if cell.dx_barrier:
+    if trial.dx_barrier:
         original = lstm.project_backward
 
         def project_backward(*args: Any) -> Any:
@@ -113,33 +113,33 @@ def change_rows(cell: Cell) -> None:
         lstm.project_backward = project_backward
 
 
-def problem_of(cell: Cell) -> Problem:
+def problem_of(trial: Trial) -> Problem:
     """The numbers of the verification's case."""
     config = get_config()
-    shape = {"hidden_size": cell.H, "num_layers": cell.L, "dropout": cell.dropout}
+    shape = {"hidden_size": trial.H, "num_layers": trial.L, "dropout": trial.dropout}
     model = dataclasses.replace(config.model, **shape)
-    train = dataclasses.replace(config.train, batch_size=cell.B, sequence_length=cell.T)
-    case = cases_of(dataclasses.replace(config, model=model, train=train))[cell.case]
-    if not cell.own_ids:
+    train = dataclasses.replace(config.train, batch_size=trial.B, sequence_length=trial.T)
+    case = cases_of(dataclasses.replace(config, model=model, train=train))[trial.case]
+    if not trial.own_ids:
         return compare.make_problem(case)
-    problem = compare.make_problem(dataclasses.replace(case, vocabulary_size=cell.T * cell.B))
-    ids = np.arange(cell.T * cell.B).reshape(cell.T, cell.B)
+    problem = compare.make_problem(dataclasses.replace(case, vocabulary_size=trial.T * trial.B))
+    ids = np.arange(trial.T * trial.B).reshape(trial.T, trial.B)
     return problem._replace(batch=problem.batch._replace(inputs=ids))
 
 
-def gradients_of(cell: Cell, problem: Problem) -> list[ModelParams]:
+def gradients_of(trial: Trial, problem: Problem) -> list[ModelParams]:
     """The gradient under suspicion, three times by one program."""
     suspects = compare.Suspects()
-    gradients = [suspects.autodiff if cell.autodiff else suspects.rows]
-    gradients += [suspects.truncated_rows] * cell.beside
+    gradients = [suspects.autodiff if trial.autodiff else suspects.rows]
+    gradients += [suspects.truncated_rows] * trial.beside
     gradients = [compare.with_head(gradient, "softmax") for gradient in gradients]
-    dtypes = [cell.dtype] + ["float32"] * cell.both
+    dtypes = [trial.dtype] + ["float32"] * trial.both
 
     def all_of(*problem: Any) -> Any:
         return [[g(*compare.cast(problem, d))[1] for g in gradients] for d in dtypes]
 
-    compiled = jax.jit(all_of, compiler_options=compare.UNOPTIMIZED if cell.unoptimized else None)
-    with jax.enable_x64("float64" in dtypes), jax.default_matmul_precision(cell.precision):
+    compiled = jax.jit(all_of, compiler_options=compare.UNOPTIMIZED if trial.unoptimized else None)
+    with jax.enable_x64("float64" in dtypes), jax.default_matmul_precision(trial.precision):
         return [jax.tree.map(np.asarray, compiled(*problem)[0][0]) for _ in range(3)]
 
 
@@ -148,37 +148,37 @@ def largest(numbers: Iterable[float]) -> float:
     return float(np.max([0.0, *numbers]))
 
 
-def run(cell: Cell) -> dict[str, Any]:
+def run(trial: Trial) -> dict[str, Any]:
     """One line of the table."""
-    change_rows(cell)
-    problem = problem_of(cell)
-    gradients = gradients_of(cell, problem)
+    change_rows(trial)
+    problem = problem_of(trial)
+    gradients = gradients_of(trial, problem)
     wanted, leaves = named_leaves(compare.reference_gradient(problem)), named_leaves(gradients[0])
     errors = {n: float(abs(leaves[n] - w).max() / abs(w).max()) for n, w in wanted.items()}
     runs = [jax.tree.leaves(f) for f in gradients]
     pairs = [(a, b) for run in runs for a, b in zip(runs[0], run, strict=True)]
     first = {n: e for n, e in errors.items() if n.startswith("layers[0]")}
-    limit = compare.TOLERANCES[cell.dtype]
+    limit = compare.TOLERANCES[trial.dtype]
     return {
-        "cell": str(cell),
+        "trial": str(trial),
         "first": largest(first.values()),
         "rest": largest(e for n, e in errors.items() if n not in first),
         "moved": largest(float(abs(a - b).max()) for a, b in pairs),
         "limit": limit,
-        "where": "" if largest(first.values()) <= limit else where(cell, wanted, leaves, first),
+        "where": "" if largest(first.values()) <= limit else where(trial, wanted, leaves, first),
     }
 
 
-def where(cell: Cell, wanted: Any, leaves: Any, first: dict[str, float]) -> str:
+def where(trial: Trial, wanted: Any, leaves: Any, first: dict[str, float]) -> str:
     """Which entries of W are wrong, and by how much each leaf."""
     W = wanted["layers[0].W"]
-    bad = ~(abs(leaves["layers[0].W"] - W) <= compare.TOLERANCES[cell.dtype] * abs(W).max())
-    units = sorted({int(u) % cell.H for u in bad.any(0).nonzero()[0]})
+    bad = ~(abs(leaves["layers[0].W"] - W) <= compare.TOLERANCES[trial.dtype] * abs(W).max())
+    units = sorted({int(u) % trial.H for u in bad.any(0).nonzero()[0]})
     text = f"{bad.mean():.1%} of W, {len(units)} units {units[:1]} to {units[-1:]}; "
     sizes = {n: abs(leaves[n] - wanted[n]).max() for n in first}
     text += " ".join(f"{n[10:]} {e:.1e} (abs {sizes[n]:.1e})" for n, e in first.items())
-    if cell.own_ids and bad.any():
-        by_step = bad.reshape(cell.T, cell.B, -1)
+    if trial.own_ids and bad.any():
+        by_step = bad.reshape(trial.T, trial.B, -1)
         steps, lanes, _ = by_step.nonzero()
         columns = by_step[steps.max()].any(0).nonzero()[0].tolist()  # where the scan began
         text += f"; steps {sorted(set(steps.tolist()))} lanes {sorted(set(lanes.tolist()))}"
@@ -186,31 +186,31 @@ def where(cell: Cell, wanted: Any, leaves: Any, first: dict[str, float]) -> str:
     return text
 
 
-def child(cells: list[dict[str, Any]]) -> None:
-    """One line of JSON for each cell."""
-    for fields in cells:
+def child(trials: list[dict[str, Any]]) -> None:
+    """One line of JSON for each trial."""
+    for fields in trials:
         try:
-            line = run(Cell(**fields))
-        except Exception as error:  # the table says so, and the next cell goes on
-            line = {"cell": str(Cell(**fields)), "error": str(error)[:200]}
+            line = run(Trial(**fields))
+        except Exception as error:  # the table says so, and the next trial goes on
+            line = {"trial": str(Trial(**fields)), "error": str(error)[:200]}
         write(json.dumps(line) + "\n")
 
 
-def start(name: str, cells: list[dict[str, Any]], flags: str = "") -> str:
+def start(name: str, trials: list[dict[str, Any]], flags: str = "") -> str:
     """The lines of a setting, computed in a process of its own."""
     old = os.environ.get("XLA_FLAGS", "")
     changed = {"XLA_FLAGS": f"{old} {flags}".strip(), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    command = [sys.executable, "-m", "experiments.studies.cuda_scan", "--child", json.dumps(cells)]
+    command = [sys.executable, "-m", "experiments.studies.cuda_scan", "--child", json.dumps(trials)]
     env = os.environ | changed
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     lines = []
     for row in (json.loads(said) for said in done.stdout.splitlines() if said.startswith("{")):
         if "error" in row:
-            lines.append(f"{name:23} {row['cell']:34} ERROR {row['error']}")
+            lines.append(f"{name:23} {row['trial']:34} ERROR {row['error']}")
             continue
         verdict = "ok" if largest((row["first"], row["rest"])) <= row["limit"] else "WRONG"
         numbers = f"layers[0] {row['first']:.1e}  rest {row['rest']:.1e}  moved {row['moved']:.1e}"
-        lines.append(f"{name:23} {row['cell']:34} {numbers}  {verdict:5} {row['where']}")
+        lines.append(f"{name:23} {row['trial']:34} {numbers}  {verdict:5} {row['where']}")
     if done.returncode:
         lines.append(f"{name:23} exit {done.returncode}: {done.stderr.strip()[-160:]!r}")
     return "\n".join(lines)
@@ -231,7 +231,7 @@ def main() -> None:
         dump = f"--xla_dump_to={args.dump} --xla_dump_hlo_as_text {chosen}"
     show(start("base", SHAPES["base"], dump))  # alone, so that autotuning is quiet
     tasks = [(n, [PLAIN, FULL], f) for n, f in FLAGS.items()]
-    tasks += [(n, cells, "") for n, cells in SHAPES.items() if n != "base"]
+    tasks += [(n, trials, "") for n, trials in SHAPES.items() if n != "base"]
     tasks = [task for task in tasks if args.only in task[0]]
     with ThreadPoolExecutor(args.jobs) as pool:
         for text in pool.map(lambda task: start(*task), tasks):
