@@ -24,6 +24,11 @@ def has_shapes(values: Any, wanted: Any) -> bool:
     return same and len(values) == len(wanted)
 
 
+def is_spread(shape: tuple[int, ...], over: tuple[int, ...]) -> bool:
+    """Whether a shape has each axis of another one, in full or as 1."""
+    return len(shape) == len(over) and all(n in (1, N) for n, N in zip(shape, over, strict=True))
+
+
 def fit_each_other(params: Any, D: int, H: int) -> bool:
     """Whether input weights W, recurrent weights U and bias b, in a cell that has such, are of one
     number of gates."""
@@ -53,12 +58,14 @@ def check_shapes(
         and has_shapes(state, jax.eval_shape(lambda: cell.init_state(params, B)))
         and all(m is None or m.shape == (T, B) for m in (marks.resets, marks.live))
         and (mask_BxD is None or mask_BxD.shape == (B, D))
+        and all(is_spread(jnp.shape(k), (T, B, H)) for k in jax.tree.leaves(marks.zoneout))
     )
     if good:
         return
     of_state = {f"{name}_BxH": s for name, s in state._asdict().items()}
     of_marks = {"resets_TxB": marks.resets, "live_TxB": marks.live, "mask_BxD": mask_BxD}
     others = [f"{name} {a.shape}" for name, a in (of_state | of_marks).items() if a is not None]
+    others += [f"zoneout {jnp.shape(k)}" for k in jax.tree.leaves(marks.zoneout)]
     weights = [f"{name} {a.shape}" for name, a in params._asdict().items() if hasattr(a, "shape")]
     raise ValueError(
         f"x_TxBxD (or ids TxB) {x.shape} does not fit {', '.join(others)} and parameters "

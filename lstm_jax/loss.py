@@ -24,7 +24,15 @@ def bits(nats: float) -> float:
 
 
 def counted(batch: Batch) -> Array | None:
-    """TxB, True where a target counts, which padding never does; None: everywhere."""
+    """TxB, True where a target counts, which padding never does; None: everywhere.
+
+    Raises TypeError for weights, of which a mean would have to be taken otherwise.
+    """
+    for name, marks_TxB in (("mask", batch.mask), ("live", batch.live)):
+        if marks_TxB is not None and marks_TxB.dtype != bool:
+            raise TypeError(
+                f"a batch's {name} is True or False for each step, not {marks_TxB.dtype}"
+            )
     if batch.mask is None or batch.live is None:
         return batch.live if batch.mask is None else batch.mask
     return batch.mask & batch.live

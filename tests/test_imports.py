@@ -157,7 +157,9 @@ def test_the_map_has_the_rooms_in_their_order():
 
 
 def test_the_map_names_every_module():
-    assert {name.rpartition(".")[2] for name in ORDER} <= {*re.findall(r"\w+", lstm_jax.__doc__)}
+    """But for cells and tasks of one's own, which are to need no line there."""
+    names = {name.rpartition(".")[2] for name in ORDER if name not in (*CELLS, *TASKS)}
+    assert names <= {*re.findall(r"\w+", lstm_jax.__doc__)}
 
 
 @pytest.mark.parametrize("name", ORDER)

@@ -7,7 +7,7 @@ import pytest
 from jax.experimental import rnn
 
 from lstm_jax.cells.gru import GRUState
-from lstm_jax.cells.lstm import LSTMParams, LSTMState, init_lstm
+from lstm_jax.cells.lstm import LSTMParams, LSTMState, init_lstm, init_state
 from lstm_jax.gradients.bptt import bptt_layer
 from lstm_jax.layer import unroll
 
@@ -139,3 +139,11 @@ def test_another_cells_state_is_refused_in_one_line(layer):
     for state in ((zero_BxH, zero_BxH), GRUState(zero_BxH)):
         with pytest.raises(TypeError, match=r"^with LSTMParams goes LSTMState, not a .*$"):
             layer(params, state, jnp.zeros((5, 4, 2)))
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (), (4, 5, 3)])
+def test_zoneout_that_does_not_fit_is_said_in_one_line(shape):
+    params, share = init_lstm(jax.random.key(0), 2, 3), jnp.full(shape, 0.1)
+    state = init_state(params, 4)
+    with pytest.raises(ValueError, match=r"^x_TxBxD .* does not fit .*zoneout .*$"):
+        unroll(params, state, jnp.zeros((5, 4, 2)), zoneout=LSTMState(share, share))

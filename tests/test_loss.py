@@ -39,6 +39,20 @@ def test_loss_is_the_mean_of_minus_log_p(masked, x64, rng):
     assert abs(float(loss) - shifted) > 1e-6  # the comparison would notice other targets
 
 
+def test_weights_are_no_mask(rng):
+    _, params, carry, inputs = make_case(rng)
+    batch = make_batch(rng, inputs)
+    for wrong in (
+        batch._replace(mask=jnp.full((T, B), 0.5)),
+        batch._replace(live=jnp.ones((T, B), int)),
+    ):
+        for gradient in GRADIENTS.values():
+            with pytest.raises(
+                TypeError, match=r"^a batch's \w+ is True or False for each step, not"
+            ):
+                jax.eval_shape(gradient(softmax), params, carry, wrong, None)
+
+
 def test_loss_is_stable_for_huge_logits(rng):
     _, params, carry, inputs = make_case(rng)
     huge = params._replace(readout=params.readout._replace(b=jnp.zeros(V).at[0].set(1e4)))
