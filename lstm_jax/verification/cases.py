@@ -1,12 +1,13 @@
 """What the verification is run on: shapes with every complication, as plain numbers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from lstm_jax.cells import CELLS
 from lstm_jax.data.batches import Batch
 from lstm_jax.gradients.weight_drop import WeightMasks, sample_weight_masks
 from lstm_jax.masks import sample_masks
@@ -172,9 +173,22 @@ BY_HAND: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
 )
 
 
+def unlisted(listed: Iterable[dict[str, Any]], *, derived: bool) -> list[dict[str, Any]]:
+    """The cells with a backward by hand, or without, that no options in a list name."""
+    named = {options.get("cell", ModelConfig.cell) for options in listed}
+    return [
+        {"cell": name}
+        for name, cell in CELLS.items()
+        if bool(cell.by_hand) == derived and name not in named
+    ]
+
+
 def by_hand() -> Iterator[Case]:
     """Every cell, readout and head that has a backward by hand, with every complication."""
-    for number, (options, others) in enumerate(BY_HAND):
+    own = unlisted((options for options, _ in BY_HAND), derived=True)
+    for number, (options, others) in enumerate(
+        [*BY_HAND, *(({**cell, "zoneout_hidden": 0.3}, {"lengths": True}) for cell in own)]
+    ):
         sizes = {} if "hidden_sizes" in options else {"hidden_size": 6, "num_layers": 2}
         model = ModelConfig(dropout=0.2, input_dropout=0.2, **sizes, **options)
         yield Case(model, 7, 3, masked=True, resets=True, carry=True, seed=number, **others)
@@ -191,6 +205,6 @@ VARIANTS: tuple[dict[str, Any], ...] = (
 
 def variants() -> Iterator[Case]:
     """The models that autodiff alone differentiates, each with every complication."""
-    for number, options in enumerate(VARIANTS):
+    for number, options in enumerate([*VARIANTS, *unlisted(VARIANTS, derived=False)]):
         model = ModelConfig(hidden_size=6, num_layers=2, dropout=0.2, input_dropout=0.2, **options)
         yield Case(model, 7, 3, masked=True, resets=True, carry=True, seed=number)

@@ -8,7 +8,8 @@ import pytest
 from lstm_jax.cells import CELLS
 from lstm_jax.config import ModelConfig
 from lstm_jax.gradients.known import missing_by_hand
-from lstm_jax.verification.cases import VOCABULARY_SIZE, Case, grid, make_problem, variants
+from lstm_jax.heads import HEADS
+from lstm_jax.verification.cases import VOCABULARY_SIZE, Case, by_hand, grid, make_problem, variants
 
 
 def test_the_grid_has_every_shape_and_one_long_one():
@@ -41,6 +42,16 @@ def test_the_long_case_and_the_variants_have_everything():
     tied = [case.model for case in variants() if case.model.readout == "tied"]
     assert {model.embedding_size == model.hidden_size for model in tied} == {False, True}
     assert not any(missing_by_hand([CELLS[case.model.cell]]) for case in grid())
+
+
+def test_every_cell_and_head_has_a_case_and_so_has_one_of_ones_own(monkeypatch):
+    monkeypatch.setitem(CELLS, "derived", CELLS["gru"])
+    monkeypatch.setitem(CELLS, "underived", CELLS["coupled"])
+    cells = [{case.model.cell for case in cases} for cases in (by_hand(), variants())]
+    assert [
+        {name for name in CELLS if bool(CELLS[name].by_hand) == d} for d in (True, False)
+    ] == cells
+    assert {case.head for case in by_hand()} == {*HEADS}
 
 
 @pytest.mark.parametrize("asked", [False, True])
