@@ -65,7 +65,7 @@ def get_config() -> Config:
             # ended 0.07 behind).
             "optimizer.learning_rate": 1e-2,
             # And knows nothing by heart yet.
-            "optimizer.weight_decay": None,
+            "optimizer.weight_decay": 1e-4,
             "train.steps": 860,
             # Often enough for a triggered average to find its moment.
             "train.validate_every": 86,

@@ -1,6 +1,7 @@
 """A cell of one's own: a file's worth of lines and one in CELLS, and all else takes it."""
 
 import math
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
@@ -254,7 +255,7 @@ def test_a_run_of_it_trains_resumes_scores_and_samples(gradient, request, monkey
             "train.gradient": gradient,
         }
     )
-    monkeypatch.setitem(run.EXPERIMENTS, "shakespeare", lambda: config)
+    monkeypatch.setitem(run.EXPERIMENTS, "shakespeare", SimpleNamespace(get_config=lambda: config))
     (tmp_path / "text").write_bytes(TEXT)
     with process_in(tmp_path):
         first, again, *looks = (

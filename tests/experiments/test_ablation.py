@@ -78,7 +78,7 @@ def test_what_it_varies_itself_cannot_be_given(name, value, tmp_path):
     [
         (
             "model.num_layers=1",
-            "the variant `weighted skip`: model.skip=weighted needs a model.num",
+            "the variant `weighted skip`: model.skip=weighted needs two layers",
         ),
         ("data.validation_fraction=0", "the ablation needs a validation split"),
         ("optimizer.final_ratio=0.1", "means nothing to --experiment=tiny_shakespeare_ablation"),

@@ -78,9 +78,12 @@ def test_what_only_a_text_has(flags, trained):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--experiment=adding", "--config.data.corpus=shakespeare"], "data.corpus means nothing"),
+        (
+            ["--experiment=adding", "--config.data.corpus=shakespeare"],
+            "shakespeare means nothing",
+        ),
         (["--experiment=adding", "--config.evaluate.lanes=1"], "evaluate.lanes means nothing"),
-        (["--config.data.length=30"], "data.length means nothing to data.task=text"),
+        (["--config.data.length=30"], "data.length=30 means nothing to data.task=text"),
         (["--experiment=speedrun", "--config.data.task=adding"], "data.task means nothing"),
         (["--experiment=adding", "--config.model.embedding_size=3"], "a task that reads vectors"),
     ],

@@ -207,7 +207,7 @@ PASSES = [
     ),
     (
         "a reset forgotten in what a step read",
-        "return reset(before, marks.resets, layout)",
+        "return jax.vmap(partial(reset, layout=layout))(before, marks.resets)",
         "return before",
     ),
     (
