@@ -21,6 +21,7 @@ from lstm_jax.masks import evaluation_masks, sample_masks
 from lstm_jax.model import apply, count_parameters, hidden_sizes, init_carry, init_model
 from lstm_jax.run.checkpoint import Description, load_model
 from lstm_jax.run.metrics import read_metrics
+from lstm_jax.tasks.text import TextTask
 from lstm_jax.verification.cases import Case, make_problem
 from tests import oracle
 from tests.cli import EVALUATE, SAMPLE, TEXT, TRAIN, call, is_one_line, line_of, process_in
@@ -181,8 +182,8 @@ def test_a_size_for_all_beside_one_for_each_is_refused(name, value):
 
 def describe(sizes):
     config = Config().replace({"model.hidden_sizes": sizes})
-    text = Text("text", np.zeros(9, np.uint8), Vocabulary("ab"), "hash")
-    return Description.of(config, text)
+    text = Text("text", np.zeros(99_999, np.uint8), Vocabulary("ab"), "hash")
+    return Description.of(config, TextTask(config, text))
 
 
 @pytest.mark.parametrize("sizes", [(), (4,), SIZES])

@@ -255,8 +255,7 @@ def test_a_run_of_it_trains_resumes_scores_and_samples(gradient, request, monkey
             "train.gradient": gradient,
         }
     )
-    recipe = SimpleNamespace(get_config=lambda: config)
-    monkeypatch.setitem(run.EXPERIMENTS, "shakespeare", recipe)
+    monkeypatch.setitem(run.EXPERIMENTS, "shakespeare", SimpleNamespace(get_config=lambda: config))
     (tmp_path / "text").write_bytes(TEXT)
     with process_in(tmp_path):
         first, again, *looks = (

@@ -80,7 +80,7 @@ def test_what_only_a_text_has(flags, trained):
     [
         (
             ["--experiment=adding", "--config.data.corpus=shakespeare"],
-            "data.corpus=shakespeare means nothing",
+            "shakespeare means nothing",
         ),
         (["--experiment=adding", "--config.evaluate.lanes=1"], "evaluate.lanes means nothing"),
         (["--config.data.length=30"], "data.length=30 means nothing to data.task=text"),
