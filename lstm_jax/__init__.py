@@ -12,12 +12,13 @@ The map. Imports point one way, from the top of this list to its bottom.
     heads           softmax squared bernoulli, each with its derivative by hand
     model_config model masks                    embedding, stack, readout; what is dropped
     loss            the mean over the targets that count
-    gradients/      GRADIENTS; known  bptt (by hand)  remat  weight_drop  lanes (several devices)
+    gradients/      GRADIENTS; known  bptt (by hand)  bptt_layer  remat  weight_drop
+                    lanes (several devices)
     optimizer averaging sample                  steps, their averages; text as the model writes it
     scoring/        protocols  ensemble  monte_carlo  dynamic
     tasks/          TASKS; task (the contract); a task is one file: text adding
     config train                                all that decides a run; the training step
-    verification/   reference (NumPy)  cases  compare  audit
+    verification/   reference (NumPy)  cases  notebook  compare  audit
     run/            a training run in its folder: loop, and what it takes turns with:
                     lock checksums signals memory metrics description storage checkpoint
                     nonfinite folder journal validation figures progress
@@ -30,7 +31,7 @@ from lstm_jax.cells.lstm import LSTMParams, LSTMState, init_lstm
 from lstm_jax.config import Config
 from lstm_jax.data.batches import Batch
 from lstm_jax.gradients import GRADIENTS
-from lstm_jax.gradients.bptt import bptt_layer
+from lstm_jax.gradients.bptt_layer import bptt_layer
 from lstm_jax.heads import HEADS
 from lstm_jax.layer import unroll, unroll_both
 from lstm_jax.loss import sequence_loss

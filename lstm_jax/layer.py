@@ -130,7 +130,7 @@ def in_direction(
     """Runs a layer over sequences of some lengths (None: T all), from the first step to the last or
     the other way round; each output stands at the step whose input was read last for it."""
     if lengths_B is not None:
-        lengths_B = jnp.minimum(lengths_B, x.shape[0])
+        lengths_B = jnp.minimum(jnp.asarray(lengths_B), x.shape[0])
         marks = marks._replace(live=live_of(lengths_B, x.shape[0]))
     if not reverse:
         return run(params, state, x, mask_BxD, marks)
@@ -169,7 +169,7 @@ def unroll(
       lengths_B: how many steps of each lane count. After them the state stays and outputs are 0.
         None: all.
       zoneout: a state of TxBxH (or 1x1x1: the same for all), the share of each unit that stays what
-        it was. None: none.
+        it was, in the order in which steps are read. None: none.
       reverse: each lane is read from its last step to its first.
       truncated: error goes back in time through the cell state alone (`cells.lstm`).
 

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 from lstm_jax.cells import CELLS
 from lstm_jax.cells.cell import Cell
+from lstm_jax.errors import UserError
 from lstm_jax.options import Section, option
+
+MOST_LAYERS = 64
 
 # What a cell's `init` takes stands in the cell's own file.
 CELL_OPTIONS = tuple(dict.fromkeys(s for cell in CELLS.values() for s in cell.options))
@@ -29,7 +32,7 @@ class ModelConfig(*CELL_OPTIONS, Section):  # type: ignore[misc]
 
     prefix = "model."
     hidden_size: int = option(128, "H, units per layer", low=1, high=65536)
-    num_layers: int = option(1, "L, layers", low=1, high=64)
+    num_layers: int = option(1, "L, layers", low=1, high=MOST_LAYERS)
     hidden_sizes: tuple[int, ...] = option(
         (),
         "units of each layer, from the first, as in 256,512; instead of the two",
@@ -73,6 +76,14 @@ class ModelConfig(*CELL_OPTIONS, Section):  # type: ignore[misc]
     readout_rank: int = option(
         0, "rank of the readout's matrix, a product of two then; 0: one matrix", low=0, high=65536
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.hidden_sizes) > MOST_LAYERS:
+            raise UserError(
+                f"model.hidden_sizes names {len(self.hidden_sizes)} layers, and at most "
+                f"{MOST_LAYERS} are possible"
+            )
 
     def unread(self) -> dict[str, str]:
         cell, sizes = CELLS[self.cell], self.layer_sizes

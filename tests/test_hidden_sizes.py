@@ -150,6 +150,7 @@ def slope_along_everything(problem, gradient, step=1e-5):
         ({"hidden_sizes": (3, True)}, "hidden_sizes takes integers with commas between them, not "),
         ({"hidden_sizes": ("3",)}, "hidden_sizes takes integers with commas between them, not "),
         ({"hidden_sizes": "3,4"}, "hidden_sizes takes integers with commas between them, not "),
+        ({"hidden_sizes": (3,) * 65}, "hidden_sizes names 65 layers, and at most 64 "),
         ({"hidden_sizes": 3}, "hidden_sizes takes integers with commas between them, not "),
         ({"hidden_sizes": None}, "hidden_sizes takes integers with commas between them, not "),
         ({"hidden_sizes": (3, [4])}, "hidden_sizes takes integers with commas between them, not "),

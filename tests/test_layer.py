@@ -8,7 +8,7 @@ from jax.experimental import rnn
 
 from lstm_jax.cells.gru import GRUState
 from lstm_jax.cells.lstm import LSTMParams, LSTMState, init_lstm, init_state
-from lstm_jax.gradients.bptt import bptt_layer
+from lstm_jax.gradients.bptt_layer import bptt_layer
 from lstm_jax.layer import unroll
 
 T, B, D, H = 7, 3, 4, 5

@@ -11,7 +11,7 @@ import pytest
 from lstm_jax import layer as layers
 from lstm_jax.cells.gru import GRUState
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
-from lstm_jax.gradients.bptt import bptt_layer
+from lstm_jax.gradients.bptt_layer import bptt_layer
 from lstm_jax.layer import BothDirections, unroll, unroll_both
 from tests import oracle
 from tests.loops import (

@@ -19,7 +19,7 @@ from functools import partial
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec as P
 from lstm_jax.gradients import bptt
-from lstm_jax.gradients.bptt import bptt_layer
+from lstm_jax.gradients.bptt_layer import bptt_layer
 from lstm_jax.cells import CELLS
 from lstm_jax.cells.passes import COLUMNS, ROWS
 from lstm_jax.verification.cases import Case, make_problem

@@ -13,7 +13,7 @@ import pytest
 
 from lstm_jax.cells.gru import GRUParams, GRUState
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
-from lstm_jax.gradients.bptt import bptt_layer
+from lstm_jax.gradients.bptt_layer import bptt_layer
 from lstm_jax.layer import BothDirections, unroll, unroll_both
 
 LAYERS = pytest.mark.parametrize("layer", [unroll, bptt_layer])

@@ -36,6 +36,7 @@ from lstm_jax.model import ModelParams, named_leaves
 from lstm_jax.terminal import show, write
 from lstm_jax.verification import compare
 from lstm_jax.verification.cases import Problem
+from lstm_jax.verification.notebook import reference_gradient
 
 # Each is what differs from `Trial`. Case 0 is plain, case 1 has everything on.
 PLAIN, FULL = {"case": 0}, {"case": 1}
@@ -153,7 +154,7 @@ def run(trial: Trial) -> dict[str, Any]:
     change_rows(trial)
     problem = problem_of(trial)
     gradients = gradients_of(trial, problem)
-    wanted, leaves = named_leaves(compare.reference_gradient(problem)), named_leaves(gradients[0])
+    wanted, leaves = named_leaves(reference_gradient(problem)), named_leaves(gradients[0])
     errors = {n: float(abs(leaves[n] - w).max() / abs(w).max()) for n, w in wanted.items()}
     runs = [jax.tree.leaves(f) for f in gradients]
     pairs = [(a, b) for run in runs for a, b in zip(runs[0], run, strict=True)]

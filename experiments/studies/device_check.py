@@ -30,7 +30,7 @@ from lstm_jax.cells.lstm import LSTMParams, LSTMState
 from lstm_jax.config import Config
 from lstm_jax.errors import UserError
 from lstm_jax.files import write_json
-from lstm_jax.gradients.bptt import bptt_layer
+from lstm_jax.gradients.bptt_layer import bptt_layer
 from lstm_jax.layer import unroll
 from lstm_jax.run.checkpoint import FOLDER, load_model
 from lstm_jax.run.loop import Run

@@ -76,8 +76,9 @@ def over_lanes(value_and_grad: GradFn, mesh: Mesh) -> GradFn:
     def on_devices(
         params: ModelParams, carry: Carry, batch: Batch, masks: Masks | None
     ) -> tuple[tuple[Array, Aux], ModelParams]:
-        # A mask has a row per lane; zoneout's, drawn at each step, are TxBxH.
-        of_masks = jax.tree.map(lambda m: later_lanes if m.ndim == 3 else lanes, masks)
+        # A mask has a row per lane; zoneout's, drawn at each step, are TxBxH, or 1x1x1 for all.
+        of_zoneout = jax.tree.map(lambda m: P() if m.size == 1 else later_lanes, masks)
+        of_masks = jax.tree.map(lambda m, spec: spec if m.ndim == 3 else lanes, masks, of_zoneout)
         return jax.shard_map(
             on_a_device,
             mesh=mesh,

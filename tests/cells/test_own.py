@@ -18,7 +18,7 @@ from lstm_jax.cells.projection import multiply_input, outer_sum, project_backwar
 from lstm_jax.config import Config, ModelConfig
 from lstm_jax.errors import UserError
 from lstm_jax.gradients import GRADIENTS
-from lstm_jax.gradients.bptt import bptt_layer
+from lstm_jax.gradients.bptt_layer import bptt_layer
 from lstm_jax.gradients.remat import make_gradient
 from lstm_jax.gradients.weight_drop import drop_weights, sample_weight_masks, with_weight_drop
 from lstm_jax.heads import HEADS, softmax

@@ -17,7 +17,8 @@ from lstm_jax.cells.lstm import LSTMParams, LSTMState
 from lstm_jax.cells.passes import COLUMNS, ROWS
 from lstm_jax.config import ModelConfig
 from lstm_jax.gradients import bptt
-from lstm_jax.gradients.bptt import bptt_layer
+from lstm_jax.gradients import bptt_layer as by_hand_layer
+from lstm_jax.gradients.bptt_layer import bptt_layer
 from lstm_jax.layer import unroll
 from lstm_jax.loss import sequence_loss
 from lstm_jax.model import ModelParams
@@ -27,7 +28,7 @@ from lstm_jax.verification.compare import verify_case
 T, B, D, H = 6, 3, 4, 5
 
 
-BY_HAND = [bptt, passes, projection, lstm, lstm_columns, lstm_gates, gru, peephole]
+BY_HAND = [bptt, by_hand_layer, passes, projection, lstm, lstm_columns, lstm_gates, gru, peephole]
 
 
 @pytest.mark.parametrize("module", BY_HAND, ids=lambda module: module.__name__)

@@ -48,16 +48,19 @@ def run(gradient, problem):
     return jax.jit(gradient, compiler_options=UNOPTIMIZED)(*problem)
 complicated = {"masked": True, "resets": True, "carry": True}
 problem = make_problem(Case(model, 7, 8, **complicated))
-# With zoneout, whose masks have an axis more, where the gradient knows it.
+# With zoneout, whose masks have an axis more, and lanes of unequal length.
 zoneout = replace(model, zoneout_cell=0.4, zoneout_hidden=0.3)
-zoned = make_problem(Case(zoneout, 7, 8, **complicated))
+zoned = make_problem(Case(zoneout, 7, 8, lengths=True, **complicated))
 assert zoned.masks.zoneout[1].h.shape == (7, 8, 6)
 for name, of_head in GRADIENTS.items():
     gradient = of_head(softmax)
-    of_name = zoned if name == "autodiff" else problem
-    whole = run(gradient, of_name)
-    divided = run(over_lanes(gradient, lane_mesh(8, 6)), of_name)
+    whole = run(gradient, zoned)
+    divided = run(over_lanes(gradient, lane_mesh(8, 6)), zoned)
     found[name] = largest(divided, whole)
+same_for_all = jax.tree.map(lambda z: np.full((1, 1, 1), 0.3), zoned.masks.zoneout)
+mean = zoned._replace(masks=zoned.masks._replace(zoneout=same_for_all))
+whole = run(GRADIENTS["bptt"](softmax), mean)
+found["mean"] = largest(run(over_lanes(GRADIENTS["bptt"](softmax), lane_mesh(8, 6)), mean), whole)
 params, carry, batch, masks = problem
 unequal = batch._replace(mask=batch.mask & (np.arange(8) < 5))  # some devices count nothing
 problem = (params, carry, unequal, masks)
@@ -109,7 +112,7 @@ def test_the_lanes_are_divided_evenly(found):
     assert found["large"] == 1
 
 
-@pytest.mark.parametrize("name", ["autodiff", "bptt", "truncated"])
+@pytest.mark.parametrize("name", ["autodiff", "bptt", "truncated", "mean"])
 def test_the_gradient_is_that_of_one_device(name, found):
     assert found[name] < 1e-14
 
