@@ -15,7 +15,7 @@ from lstm_jax.heads import HEADS
 from lstm_jax.model import Interface
 from lstm_jax.tasks import Task
 
-FORMAT = 3  # of checkpoints and config.json
+FORMAT = 1  # of checkpoints and config.json
 PARTS = {"config": dict, "identity": dict, "interface": dict, "dtype": str}
 LARGEST = 2**40  # more inputs or outputs than any task has
 
@@ -91,13 +91,13 @@ def default_dtype() -> str:
 
 
 class OtherFormat(UserError):
-    """Another release wrote in a format that this one does not know."""
+    """Another version wrote in a format that this one does not know."""
 
 
 def read_description(path: Path) -> dict[str, Any]:
     """What a file says that a run is (`Description.to_json`).
 
-    Raises OtherFormat for another release's, and ValueError for what is no description.
+    Raises OtherFormat for another version's, and ValueError for what is no description.
     """
     described = read_json(path)
     if not isinstance(described, dict):
@@ -105,10 +105,9 @@ def read_description(path: Path) -> dict[str, Any]:
     if type(number := described.get("format")) is not int:
         raise ValueError(f"its format is {shorten(number)}")
     if number != FORMAT:
-        remedy = "upgrade lstm_jax" if number > FORMAT else "go on with the version that wrote it"
         raise OtherFormat(
-            f"{path} is of format {shorten(number)}, and this version of lstm_jax reads format "
-            f"{FORMAT}: {remedy}, or choose another --workdir"
+            f"{path} was written by another version of lstm_jax, in format {shorten(number)}, and "
+            f"this one reads format {FORMAT}: choose another --workdir"
         )
     for key, kind in PARTS.items():
         if type(described.get(key)) is not kind:

@@ -160,7 +160,7 @@ CHANGES = [
     ({"config": {"model.hidden_size": 3}}, "cannot be read"),
     ({"config": {"optimizer.name": "sgd"}}, "cannot be read"),
     ({"config": {"train.batch_size": 2**20, "model.hidden_size": 65536}}, "of memory"),
-    ({"format": 10**30}, "upgrade lstm_jax"),
+    ({"format": 10**30}, "another version of lstm_jax"),
     ({"format": "1"}, "its format is '1'"),
     ({"dtype": "float64; rm -rf /"}, "cannot be read|computes in"),
 ]
@@ -405,14 +405,14 @@ def test_losses_that_are_none_are_refused_before_anything_is_done(mode, workdir,
     assert code == 2 and "cannot be read" in stderr and is_one_line(stderr)
 
 
-def test_a_large_checkpoint_of_a_later_release_is_not_called_damaged(workdir, folder, impatient):
+def test_a_large_checkpoint_of_another_version_is_not_called_damaged(workdir, folder, impatient):
     path = workdir / "checkpoints" / "1" / "description" / "metadata"
     described = json.loads(path.read_text())
     path.write_text(json.dumps(described | {"format": FORMAT + 1}))
     sparse(workdir / "checkpoints" / "1" / "more", SMALL_BYTES + 1)
     write_sums(workdir / "checkpoints" / "1")
     code, stderr = look("evaluate", folder)
-    assert code == 2 and "upgrade lstm_jax" in stderr
+    assert code == 2 and "another version of lstm_jax" in stderr
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "samples.txt", "config.json"])
