@@ -54,7 +54,9 @@ class Description(NamedTuple):
                 **Config().flatten(),
                 **described["config"],
                 **{f"the task's {key}": value for key, value in described["identity"].items()},
-                **{f"the task's {key}": value for key, value in described["interface"].items()},
+                **{
+                    f"the interface's {key}": value for key, value in described["interface"].items()
+                },
                 "dtype": described["dtype"],
             }
 

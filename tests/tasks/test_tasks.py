@@ -15,6 +15,7 @@ from lstm_jax.errors import UserError
 from lstm_jax.heads import HEADS, Head
 from lstm_jax.model import Interface
 from lstm_jax.run.checkpoint import load_model
+from lstm_jax.run.description import Description
 from lstm_jax.run.loop import Run
 from lstm_jax.run.metrics import read_metrics
 from lstm_jax.run.validation import validate
@@ -63,10 +64,27 @@ def test_another_interface_makes_another_run(tmp_path):
 
     config = Config().replace({"train.batch_size": 2, "model.hidden_size": 8})
     Run(config, Echo(), tmp_path).close()
-    with pytest.raises(UserError, match="the task's output_size is 3 there and 4 here"):
+    with pytest.raises(UserError, match="the interface's output_size is 3 there and 4 here"):
         Run(config, Wider(), tmp_path)
     with pytest.raises(UserError, match="reads vectors"):
         Run(config.replace({"model.embedding_size": 2}), Echo(), tmp_path / "other")
+
+
+@pytest.mark.parametrize("name", Interface._fields)
+def test_an_identity_may_have_names_of_the_interface(name):
+    """Neither hides a change of the other."""
+
+    def described(identity, interface):
+        own = type("Own", (Echo,), {"identity": identity, "interface": interface})
+        return Description.of(Config(), own())
+
+    here = described({name: 1}, Echo.interface)
+    assert here.differences(here.to_json()) == []
+    (found,) = here.differences(described({name: 2}, Echo.interface).to_json())
+    assert found == f"the task's {name} is 2 there and 1 here"
+    other = Echo.interface._replace(**{name: 7})
+    (found,) = here.differences(described({name: 1}, other).to_json())
+    assert found.startswith(f"the interface's {name} is 7 there")
 
 
 def test_what_a_task_cannot_be_is_said_in_one_line(tmp_path, monkeypatch):
