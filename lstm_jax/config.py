@@ -164,9 +164,7 @@ def check_read(config: Config, given: Collection[str]) -> None:
     for name, reason in TASKS[task].without_meaning(config):
         if name in given:
             raise UserError(f"--config.{name} means nothing {reason}: leave it out")
-    in_one_piece = (
-        "train.sequence_length" in read_by(task) and train.remat_every >= train.sequence_length
-    )
+    steps = TASKS[task].steps_of(config)
     for names, meaningless, reason in (
         (
             ["model.hidden_size", "model.num_layers"],
@@ -175,8 +173,8 @@ def check_read(config: Config, given: Collection[str]) -> None:
         ),
         (
             ["train.remat_every"],
-            in_one_piece,
-            f"at train.sequence_length={train.sequence_length}, which is no longer",
+            train.remat_every >= steps,
+            f"at sequences of {steps} steps, which are no longer",
         ),
         (
             ["optimizer.schedule", "optimizer.final_ratio"],

@@ -54,12 +54,17 @@ class AddingOptions(Section):
     )
 
 
+def longest_of(length: int) -> int:
+    """The steps of the longest sequences; `length` is T, as above."""
+    return length + length // 10
+
+
 def draw_sequences(rng: np.random.Generator, count: int, length: int) -> Batch:
     """So many sequences side by side, from the zero state; `length` is T, as above.
 
     What follows a sequence's last step, up to the longest possible, is padding: zeros, not live.
     """
-    steps = length + length // 10
+    steps = longest_of(length)
     lanes_B, t_Tx1 = np.arange(count), np.arange(steps)[:, None]
     lasts_B = rng.integers(length, steps, count, endpoint=True) - 1
     values_TxB = rng.uniform(-1, 1, (steps, count))
@@ -108,8 +113,12 @@ class AddingTask(Task):
         data, train = config.data, config.train
         return cls(data.length, data.held_out, train.batch_size, train.seed)
 
+    @classmethod
+    def steps_of(cls, config: Any) -> int:
+        return longest_of(config.data.length)
+
     def describe(self) -> str:
-        longest = self.length + self.length // 10
+        longest = longest_of(self.length)
         return f"adding: sequences of {self.length} to {longest} steps, {self.held_out:,} held out"
 
     def batch_at(self, step: int) -> Batch:

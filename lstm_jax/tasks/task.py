@@ -63,6 +63,11 @@ class Task:
         return True
 
     @classmethod
+    def steps_of(cls, config: Any) -> int:
+        """How many steps the batches of a config's task have."""
+        raise NotImplementedError
+
+    @classmethod
     def without_meaning(cls, config: Any) -> Iterable[tuple[str, str]]:
         """Options, such as `evaluate.warmup`, that others of the config leave without a meaning,
         each with what does, such as `at evaluate.lanes=1`."""

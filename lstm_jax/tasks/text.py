@@ -78,6 +78,10 @@ class TextTask(Task):
         return config.data.validation_fraction > 0
 
     @classmethod
+    def steps_of(cls, config: Any) -> int:
+        return config.train.sequence_length
+
+    @classmethod
     def without_meaning(cls, config: Any) -> Iterator[tuple[str, str]]:
         if config.data.path:
             yield "data.corpus", "beside data.path"

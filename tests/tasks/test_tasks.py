@@ -132,12 +132,13 @@ def test_a_task_by_flags_is_a_task(name, monkeypatch):
     changes = {"data.task": name, "train.batch_size": 3}
     if name == "text":
         changes["data.corpus"] = "python_topics"
-    task = TASKS[name].of(Config().replace(changes))
+    config = Config().replace(changes)
+    task = TASKS[name].of(config)
     first, later = task.batch_at(0), task.batch_at(1000)
     jax.tree.map(
         lambda a, b: np.testing.assert_equal((a.shape, a.dtype), (b.shape, b.dtype)), first, later
     )
-    assert first.inputs.shape[1] == first.targets.shape[1] == 3
+    assert first.inputs.shape[:2] == first.targets.shape[:2] == (task.steps_of(config), 3)
     assert first.inputs.shape[2:] == (
         () if task.interface.reads_ids else (task.interface.input_size,)
     )
@@ -171,6 +172,11 @@ def test_an_option_of_another_task(changes, message):
         ({"data.task": "adding", "evaluate.lanes": 64}, "evaluate.lanes"),
         ({"data.task": "adding", "train.sequence_length": 128}, "train.sequence_length"),
         ({"data.path": "text", "data.corpus": "shakespeare"}, "data.corpus"),
+        ({"train.sequence_length": 500, "train.remat_every": 500}, "train.remat_every"),
+        (
+            {"data.task": "adding", "data.length": 500, "train.remat_every": 550},
+            "train.remat_every",
+        ),
     ],
 )
 def test_an_option_that_was_given_and_means_nothing(changes, ignored):
@@ -183,8 +189,8 @@ def test_an_option_that_was_given_and_means_nothing(changes, ignored):
 
 
 def test_blocks_of_a_task_with_a_length_of_its_own():
-    """They are held against `train.sequence_length` only where that is read."""
-    changes = {"data.task": "adding", "data.length": 500, "train.remat_every": 200}
+    """They are held against the task's own sequences, of which some are a tenth longer."""
+    changes = {"data.task": "adding", "data.length": 500, "train.remat_every": 549}
     check_read(Config().replace(changes), changes)
 
 
