@@ -46,12 +46,13 @@ class Loss(NamedTuple):
 
 def text_of(description: Description, config: Config) -> Text:
     """The text that a model was trained on; UserError where another one is found."""
+    vocabulary = vocabulary_of(description.identity, description.interface)
     path, wanted = config.data.path, description.identity.get("sha256", "")
     if path == description.config.data.path != "":
         check_text_of_run(named(path), wanted)
     text = load_text(config.data.corpus, path)
     check_sha256(text.name, text.sha256, wanted)
-    if vocabulary_of(description.identity, description.interface) != text.vocabulary:
+    if vocabulary != text.vocabulary:
         raise UserError(f"the alphabet of this model is not that of {text.name}")
     return text
 

@@ -36,7 +36,12 @@ class TextOptions(Section):
 
 def vocabulary_of(identity: Mapping[str, Any], interface: Interface) -> Vocabulary:
     """The alphabet of a text, out of what a checkpoint says; UserError where it says none."""
-    vocabulary = Vocabulary(identity.get("alphabet"))
+    if "alphabet" not in identity:
+        raise UserError(
+            "this run is of a task of your own, which the command line cannot know: load it with "
+            "lstm_jax.load_model"
+        )
+    vocabulary = Vocabulary(identity["alphabet"])
     if interface != (wanted := interface_of(vocabulary)):
         raise UserError(
             f"the run is of no text of {len(vocabulary)} symbols: its interface is {interface}, "

@@ -7,9 +7,12 @@ import pytest
 
 from experiments import run
 from experiments.studies import verify_gradients
+from lstm_jax.config import Config
 from lstm_jax.errors import UserError
 from lstm_jax.run import memory
+from lstm_jax.run.loop import Run
 from tests.cli import EVALUATE, SAMPLE, TEXT, TRAIN, call, is_one_line, line_of, process_in
+from tests.tasks.test_tasks import Echo
 
 
 def refused(*line):
@@ -128,6 +131,17 @@ def test_too_little_memory_after_all(error, trained, monkeypatch):
     monkeypatch.setattr(run, "score_alone", refuse)
     with process_in(trained):
         assert "there is not enough memory (" in refused(*line_of(EVALUATE))
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_a_task_of_ones_own_is_no_text(tmp_path):
+    config = Config().replace({"model.hidden_size": 2, "train.batch_size": 2, "train.steps": 1})
+    with Run(config, Echo(), tmp_path / "run") as run:
+        run.train()
+    with process_in(tmp_path):
+        for flags in (EVALUATE, SAMPLE, EVALUATE | {"config.data.path": "nowhere"}):
+            said = refused(*line_of(flags))
+            assert "a task of your own" in said and "load it with lstm_jax.load_model" in said
 
 
 def test_what_a_library_warns_of_is_one_line(trained, monkeypatch):

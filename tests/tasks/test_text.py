@@ -38,5 +38,5 @@ def test_without_a_validation_split_nothing_is_measured():
 def test_an_alphabet_that_is_not_the_interfaces():
     with pytest.raises(UserError, match="is of no text of 2 symbols"):
         vocabulary_of({"alphabet": "ab"}, Interface(3, 3))
-    with pytest.raises(UserError, match="None is no alphabet"):
+    with pytest.raises(UserError, match="of a task of your own"):
         vocabulary_of({}, Interface(2, 1, reads_ids=False, head="squared"))
