@@ -9,10 +9,8 @@ The same command run again in its folder resumes there. Results go to stdout, th
 """
 
 import dataclasses
-import inspect
 import stat
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -40,42 +38,25 @@ from experiments.studies import (
     verify_gradients,
     verify_recipes,
 )
+from experiments.support.evaluation import Wanted, evaluate_task, evaluate_text
 from experiments.support.machine import keep_memory, use_devices
-from experiments.support.output import READER_LEFT, flush_streams, open_streams
+from experiments.support.output import READER_LEFT, flush_streams, open_streams, use_hooks
 from experiments.support.programs import keep_no_programs, keep_programs, keep_programs_unasked
-from experiments.support.scoring import (
-    in_units,
-    load_members,
-    score_alone,
-    score_draws,
-    score_dynamically,
-    score_ensemble,
-    score_in_units,
-    split_to_score,
-    text_of,
-)
+from experiments.support.samples import sample_task, sample_text
+from experiments.support.training import train
 from lstm_jax.config import SECTIONS, Config, check_read, fields_of
 from lstm_jax.data.fetch import cache_folder
 from lstm_jax.errors import UserError
 from lstm_jax.files import check_plain, named
-from lstm_jax.masks import evaluation_masks
-from lstm_jax.model import Interface, count_parameters
+from lstm_jax.model import Interface
 from lstm_jax.options import value_type
 from lstm_jax.run.checkpoint import load_model
-from lstm_jax.run.description import Description
 from lstm_jax.run.folder import RUN_FILES
-from lstm_jax.run.loop import Run
-from lstm_jax.run.memory import check_samples_fit, check_state_fits
-from lstm_jax.run.metrics import counted, measured
+from lstm_jax.run.memory import check_state_fits
 from lstm_jax.run.signals import Interrupted
-from lstm_jax.run.validation import validate
-from lstm_jax.sample import SamplingConfig, generate_pieces
+from lstm_jax.sample import SamplingConfig
 from lstm_jax.scoring.dynamic import DynamicConfig
-from lstm_jax.scoring.monte_carlo import check_drops
-from lstm_jax.tasks import TASKS, Task
-from lstm_jax.tasks.text import TextTask, vocabulary_of
-from lstm_jax.terminal import say, show, warn, write
-from lstm_jax.train import TrainState
+from lstm_jax.terminal import say
 
 # A recipe is a module with a `get_config`, which is trained. A study has more: what it does in
 # place of training (`main`), the config values that it READS, and the flags that it IGNORES. One
@@ -319,52 +300,11 @@ def run_experiment() -> int:
     config = experiment.get_config().replace(overrides())
     check_read(config, overrides())
     if not is_study(experiment):
-        return train(config, workdir())
+        return train(config, workdir(), EXPERIMENT.value)
     check_state_fits(config, Interface.of(1))
     if not overrides() and hasattr(experiment, "main_unchanged"):
         return experiment.main_unchanged(workdir())
     return experiment.main(config, workdir())
-
-
-def train(config: Config, folder: Path) -> int:
-    """Trains, or resumes, and prints what came of it and a sample."""
-    with Run(config, TASKS[config.data.task].of(config), folder, EXPERIMENT.value) as run:
-        announce(run)
-        run.train()
-        try:
-            report(run)
-        finally:  # also where nobody reads the report
-            run.draw_figures()
-    return 0
-
-
-def announce(run: Run) -> None:
-    """Says what is about to be trained on what."""
-    sizes = count_parameters(run.state.params)
-    say(run.task.describe())
-    say(
-        f"{sum(sizes.values()):,} parameters: "
-        + ", ".join(f"{name} {size:,}" for name, size in sizes.items())
-    )
-    say(f"{run.config.train.steps:,} steps on {jax.devices()[0].platform}, into {run.workdir}")
-
-
-def report(run: Run) -> None:
-    """Prints what came of a run and a sample."""
-    summary = run.summary()
-    scores, unit = measured(summary), run.task.unit
-    if "train_loss" in summary:
-        scores = {"train_loss": summary["train_loss"]} | scores
-    width = max([17, *map(len, scores)])
-    for name, value in scores.items():
-        at = f"  (step {summary['step' if name == 'train_loss' else 'best_step']})"
-        show(f"{name:{width}} {score_in_units(name, value, unit)}{at}")
-    if summary.get("skipped"):
-        show(f"{'skipped':17} {summary['skipped']:,} updates that were not finite")
-    if "seconds" in summary:
-        show(f"{'training':17} {summary['seconds']:.1f} s, {summary['targets']:,} {counted(unit)}s")
-    if (sample := run.sample()) is not None:
-        write(f"\n{sample}\n")
 
 
 def evaluate_run() -> int:
@@ -372,18 +312,39 @@ def evaluate_run() -> int:
     state, description = load_model(workdir(), CHECKPOINT.value)
     config = description.config.replace(overrides())
     check_read(config, overrides())
-    if config.data.task == "text":
-        return evaluate_text(state, description, config)
-    refuse_flags_of_texts(config)
-    task = task_of(description, config)
-    scores = validate(task, state, evaluation_masks(config.model))
-    if not scores:
-        raise UserError("this run's task keeps nothing to validate on")
-    show(f"step {int(state.step)}, {task.describe()}")
-    width = max(17, *map(len, scores))
-    for name, value in scores.items():
-        show(f"{name:{width}} {score_in_units(name, value, task.unit)}")
-    return 0
+    if config.data.task != "text":
+        refuse_flags_of_texts(config)
+        return evaluate_task(state, description, config)
+    rule = DynamicConfig(
+        **{name.removeprefix("dynamic_"): flag.value for name, flag in DYNAMIC_OPTIONS.items()}
+    )
+    wanted = Wanted(
+        workdir(),
+        CHECKPOINT.value,
+        SPLIT.value,
+        ENSEMBLE.value,
+        DRAWS.value,
+        rule if DYNAMIC.value else None,
+    )
+    return evaluate_text(state, description, config, wanted)
+
+
+def sample_run() -> int:
+    """Writes what a text's model would write, or what another task has to show."""
+    state, description = load_model(workdir(), CHECKPOINT.value)
+    config = description.config
+    if config.data.task != "text":
+        refuse_flags_of_texts(config)
+        return sample_task(state, description)
+    return sample_text(
+        state,
+        description,
+        SamplingConfig(**{name: holder.value for name, holder in SAMPLING.items()}),
+        PROMPT.value,
+        LENGTH.value,
+        NUM_SAMPLES.value,
+        SAMPLE_SEED.value,
+    )
 
 
 def refuse_flags_of_texts(config: Config) -> None:
@@ -396,107 +357,6 @@ def refuse_flags_of_texts(config: Config) -> None:
             )
 
 
-def task_of(description: Description, config: Config) -> Task:
-    """The task that a run was of, with its data; UserError where that has changed."""
-    task = TASKS[config.data.task].of(config)
-    if differ := Description.of(config, task).differences(description.to_json()):
-        raise UserError(f"the task is no longer what was trained on: {'; '.join(differ)}")
-    return task
-
-
-def evaluate_text(state: TrainState, description: Description, config: Config) -> int:
-    """Prints the losses of a text's model, alone and in what the flags ask for."""
-    text = text_of(description, config)
-    before, scored = split_to_score(text, config, SPLIT.value)
-    masks = evaluation_masks(config.model)
-    # What can be refused is refused before anything is scored.
-    others = load_members(state, description, workdir(), ENSEMBLE.value, CHECKPOINT.value)
-    if DRAWS.value:
-        check_drops(config.model)
-    rule = DynamicConfig(
-        **{name.removeprefix("dynamic_"): flag.value for name, flag in DYNAMIC_OPTIONS.items()}
-    )
-    learning_on = (
-        [score_dynamically(state.eval_params, masks, before, scored, rule)] if DYNAMIC.value else []
-    )
-    losses = score_alone(state, config, scored)
-    if others:
-        losses += score_ensemble([(state.eval_params, masks), *others], config, scored)
-    if DRAWS.value:
-        losses += score_draws(state.eval_params, config, scored, DRAWS.value)
-    losses += learning_on
-    validated = SPLIT.value == "validation"
-    split, of = ("val", "") if validated else ("train", ", the end of the training split")
-    show(f"step {int(state.step)}, {len(scored):,} characters of {text.name}{of}")
-    by_name = {f"{split}_loss_{loss.name}": loss for loss in losses}
-    width = max(17, *map(len, by_name))
-    for name, loss in by_name.items():
-        show(f"{name:{width}} {in_units(loss.nats, TextTask.unit)}  ({loss.how})")
-    return 0
-
-
-def sample_run() -> int:
-    """Writes what a text's model would write, or what another task has to show."""
-    state, description = load_model(workdir(), CHECKPOINT.value)
-    config = description.config
-    if config.data.task == "text":
-        return sample_text(state, description)
-    refuse_flags_of_texts(config)
-    task = task_of(description, config)
-    sample = task.sample(state.eval_params, evaluation_masks(config.model))
-    if sample is None:
-        raise UserError(f"data.task={config.data.task} has nothing to show of a model")
-    write(f"{sample}\n")
-    return 0
-
-
-def sample_text(state: TrainState, description: Description) -> int:
-    """Writes as the model would go on, a piece at a time."""
-    config = SamplingConfig(**{name: holder.value for name, holder in SAMPLING.items()})
-    vocabulary = vocabulary_of(description.identity, description.interface)
-    prompt = PROMPT.value
-    if prompt is None:
-        prompt = "\n" if "\n" in vocabulary.chars else vocabulary.chars[0]
-    prompt_ids = vocabulary.encode(prompt)
-    check_samples_fit(state.params, len(prompt_ids), NUM_SAMPLES.value)
-    pieces = generate_pieces(
-        state.eval_params,
-        jax.random.key(SAMPLE_SEED.value),
-        prompt_ids,
-        LENGTH.value,
-        config,
-        NUM_SAMPLES.value,
-        evaluation_masks(description.config.model),
-    )
-    others = [""] * (NUM_SAMPLES.value - 1)
-    write(prompt)
-    for piece in pieces:
-        first, *rest = map(vocabulary.decode, piece)
-        write(first)
-        others = [text + more for text, more in zip(others, rest, strict=True)]
-    write("\n")
-    for number, text in enumerate(others, start=2):
-        write(f"{'=' * 12} sample {number} {'=' * 12}\n{prompt}{text}\n")
-    return 0
-
-
-def show_unraisable(unraisable: Any) -> None:
-    """Shows what nobody can catch, as ever, but for complaints about a loop that was given up.
-
-    When one write of a checkpoint fails, or one read, orbax gives up the loop that waits for them
-    all. Tensorstore and the coroutines then have a traceback for each of the others. The failure
-    itself is raised as it should be.
-    """
-    given_up = str(unraisable.exc_value) == "Event loop is closed"
-    if not given_up and not inspect.iscoroutine(unraisable.object):
-        sys.__unraisablehook__(unraisable)
-
-
-def show_warning(message: Warning | str, *_: Any) -> None:
-    """Shows what a library warns of like any other warning, without the line of code."""
-    warn(message)
-
-
 def main(argv: Sequence[str]) -> int:
     open_streams()
     return flush_streams(carry_out(argv))
@@ -507,8 +367,7 @@ def carry_out(argv: Sequence[str]) -> int:
     if argv[1:]:
         say(f"error: unexpected argument {argv[1]!r}: flags begin with --")
         return 2
-    sys.unraisablehook = show_unraisable
-    warnings.showwarning = show_warning
+    use_hooks()
     try:
         check_flags(MODE.value, overrides())
         keep_memory()

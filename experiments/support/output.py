@@ -1,11 +1,13 @@
 """What the process prints to, whatever it is: a terminal, a file, a closed stream, a notebook's."""
 
+import inspect
 import os
 import sys
+import warnings
 from contextlib import suppress
-from typing import TextIO
+from typing import Any, TextIO
 
-from lstm_jax.terminal import say
+from lstm_jax.terminal import say, warn
 
 READER_LEFT = 141  # as the shell has it of a process that SIGPIPE ended: 128 + 13
 
@@ -50,3 +52,26 @@ def silence(stream: TextIO) -> None:
     """Lets what is still kept back go nowhere: Python would try again, and end with code 120."""
     with suppress(OSError, AttributeError):  # a notebook's has no number
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def use_hooks() -> None:
+    """Has what Python prints by itself printed as everything else is."""
+    sys.unraisablehook = show_unraisable
+    warnings.showwarning = show_warning
+
+
+def show_unraisable(unraisable: Any) -> None:
+    """Shows what nobody can catch, as ever, but for complaints about a loop that was given up.
+
+    When one write of a checkpoint fails, or one read, orbax gives up the loop that waits for them
+    all. Tensorstore and the coroutines then have a traceback for each of the others. The failure
+    itself is raised as it should be.
+    """
+    given_up = str(unraisable.exc_value) == "Event loop is closed"
+    if not given_up and not inspect.iscoroutine(unraisable.object):
+        sys.__unraisablehook__(unraisable)
+
+
+def show_warning(message: Warning | str, *_: Any) -> None:
+    """Shows what a library warns of like any other warning, without the line of code."""
+    warn(message)

@@ -5,8 +5,8 @@ import warnings
 import jax
 import pytest
 
-from experiments import run
 from experiments.studies import verify_gradients
+from experiments.support import evaluation
 from lstm_jax.config import Config
 from lstm_jax.errors import UserError
 from lstm_jax.run import memory
@@ -128,7 +128,7 @@ def test_too_little_memory_after_all(error, trained, monkeypatch):
     def refuse(*args):
         raise error
 
-    monkeypatch.setattr(run, "score_alone", refuse)
+    monkeypatch.setattr(evaluation, "score_alone", refuse)
     with process_in(trained):
         assert "there is not enough memory (" in refused(*line_of(EVALUATE))
 
@@ -151,7 +151,7 @@ def test_what_a_library_warns_of_is_one_line(trained, monkeypatch):
             warnings.warn("in two\nlines \x1b[2J", stacklevel=1)
         raise UserError("enough")
 
-    monkeypatch.setattr(run, "score_alone", score)
+    monkeypatch.setattr(evaluation, "score_alone", score)
     with process_in(trained):
         stderr = call(*line_of(EVALUATE)).stderr
     assert stderr == "warning: in two lines \\x1b[2J\nerror: enough\n"

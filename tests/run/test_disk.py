@@ -28,7 +28,7 @@ def no_file_above(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-# For writes that orbax no longer waits for, once another has failed (see experiments.run).
+# For writes that orbax no longer waits for, once another has failed: see `show_unraisable`.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     "named, size",

@@ -1,0 +1,59 @@
+"""What `--mode=sample` does with a checkpoint: what its model makes of something, written."""
+
+import jax
+
+from experiments.support.scoring import task_of
+from lstm_jax.errors import UserError
+from lstm_jax.masks import evaluation_masks
+from lstm_jax.run.description import Description
+from lstm_jax.run.memory import check_samples_fit
+from lstm_jax.sample import SamplingConfig, generate_pieces
+from lstm_jax.tasks.text import vocabulary_of
+from lstm_jax.terminal import write
+from lstm_jax.train import TrainState
+
+
+def sample_task(state: TrainState, description: Description) -> int:
+    """Writes what a task has to show of its model."""
+    config = description.config
+    sample = task_of(description, config).sample(state.eval_params, evaluation_masks(config.model))
+    if sample is None:
+        raise UserError(f"data.task={config.data.task} has nothing to show of a model")
+    write(f"{sample}\n")
+    return 0
+
+
+def sample_text(
+    state: TrainState,
+    description: Description,
+    config: SamplingConfig,
+    prompt: str | None,
+    length: int,
+    num_samples: int,
+    seed: int,
+) -> int:
+    """Writes as the model would go on after the prompt (None: a new line), a piece at a time."""
+    vocabulary = vocabulary_of(description.identity, description.interface)
+    if prompt is None:
+        prompt = "\n" if "\n" in vocabulary.chars else vocabulary.chars[0]
+    prompt_ids = vocabulary.encode(prompt)
+    check_samples_fit(state.params, len(prompt_ids), num_samples)
+    pieces = generate_pieces(
+        state.eval_params,
+        jax.random.key(seed),
+        prompt_ids,
+        length,
+        config,
+        num_samples,
+        evaluation_masks(description.config.model),
+    )
+    others = [""] * (num_samples - 1)
+    write(prompt)
+    for piece in pieces:
+        first, *rest = map(vocabulary.decode, piece)
+        write(first)
+        others = [text + more for text, more in zip(others, rest, strict=True)]
+    write("\n")
+    for number, text in enumerate(others, start=2):
+        write(f"{'=' * 12} sample {number} {'=' * 12}\n{prompt}{text}\n")
+    return 0
