@@ -27,19 +27,19 @@ A new cell, head, task or optimizer is one file, or one function, and one line i
 """
 
 from lstm_jax.cells import CELLS
-from lstm_jax.cells.lstm import LSTMParams, LSTMState, init_lstm
+from lstm_jax.cells.lstm import init_lstm
 from lstm_jax.config import Config
 from lstm_jax.data.batches import Batch
 from lstm_jax.gradients import GRADIENTS
 from lstm_jax.gradients.bptt_layer import bptt_layer
 from lstm_jax.heads import HEADS
-from lstm_jax.layer import unroll, unroll_both
+from lstm_jax.layer import BothDirections, unroll, unroll_both
 from lstm_jax.loss import sequence_loss
 from lstm_jax.model import Interface, apply, init_carry, init_model
 from lstm_jax.model_config import ModelConfig
 from lstm_jax.run.checkpoint import load_model
 from lstm_jax.run.loop import Run
-from lstm_jax.tasks import TASKS
+from lstm_jax.tasks import TASKS, Task
 
 __all__ = [
     "CELLS",
@@ -47,12 +47,12 @@ __all__ = [
     "HEADS",
     "TASKS",
     "Batch",
+    "BothDirections",
     "Config",
     "Interface",
-    "LSTMParams",
-    "LSTMState",
     "ModelConfig",
     "Run",
+    "Task",
     "apply",
     "bptt_layer",
     "init_carry",

@@ -167,7 +167,7 @@ def unroll(
       mask_BxD: multiplies the input, the same at every step (Gal and Ghahramani 2016).
       resets_TxB: True where a lane starts from the zero state before it reads x[t]. None: nowhere.
       lengths_B: how many steps of each lane count. After them the state stays and outputs are 0.
-        None: all.
+        None: all. One beyond T counts as T.
       zoneout: a state of TxBxH (or 1x1x1: the same for all), the share of each unit that stays what
         it was, in the order in which steps are read. None: none.
       reverse: each lane is read from its last step to its first.

@@ -1,5 +1,6 @@
 """Strict numerics in every test: no silent dtype promotion (and warnings are errors)."""
 
+import gc
 import os
 
 import jax
@@ -41,6 +42,15 @@ def programs(tmp_path_factory):
         patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_a_module():
+    """Lets go of what a file's tests compiled: each program takes memory maps, and a process that
+    has 65,530 of them crashes in the next compilation."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

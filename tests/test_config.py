@@ -34,8 +34,8 @@ from lstm_jax.tasks import TASKS
         ({"model.dropout": 1}, "lies between"),
         ({"optimizer.learning_rate": float("inf")}, "lies between"),
         (
-            {"optimizer.name": "lion"},
-            "optimizer.name is one of adam, adamw, sgd, rmsprop; not 'lion'",
+            {"optimizer.name": "adamm"},
+            "optimizer.name is one of adam, adamw, sgd, rmsprop; not 'adamm'",
         ),
         ({"optimizer.momentum": 0.9}, "optimizer.momentum=0.9 means nothing to adamw"),
         ({"train.steps": None}, "takes int"),

@@ -44,7 +44,8 @@ READS = (
 
 def get_config() -> Config:
     return Config(
-        model=ModelConfig(hidden_size=6),
+        # The second layer's input has a gradient; ids have none.
+        model=ModelConfig(hidden_size=6, num_layers=2),
         # The one gradient that every model has; whichever others there are are compared with it.
         train=TrainConfig(batch_size=5, sequence_length=7, gradient="autodiff"),
     )

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.errors import UserError
+from lstm_jax.errors import UserError, shorten
 from lstm_jax.files import PART, cannot_write, named, read_json
 from lstm_jax.run.checksums import damage, write_sums
 from lstm_jax.run.description import Description, OtherFormat, read_description
@@ -229,6 +229,8 @@ def write_checkpoint(
 def load_model(workdir: str | Path, which: str = "best") -> tuple[TrainState, Description]:
     """The `best` or the `latest` undamaged checkpoint of a run folder, which stays as it is."""
     workdir = named(str(workdir))
+    if which not in ("best", "latest"):
+        raise UserError(f"the checkpoint is `best` or `latest`, not {shorten(which)}")
     if not (workdir / FOLDER).is_dir():
         raise UserError(
             f"{workdir} holds no {FOLDER} folder: train there first, or name another folder"

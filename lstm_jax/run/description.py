@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from lstm_jax.config import Config
+from lstm_jax.config import Config, foreign_to
 from lstm_jax.errors import UserError, shorten
 from lstm_jax.files import read_json
 from lstm_jax.heads import HEADS
@@ -18,6 +18,12 @@ from lstm_jax.tasks import Task
 FORMAT = 1  # of checkpoints and config.json
 PARTS = {"config": dict, "identity": dict, "interface": dict, "dtype": str}
 LARGEST = 2**40  # more inputs or outputs than any task has
+
+
+def own_options(config: Config) -> dict[str, Any]:
+    """A config's values without the options of other tasks, which may not be there later."""
+    others = {name for name in foreign_to(config.data.task) if name.startswith("data.")}
+    return {name: value for name, value in config.flatten().items() if name not in others}
 
 
 class Description(NamedTuple):
@@ -36,7 +42,7 @@ class Description(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
-            "config": self.config.flatten(),
+            "config": own_options(self.config),
             "identity": dict(self.identity),
             "interface": self.interface._asdict(),
             "dtype": self.dtype,

@@ -46,10 +46,21 @@ def check_run(config: Config, task: Task, workdir: Path) -> Description:
     holds another."""
     config.check_gradient(head_of(task))
     check_state_fits(config, task.interface)
-    check_run_fits(config, task.interface, task.batch_at(0))
+    check_run_fits(config, task.interface, first_batch(config, task))
     description = Description.of(config, task)
     check_folder(workdir, description)
     return description
+
+
+def first_batch(config: Config, task: Task) -> Batch:
+    """The first batch of training; UserError where it has not as many lanes as the config says."""
+    batch = task.training_batch(0)
+    if (lanes := batch.inputs.shape[1]) != config.train.batch_size:
+        raise UserError(
+            f"the task's batches have {lanes} lanes, and train.batch_size is "
+            f"{config.train.batch_size}: let the two agree"
+        )
+    return batch
 
 
 def head_of(task: Task) -> Head:
@@ -194,7 +205,7 @@ class Run:
 
     def _batches(self, first: int, last: int) -> Batch:
         """Those of the steps from `first` to before `last`, as one dispatch takes them."""
-        return stack_batches([self.task.batch_at(step) for step in range(first, last)])
+        return stack_batches([self.task.training_batch(step) for step in range(first, last)])
 
     def _report(
         self, progress: Progress, step: int, infos: StepInfo, clock: float, boundary: bool = False

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
+import numpy as np
+
 from lstm_jax.data.batches import Batch
 from lstm_jax.model import Interface, Masks, ModelParams
 from lstm_jax.options import Section
@@ -18,11 +20,14 @@ class Task:
 
     interface: what the model reads and puts out, and the head that scores it.
     unit: what a loss is counted in, over what it is a mean of, such as `nats/char`.
+    carries: whether a batch goes on where the one before ended. Else every sequence of a training
+      batch starts from the zero state, whatever its `resets` say of the first step.
     identity: what else a checkpoint must agree with to be of the same run, as JSON.
     """
 
     interface: Interface
     unit: str = "loss/target"
+    carries: bool = False
     identity: Mapping[str, Any] = MappingProxyType({})
 
     def describe(self) -> str:
@@ -33,6 +38,16 @@ class Task:
         """The batch of training step `step`, from 0: `train.batch_size` lanes, and the same shapes
         and dtypes at every step. It follows the step alone, so a run has nothing of it to save."""
         raise NotImplementedError
+
+    def training_batch(self, step: int) -> Batch:
+        """`batch_at`, where the state is not to be carried with the resets that this takes."""
+        batch = self.batch_at(step)
+        if self.carries:
+            return batch
+        first_Tx1 = np.arange(len(batch.inputs))[:, None] == 0
+        shape = batch.inputs.shape[:2]
+        resets_TxB = np.zeros(shape, bool) if batch.resets is None else np.asarray(batch.resets)
+        return batch._replace(resets=resets_TxB | first_Tx1)
 
     def evaluate(self, params: ModelParams, masks: Masks | None) -> dict[str, float]:
         """What is measured on data that training does not see, by name; the first is minimised.

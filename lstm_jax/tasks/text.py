@@ -63,6 +63,7 @@ class TextTask(Task):
     Options = TextOptions
     READS = (*EVALUATE, "train.sequence_length", "train.sample_length", "train.reset_rate")
     unit = "nats/char"
+    carries = True
 
     def __init__(self, config: Any, text: Text) -> None:
         data, train = config.data, config.train

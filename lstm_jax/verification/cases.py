@@ -10,6 +10,7 @@ import numpy as np
 from lstm_jax.cells import CELLS
 from lstm_jax.data.batches import Batch
 from lstm_jax.gradients.weight_drop import WeightMasks, sample_weight_masks
+from lstm_jax.heads import HEADS
 from lstm_jax.masks import sample_masks
 from lstm_jax.model import Carry, Interface, Masks, ModelParams, init_carry, init_model
 from lstm_jax.model_config import ModelConfig
@@ -186,8 +187,14 @@ def unlisted(listed: Iterable[dict[str, Any]], *, derived: bool) -> list[dict[st
 def by_hand() -> Iterator[Case]:
     """Every cell, readout and head that has a backward by hand, with every complication."""
     own = unlisted((options for options, _ in BY_HAND), derived=True)
+    named = {others.get("head", Case.head) for _, others in BY_HAND}
+    heads = [name for name, head in HEADS.items() if head.by_hand and name not in named]
     for number, (options, others) in enumerate(
-        [*BY_HAND, *(({**cell, "zoneout_hidden": 0.3}, {"lengths": True}) for cell in own)]
+        [
+            *BY_HAND,
+            *(({**cell, "zoneout_hidden": 0.3}, {"lengths": True}) for cell in own),
+            *(({}, {"vectors": True, "head": name}) for name in heads),
+        ]
     ):
         sizes = {} if "hidden_sizes" in options else {"hidden_size": 6, "num_layers": 2}
         model = ModelConfig(dropout=0.2, input_dropout=0.2, **sizes, **options)

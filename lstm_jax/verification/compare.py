@@ -12,7 +12,7 @@ sources in float64 answer for one another, and for the gradients in float32.
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -46,6 +46,8 @@ if jax.__version_info__ < (0, 11):
     UNOPTIMIZED["xla_cpu_use_fusion_emitters"] = False
 
 MOST_WORKERS = 8
+# Each compiled program takes some of the memory maps that a process may have.
+KEPT_PROGRAMS = 32
 
 
 class Row(NamedTuple):
@@ -69,7 +71,7 @@ class Row(NamedTuple):
         return self.relative <= self.allowed
 
 
-@cache
+@lru_cache(KEPT_PROGRAMS)
 def compile_gradients(
     gradients: tuple[GradFn, ...],
     dtypes: tuple[str, ...],

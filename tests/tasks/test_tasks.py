@@ -205,3 +205,42 @@ def test_the_data_are_those_of_all_tasks():
     names = {field.name for field in dataclasses.fields(DataConfig)}
     own = {field.name for task in TASKS.values() for field in dataclasses.fields(task.Options)}
     assert names == {"task"} | own
+
+
+class Echoes(Echo):
+    """With resets of its own, in the middle."""
+
+    def batch_at(self, step):
+        resets = np.zeros((5, 2), bool)
+        resets[3, 1] = True
+        return super().batch_at(step)._replace(resets=resets)
+
+
+def test_a_batch_begins_from_the_zero_state_unless_the_task_carries_it():
+    first = np.arange(5)[:, None] == 0
+    assert (Echo().training_batch(0).resets == np.broadcast_to(first, (5, 2))).all()
+    own = Echoes().batch_at(0).resets
+    assert (Echoes().training_batch(0).resets == (own | first)).all()
+
+    class Carried(Echoes):
+        carries = True
+
+    assert (Carried().training_batch(0).resets == own).all()
+    assert TASKS["text"].carries and not TASKS["adding"].carries
+
+
+def test_batches_of_another_width_are_refused_before_there_is_a_folder(tmp_path):
+    config = Config().replace({"train.batch_size": 3, "model.hidden_size": 8})
+    with pytest.raises(UserError, match="have 2 lanes, and train.batch_size is 3"):
+        Run(config, Echo(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_of_other_tasks_are_not_written_down(tmp_path):
+    """So that a run can be read where another task is gone."""
+    config = Config().replace({"train.batch_size": 2, "model.hidden_size": 8})
+    Run(config, Echo(), tmp_path).close()
+    written = json.loads((tmp_path / "config.json").read_text())["config"]
+    assert "data.corpus" in written and not {"data.length", "data.held_out"} & written.keys()
+    with pytest.raises(UserError, match="`best` or `latest`, not 'last'"):
+        load_model(tmp_path, "last")

@@ -47,6 +47,8 @@ def test_the_long_case_and_the_variants_have_everything():
 def test_every_cell_and_head_has_a_case_and_so_has_one_of_ones_own(monkeypatch):
     monkeypatch.setitem(CELLS, "derived", CELLS["gru"])
     monkeypatch.setitem(CELLS, "underived", CELLS["coupled"])
+    monkeypatch.setitem(HEADS, "own", HEADS["squared"])
+    assert "own" in {case.head for case in by_hand()}
     cells = [{case.model.cell for case in cases} for cases in (by_hand(), variants())]
     assert [
         {name for name in CELLS if bool(CELLS[name].by_hand) == d} for d in (True, False)
