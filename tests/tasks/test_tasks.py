@@ -231,7 +231,7 @@ def test_a_batch_begins_from_the_zero_state_unless_the_task_carries_it():
 
 def test_batches_of_another_width_are_refused_before_there_is_a_folder(tmp_path):
     config = Config().replace({"train.batch_size": 3, "model.hidden_size": 8})
-    with pytest.raises(UserError, match="have 2 lanes, and train.batch_size is 3"):
+    with pytest.raises(UserError, match=r"have 2 lanes, and train.batch_size is 3"):
         Run(config, Echo(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
