@@ -139,7 +139,7 @@ def test_verify_gradients_runs_on_a_config_of_ones_own(tmp_path):
     )
     assert "2 cases" in done.stdout and "0 kinds of them failed" in done.stdout
     rows = json.loads((tmp_path / "verification.json").read_text())
-    assert all(row["passed"] for row in rows) and len({row["leaf"] for row in rows}) == 5
+    assert all(row["passed"] for row in rows) and len({row["leaf"] for row in rows}) == 8
     assert (tmp_path / "figures" / "verification.png").exists()
 
 
