@@ -17,7 +17,8 @@ The map. Imports point one way, from the top of this list to its bottom.
     optimizer averaging sample                  steps, their averages; text as the model writes it
     scoring/        protocols  ensemble  monte_carlo  dynamic
     tasks/          TASKS; task (the contract); a task is one file: text adding
-    config train                                all that decides a run; the training step
+    config                                      all that decides a run
+    hyperparameters train                       what of it is data; the training step
     verification/   reference (NumPy)  cases  notebook  compare  audit
     run/            a training run in its folder: loop, and what it takes turns with:
                     lock checksums signals memory metrics description storage checkpoint

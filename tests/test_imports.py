@@ -66,6 +66,7 @@ ORDER = [
     *TASKS,
     "tasks",
     "config",
+    "hyperparameters",
     "train",
     "verification.reference",
     "verification.cases",

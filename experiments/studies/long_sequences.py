@@ -28,6 +28,7 @@ from lstm_jax.container import memory_limit
 from lstm_jax.data.batches import Batch, Streams, stack_batches
 from lstm_jax.errors import UserError
 from lstm_jax.files import write_json
+from lstm_jax.hyperparameters import Hyperparameters
 from lstm_jax.run.figures import new_figure, picture, save, tidy
 from lstm_jax.terminal import show, write
 from lstm_jax.train import init_train_state, make_dispatch
@@ -116,8 +117,8 @@ def make_batches(config: Config) -> Batch:
 def measure(config: Config) -> dict[str, Any]:
     """A step of this config, in this process: what it adds to memory and how long it takes."""
     batches = jax.device_put(make_batches(config))
-    state = init_train_state(config, VOCABULARY_SIZE)
-    dispatch = make_dispatch(config).lower(state, batches).compile()
+    hyper, state = Hyperparameters.of(config), init_train_state(config, VOCABULARY_SIZE)
+    dispatch = make_dispatch(config).lower(hyper, state, batches).compile()
     analysis, free = dispatch.memory_analysis(), free_bytes()
     planned = None if analysis is None else analysis.temp_size_in_bytes
     entry: dict[str, Any] = {"planned_bytes": planned, "free_bytes": free}
@@ -126,7 +127,7 @@ def measure(config: Config) -> dict[str, Any]:
 
     def step() -> None:
         nonlocal state
-        state, _ = jax.block_until_ready(dispatch(state, batches))
+        state, _ = jax.block_until_ready(dispatch(hyper, state, batches))
 
     forget_peak()
     before = peak_bytes()

@@ -19,6 +19,7 @@ from lstm_jax.data.batches import Batch, stack_batches
 from lstm_jax.errors import UserError, shorten
 from lstm_jax.files import delete_parts, named, write_json
 from lstm_jax.heads import HEADS, Head
+from lstm_jax.hyperparameters import Hyperparameters, structure_of
 from lstm_jax.loss import count_targets
 from lstm_jax.masks import evaluation_masks
 from lstm_jax.model import count_parameters
@@ -92,6 +93,7 @@ class Run:
         self.config, self.task, self.workdir = config, task, workdir
         self.title = title or workdir.name
         self.description = check_run(config, task, workdir)
+        self.hyper = Hyperparameters.of(config)
         with ExitStack() as held:
             self.lock = held.enter_context(only_process(workdir))
             check, train = self.lock.check, config.train
@@ -138,7 +140,7 @@ class Run:
             # As one program: dozens of small ones take twice as long, compiled or read from disk.
             place = state_placement(self.config)
             init = jax.jit(init_train_state, static_argnums=(0, 1), out_shardings=place)
-            state = init(self.config, self.task.interface)
+            state = init(structure_of(self.config), self.task.interface, self.hyper)
         for bad, why in damaged.items():
             aside = self.checkpoints.set_aside(bad)
             warn(f"the checkpoint of step {bad} is damaged ({why}); it is now {aside}")
@@ -190,7 +192,7 @@ class Run:
         while step < train.steps and not received:
             boundary = min(step - step % train.validate_every + train.validate_every, train.steps)
             K = min(train.steps_per_dispatch, boundary - step)
-            self.state, infos = dispatch(self.state, self._batches(step, step + K))
+            self.state, infos = dispatch(self.hyper, self.state, self._batches(step, step + K))
             step += K
             if unread is not None:
                 clock = self._report(progress, *unread, clock)

@@ -32,6 +32,7 @@ from lstm_jax.gradients import GRADIENTS
 from lstm_jax.heads import softmax
 from lstm_jax.model import Interface, Masks
 from lstm_jax.gradients.lanes import lane_mesh, over_lanes
+from lstm_jax.hyperparameters import Hyperparameters
 from lstm_jax.train import init_train_state, make_dispatch
 from lstm_jax.verification.compare import UNOPTIMIZED
 
@@ -82,7 +83,7 @@ def trained():
     dispatch, batches = make_dispatch(config), stack_batches([plain] * 3)
     state = init_train_state(config, 11)
     for _ in range(2):
-        state, infos = dispatch(state, batches)
+        state, infos = dispatch(Hyperparameters.of(config), state, batches)
     return jax.tree.map(np.asarray, (state.params, state.carry, infos)), dispatch._cache_size()
 four, found["compiled"] = trained()
 parallel.CORES_APART_BELOW = 0
