@@ -2,10 +2,12 @@
 
     python -m experiments.run --experiment=shakespeare
     python -m experiments.run --config.model.hidden_size=64 --workdir=runs/small
+    python -m experiments.run --sweep.optimizer.learning_rate=1e-3,3e-3 --sweep.train.seed=0,1,2
     python -m experiments.run --mode=evaluate --workdir=runs/shakespeare
     python -m experiments.run --mode=sample --workdir=runs/shakespeare --prompt=ROMEO:
 
 The same command run again in its folder resumes there. Results go to stdout, the rest to stderr.
+Every --config.SECTION.KEY has a --sweep.SECTION.KEY: values with commas between them, a run each.
 """
 
 import dataclasses
@@ -43,6 +45,7 @@ from experiments.support.machine import keep_memory, use_devices
 from experiments.support.output import READER_LEFT, flush_streams, open_streams, use_hooks
 from experiments.support.programs import keep_no_programs, keep_programs, keep_programs_unasked
 from experiments.support.samples import sample_task, sample_text
+from experiments.support.sweep import train_sweep
 from experiments.support.training import train
 from lstm_jax.config import SECTIONS, Config, check_read, fields_of
 from lstm_jax.data.fetch import cache_folder
@@ -188,6 +191,32 @@ CONFIG = {
     for key, field in fields_of(section).items()
 }
 
+
+class Listed(flags.ArgumentParser):
+    """Values of an option with commas between them; where one has commas itself, semicolons."""
+
+    def __init__(self, of_one: flags.ArgumentParser) -> None:
+        self.of_one = of_one
+        self.separator = ";" if isinstance(of_one, Integers) else ","
+        self.syntactic_help = f"values with `{self.separator}` between them"
+
+    def parse(self, argument: Any) -> list[Any]:
+        values = argument.split(self.separator) if isinstance(argument, str) else argument
+        return [self.of_one.parse(value) for value in values]
+
+
+# Not among the module's own, which --help lists: each means what its --config flag does.
+SWEEP = {
+    name: flags.DEFINE(
+        Listed(flags.FLAGS[name].parser),
+        name.replace("config.", "sweep.", 1),
+        None,
+        f"the values of --{name} in the runs of a sweep",
+        module_name="experiments.support.sweep",
+    )
+    for name in CONFIG
+}
+
 # What each mode reads besides the config, the experiment and the folder.
 READ_BY_MODE = {
     "train": set(),
@@ -251,6 +280,29 @@ def check_changes(mode: str, changes: dict[str, Any]) -> None:
         raise UserError(f"--config.{wrong[0]} means nothing to {reader}: leave it out")
 
 
+def grid() -> dict[str, list[Any]]:
+    """The values to sweep over, by the option's name (`train.seed`)."""
+    return {
+        name.removeprefix("config."): holder.value
+        for name, holder in SWEEP.items()
+        if holder.value is not None
+    }
+
+
+def check_grid() -> None:
+    """Refuses a sweep where there is nothing to train, or an option has a value of its own."""
+    for name in grid():
+        if MODE.value != "train":
+            raise UserError(f"--sweep.{name} means nothing to --mode={MODE.value}: leave it out")
+        if is_study(EXPERIMENTS[EXPERIMENT.value]):
+            raise UserError(
+                f"--sweep.{name} means nothing to --experiment={EXPERIMENT.value}, which is a "
+                "study and no recipe: take another --experiment, or leave it out"
+            )
+        if name in overrides():
+            raise UserError(f"--config.{name} and --sweep.{name} are given: leave one out")
+
+
 def overrides() -> dict[str, Any]:
     """The config values given on the command line, by name (`model.hidden_size`)."""
     return {
@@ -261,7 +313,8 @@ def overrides() -> dict[str, Any]:
 
 
 def workdir() -> Path:
-    return named(f"runs/{EXPERIMENT.value}" if WORKDIR.value is None else WORKDIR.value)
+    default = f"runs/{EXPERIMENT.value}-sweep" if grid() else f"runs/{EXPERIMENT.value}"
+    return named(default if WORKDIR.value is None else WORKDIR.value)
 
 
 def check_usable(folder: Path, flag: str) -> None:
@@ -298,6 +351,8 @@ def run_experiment() -> int:
     """Runs the experiment with its config as the flags change it; returns the exit code."""
     experiment = EXPERIMENTS[EXPERIMENT.value]
     config = experiment.get_config().replace(overrides())
+    if swept := grid():
+        return train_sweep(config, swept, workdir(), EXPERIMENT.value, [*overrides()])
     check_read(config, overrides())
     if not is_study(experiment):
         return train(config, workdir(), EXPERIMENT.value)
@@ -370,6 +425,7 @@ def carry_out(argv: Sequence[str]) -> int:
     use_hooks()
     try:
         check_flags(MODE.value, overrides())
+        check_grid()
         keep_memory()
         use_devices(CPU_DEVICES.value)
         check_usable(workdir(), "workdir")

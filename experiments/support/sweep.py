@@ -1,0 +1,206 @@
+"""A grid of runs: every combination of some config values, each a run in a folder of its own.
+
+What is done is not done again, and what was stopped goes on. All runs of a shape share one compiled
+program (`lstm_jax.hyperparameters`).
+"""
+
+import itertools
+import math
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.support.seeds import spread
+from lstm_jax.config import Config, check_read
+from lstm_jax.errors import UserError
+from lstm_jax.files import write_json
+from lstm_jax.run.figures import new_figure, picture, save, tidy
+from lstm_jax.run.loop import Run, check_run
+from lstm_jax.run.metrics import brief, kept
+from lstm_jax.tasks import TASKS
+from lstm_jax.terminal import say, show
+
+Grid = Mapping[str, Sequence[Any]]  # the values of each option, by its full name
+SEED = "train.seed"
+DONE, PICTURE = "sweep.json", "figures/sweep.png"
+
+
+class Point(NamedTuple):
+    """One run of a sweep."""
+
+    values: dict[str, Any]  # by full name, those that are swept
+    config: Config
+    folder: Path
+
+
+def short_names(grid: Grid) -> dict[str, str]:
+    """The options' names without their sections, where that tells them apart."""
+    keys = [name.partition(".")[2] for name in grid]
+    return {
+        name: key if keys.count(key) == 1 else name for name, key in zip(grid, keys, strict=True)
+    }
+
+
+def in_words(value: Any) -> str:
+    """A value as it stands in a folder's name and in the table."""
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def name_of(values: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """What tells a run from the others, such as `learning_rate=0.001,seed=0`."""
+    return ",".join(f"{names[name]}={in_words(value)}" for name, value in values.items())
+
+
+def points_of(config: Config, grid: Grid, workdir: Path, given: Sequence[str]) -> list[Point]:
+    """Every combination of the grid's values; `given` are the options that flags changed beside
+    them. UserError, before any run has begun, for what one of them could not do."""
+    for name, values in grid.items():
+        if name == "data.task":
+            raise UserError("--sweep.data.task means nothing: the runs of a sweep are of one task")
+        if len({*values}) < len(values):
+            raise UserError(f"--sweep.{name} has a value twice: {', '.join(map(str, values))}")
+    points, names = [], short_names(grid)
+    for combination in itertools.product(*grid.values()):
+        values = dict(zip(grid, combination, strict=True))
+        folder = workdir / re.sub(r"[^\w.,=+-]", "_", name_of(values, names))
+        if any(folder == point.folder for point in points):
+            raise UserError(
+                f"two runs of the sweep would be in {folder}: name the values otherwise"
+            )
+        try:
+            of_point = config.replace(values)
+            check_read(of_point, [*given, *grid])
+            check_run(of_point, TASKS[of_point.data.task].of(of_point), folder)
+        except UserError as error:
+            raise UserError(f"the run {folder.name}: {error}") from error
+        points.append(Point(values, of_point, folder))
+    return points
+
+
+def train_sweep(
+    config: Config, grid: Grid, workdir: Path, title: str, given: Sequence[str] = ()
+) -> int:
+    """Trains every run of the grid, or goes on; prints the table, writes sweep.json and its
+    picture. Returns the exit code: not 0 where a run failed, such as one that diverged."""
+    points = points_of(config, grid, workdir, given)
+    runs: list[dict[str, Any]] = []
+    for number, point in enumerate(points, start=1):
+        say(f"run {number} of {len(points)}: {point.folder.name}")
+        summary = train_point(point, title)
+        runs.append({"folder": point.folder.name, "values": point.values, **summary})
+        write_json(workdir / DONE, {"swept": grid, "config": config.flatten(), "runs": runs})
+    settings = settings_of(runs)
+    show_table(settings, short_names(grid))
+    draw(settings, grid, f"{title}, swept", TASKS[config.data.task].unit, workdir / PICTURE)
+    return 2 if any("error" in run for run in runs) else 0
+
+
+def train_point(point: Point, title: str) -> dict[str, Any]:
+    """The summary of a run, or what went wrong with it: the others go on."""
+    task = TASKS[point.config.data.task].of(point.config)
+    try:
+        with Run(point.config, task, point.folder, f"{title}, {point.folder.name}") as run:
+            run.train()
+            summary = run.summary()
+            run.draw_figures()
+            return summary
+    except UserError as error:
+        say(f"error: {error}")
+        return {"error": str(error)}
+
+
+class Setting(NamedTuple):
+    """Runs that differ in their seeds alone."""
+
+    values: dict[str, Any]  # of the other options
+    losses: dict[str, list[float]]  # each kind's, one per run; what is minimised is the first
+    failed: int  # runs without a loss
+
+    @property
+    def mean(self) -> float:
+        """Of what is minimised; where a run has failed, infinite."""
+        first = next(iter(self.losses.values()), [])
+        return statistics.mean(first) if first and not self.failed else math.inf
+
+
+def losses_of(run: Mapping[str, Any]) -> dict[str, float]:
+    """What a run came to, as the task measures it; else its loss in training."""
+    measured = {brief(name): loss for name, loss in kept(run).items()}
+    return measured or {name: run[name] for name in ("train_loss",) if name in run}
+
+
+def settings_of(runs: Sequence[Mapping[str, Any]]) -> list[Setting]:
+    """The runs by what they differ in besides the seed, the lowest loss first."""
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for run in runs:
+        others = {name: value for name, value in run["values"].items() if name != SEED}
+        groups.setdefault(tuple(others.items()), []).append(run)
+    settings = []
+    for others, group in groups.items():
+        found = [losses for run in group if (losses := losses_of(run))]
+        kinds = {name: [losses[name] for losses in found] for name in (found[0] if found else ())}
+        settings.append(Setting(dict(others), kinds, len(group) - len(found)))
+    return sorted(settings, key=lambda setting: setting.mean)
+
+
+def show_table(settings: Sequence[Setting], names: Mapping[str, str]) -> None:
+    """A line per setting: its values, and each loss's mean and deviation over the seeds."""
+    swept = [name for name in settings[0].values] if settings else []
+    kinds = [*dict.fromkeys(kind for setting in settings for kind in setting.losses)]
+    rows = [[*(names[name] for name in swept), *kinds, "runs"]]
+    for setting in settings:
+        losses = [spread(setting.losses[kind]) if kind in setting.losses else "-" for kind in kinds]
+        count = len(next(iter(setting.losses.values()), []))
+        runs = f"{count}" + (f", {setting.failed} failed" if setting.failed else "")
+        rows.append([*map(in_words, setting.values.values()), *losses, runs])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        show("  ".join(map(str.ljust, row, widths)).rstrip())
+
+
+@picture
+def draw(settings: Sequence[Setting], grid: Grid, title: str, unit: str, path: Path) -> None:
+    """What is minimised against the swept value: a point per run, a line through the means for
+    each combination of the others."""
+    others = [name for name in grid if name != SEED]
+    along = max(others, key=lambda name: len(grid[name]), default=None)
+    figure = new_figure(8, 4.5)
+    axes = figure.subplots()
+    xs = positions(grid[along]) if along else [0.0]
+    kind = next((kind for setting in settings for kind in setting.losses), "loss")
+    lines: dict[str, list[tuple[float, list[float]]]] = {}
+    for setting in settings:
+        if setting.losses:
+            x = xs[list(grid[along]).index(setting.values[along])] if along else 0.0
+            rest = {name: value for name, value in setting.values.items() if name != along}
+            label = name_of(rest, short_names(grid))
+            lines.setdefault(label, []).append((x, next(iter(setting.losses.values()))))
+    for label, points in lines.items():
+        points.sort()
+        means = [statistics.mean(losses) for _, losses in points]
+        (line,) = axes.plot([x for x, _ in points], means, marker="o", label=label or None)
+        each = [(x, loss) for x, losses in points for loss in losses]
+        axes.plot(*zip(*each, strict=True), ".", color=line.get_color(), alpha=0.5)
+    if along and is_geometric(grid[along]):
+        axes.set_xscale("log")
+    axes.set_xticks(xs, [in_words(value) for value in grid[along]] if along else [""])
+    axes.minorticks_off()
+    axes.set(xlabel=along or "a point per seed", ylabel=f"{kind} ({unit})", title=title)
+    if len(lines) > 1:
+        axes.legend(frameon=False)
+    tidy(axes)
+    save(figure, path)
+
+
+def positions(values: Sequence[Any]) -> list[float]:
+    """Where values stand on an axis: numbers at themselves, others side by side."""
+    numbers = all(type(value) in (int, float) for value in values)
+    return [float(value) if numbers else n for n, value in enumerate(values)]
+
+
+def is_geometric(values: Sequence[Any]) -> bool:
+    """Whether values are positive numbers of several sizes, as rates are."""
+    at = positions(values)
+    return min(at) > 0 and max(at) / min(at) > 5
