@@ -122,13 +122,14 @@ def keep_where_skipped(opt_state: SkipState, updated: Average, average: Average)
     return jax.tree.map(partial(jnp.where, opt_state.in_a_row == 0), updated, average)
 
 
-def make_train_step(config: Config, head: Head = softmax) -> TrainStep:
+def make_train_step(config: Config, head: Head = softmax, mesh: Mesh | None = None) -> TrainStep:
     """Builds `train_step`: draw the masks, take the gradient, update, hand the carry on.
 
-    Of the config only what `structure_of` leaves is read.
+    Of the config only what `structure_of` leaves is read. `mesh`: the devices that share a batch;
+    those of `mesh_of`, if it is left out.
     """
     gradient = make_gradient(config.train.gradient, config.train.remat_every, head)
-    value_and_grad = over_lanes(gradient, mesh_of(config))
+    value_and_grad = over_lanes(gradient, mesh or mesh_of(config))
     skips = config.train.on_nonfinite == "skip"
 
     def train_step(

@@ -174,14 +174,18 @@ class Run:
             with catch_signals() as received:
                 self._train(progress, received)
                 if received:
-                    self.watch.check_state(self.state)
-                    self.checkpoints.save(self.state, self.description, {})
+                    self.save()
                 self.checkpoints.wait()
         finally:
             progress.close()
         if received:
             self.draw_figures()
             raise Interrupted(received[0], self.step)
+
+    def save(self) -> None:
+        """Saves the state between two validations, where it is finite."""
+        self.watch.check_state(self.state)
+        self.checkpoints.save(self.state, self.description, {})
 
     def _train(self, progress: Progress, received: list[int]) -> None:
         """The loop itself; stops between two dispatches once it is asked to, which it notes."""
@@ -192,7 +196,7 @@ class Run:
         while step < train.steps and not received:
             boundary = min(step - step % train.validate_every + train.validate_every, train.steps)
             K = min(train.steps_per_dispatch, boundary - step)
-            self.state, infos = dispatch(self.hyper, self.state, self._batches(step, step + K))
+            self.state, infos = dispatch(self.hyper, self.state, self.batches(step, step + K))
             step += K
             if unread is not None:
                 clock = self._report(progress, *unread, clock)
@@ -205,21 +209,28 @@ class Run:
         if unread is not None:
             self._report(progress, *unread, clock)
 
-    def _batches(self, first: int, last: int) -> Batch:
+    def batches(self, first: int, last: int) -> Batch:
         """Those of the steps from `first` to before `last`, as one dispatch takes them."""
         return stack_batches([self.task.training_batch(step) for step in range(first, last)])
 
     def _report(
         self, progress: Progress, step: int, infos: StepInfo, clock: float, boundary: bool = False
     ) -> float:
-        """Writes a dispatch down, waiting for it if need be; returns the time when it was read.
+        """Writes a dispatch down, waiting for it if need be; returns the time when it was read."""
+        infos = jax.tree.map(np.asarray, jax.device_get(infos))
+        now = time.perf_counter()
+        self.report(progress, step, infos, now - clock, boundary)
+        return now
+
+    def report(
+        self, progress: Progress, step: int, infos: StepInfo, seconds: float, boundary: bool
+    ) -> None:
+        """Writes down a dispatch that has been read, and took so long.
 
         At a boundary the state is that of its end, and is validated, sampled and saved.
         """
-        infos = jax.tree.map(np.asarray, jax.device_get(infos))
-        now = time.perf_counter()
-        self.watch.check_infos(step, infos, self.state, self._batches)
-        line = self.journal.line(step, infos, now - clock)
+        self.watch.check_infos(step, infos, self.state, self.batches)
+        line = self.journal.line(step, infos, seconds)
         if boundary:
             scores = self._validate()
             line |= scores
@@ -228,7 +239,6 @@ class Run:
         progress.update(line)
         if boundary:
             self.checkpoints.save(self.state, self.description, scores)
-        return now
 
     def _validate(self) -> dict[str, float]:
         """Scores the state, where that is finite, and writes a sample."""

@@ -78,7 +78,7 @@ def test_the_table_has_mean_and_deviation_over_the_seeds_the_lowest_loss_first(f
 
 def test_what_is_done_is_not_done_again(folder, monkeypatch):
     _, done, _ = folder
-    monkeypatch.setattr(Run, "_batches", lambda *_: pytest.fail("it trains"))
+    monkeypatch.setattr(Run, "batches", lambda *_: pytest.fail("it trains"))
     again = call(*line_of(SWEEP))
     assert again.stdout == done.stdout and again.stderr.count("resuming at step 4") == 4
 
