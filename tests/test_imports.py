@@ -34,6 +34,7 @@ ORDER = [
     "data.batches",
     "meshes",
     "precision",
+    "pieces",
     "cells.cell",
     "cells.passes",
     "cells.projection",
