@@ -14,7 +14,8 @@ The map. Imports point one way, from the top of this list to its bottom.
     loss            the mean over the targets that count
     gradients/      GRADIENTS; known  bptt (by hand)  bptt_layer  remat  weight_drop
                     lanes (several devices)
-    optimizer averaging sample                  steps, their averages; text as the model writes it
+    optimizer stalling averaging sample         steps, their rate and end, their averages; text as
+                                                the model writes it
     scoring/        protocols  ensemble  monte_carlo  dynamic
     tasks/          TASKS; task (the contract); a task is one file: text adding
     config train                                all that decides a run; the training step

@@ -57,6 +57,7 @@ ORDER = [
     "gradients.weight_drop",
     "gradients.lanes",
     "optimizer",
+    "stalling",
     "averaging",
     "sample",
     "scoring.protocols",
