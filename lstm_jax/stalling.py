@@ -30,7 +30,7 @@ def init_stall(config: OptimizerConfig, patience: int) -> Stall | None:
         plateau = make_plateau(config).init(jnp.zeros(()))
     elif not patience:
         return None
-    return Stall(jnp.asarray(jnp.inf), jnp.asarray(0, jnp.int32), plateau)
+    return Stall(jnp.full((), jnp.inf, float), jnp.asarray(0, jnp.int32), plateau)
 
 
 @partial(jax.jit, static_argnames="config")

@@ -112,6 +112,16 @@ def test_a_stall_that_an_average_waits_for_does_not_count_towards_the_end():
     assert init_stall(config, 0) is None
 
 
+@pytest.mark.parametrize("schedule", ["constant", "plateau"])
+def test_what_is_remembered_keeps_its_type(schedule):
+    """Else the training step would be compiled again after the first validation."""
+    config = OptimizerConfig(schedule=schedule)
+    start = init_stall(config, 2)
+    after = after_validation(start, 2.0, False, config)
+    assert jax.tree.map(jax.typeof, after) == jax.tree.map(jax.typeof, start)
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(start))
+
+
 class Unmeasured(TextTask):
     """A task of one's own, which says first at its validation that it has none."""
 
