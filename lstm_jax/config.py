@@ -93,7 +93,7 @@ class TrainConfig(AverageOptions, Section):
     sample_length: int = option(400, "characters of each sample", low=1, high=2**20)
     patience: int = option(
         0,
-        "end the run after so many validations in a row without a lower loss; 0: never",
+        "end the run after so many validations in a row without a loss lower in float32; 0: never",
         low=0,
         high=2**31 - 1,
     )

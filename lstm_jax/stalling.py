@@ -16,7 +16,8 @@ from lstm_jax.optimizer import OptimizerConfig, make_plateau
 
 
 class Stall(NamedTuple):
-    """What was seen of the validations."""
+    """What was seen of the validations. A loss is lower where it is so in float32: less than a
+    last digit is no better, though the best checkpoint is chosen by every digit."""
 
     best: Array  # the lowest loss so far
     since: Array  # validations after that
