@@ -23,7 +23,6 @@ from lstm_jax.run.description import Description, OtherFormat, own_options, read
 from lstm_jax.run.figures import new_figure, picture, save, tidy
 from lstm_jax.run.folder import CONFIG, FIGURES
 from lstm_jax.run.metrics import brief, counted, in_digits, kept, measured, minimised, read_metrics
-from lstm_jax.tasks import TASKS
 from lstm_jax.terminal import printable, say, show, warn
 
 SIDE_BY_SIDE = 6  # recipes, a column for each; more are a line each
@@ -44,11 +43,6 @@ class RunRecord:
     @property
     def seed(self) -> int:
         return self.description.config.train.seed
-
-    @property
-    def unit(self) -> str:
-        """What its losses are counted in."""
-        return TASKS[self.description.config.data.task].unit
 
     @property
     def last(self) -> dict[str, Any]:
@@ -243,11 +237,11 @@ def check_comparable(runs: Sequence[RunRecord]) -> None:
     """Refuses runs of different tasks, in different units, or measured by different names."""
     first, *others = runs
     for run in others:
-        tasks = [each.description.config.data.task for each in (first, run)]
-        if tasks[0] != tasks[1] or first.unit != run.unit:
+        kinds = [(r.description.config.data.task, r.description.unit) for r in (first, run)]
+        if kinds[0] != kinds[1]:
             raise UserError(
-                f"{first.name} is of data.task={tasks[0]}, in {first.unit}, and {run.name} of "
-                f"data.task={tasks[1]}, in {run.unit}: compare runs of one task in one unit"
+                "{} is of data.task={}, in {}, and {} of data.task={}, in {}: compare runs of one "
+                "task in one unit".format(first.name, *kinds[0], run.name, *kinds[1])
             )
     measures = {tuple(run.losses): run.name for run in runs if run.losses}
     if len(measures) > 1:
@@ -276,7 +270,7 @@ def compare(folders: Sequence[Path], workdir: Path) -> int:
     recipes = recipes_of(runs)
     losses, options = table_of_losses(recipes), table_of_options(recipes)
     warn_of(runs, recipes)
-    unit = runs[0].unit
+    unit = runs[0].description.unit
     show(f"runs: {len(runs)}, recipes: {len(recipes)}; losses in {unit}, at each run's best step\n")
     show(losses)
     show(f"\n{options}" if differing(recipes) else "\nThe configs differ in nothing but the seed.")

@@ -24,11 +24,11 @@ def line(step, loss, suffix="", **more):
     return of_all | {"seconds": step / 10} | scores | more
 
 
-def run_of(name, losses=(2.0,), identity=TEXT, interface=IDS, lines=None, **options):
+def run_of(name, losses=(2.0,), identity=TEXT, unit="nats/char", lines=None, **options):
     """A run of ten steps per validation loss."""
     options = {name.replace("__", "."): value for name, value in options.items()}
     config = Config().replace({"train.steps": 10 * len(losses), "model.hidden_size": 3} | options)
-    described = Description(config, identity, interface, "float32")
+    described = Description(config, identity, IDS, "float32", unit)
     lines = lines or [line(10 * n, loss) for n, loss in enumerate(losses, start=1)]
     return RunRecord(name, described, lines)
 
@@ -119,6 +119,10 @@ def test_the_options_are_columns_or_where_there_are_many_lines():
     "changes, message",
     [
         ({"data__task": "adding"}, "a is of data.task=text, in nats/char, and b of data.task=add"),
+        (
+            {"unit": "nats/word"},
+            "a is of data.task=text, in nats/char, and b .*, in nats/word: com",
+        ),
         ({"lines": [line(1, None, val_accuracy=1.0)]}, "a by loss and 2, b by accuracy"),
     ],
 )

@@ -163,6 +163,8 @@ CHANGES = [
     ({"format": 10**30}, "another version of lstm_jax"),
     ({"format": "1"}, "its format is '1'"),
     ({"dtype": "float64; rm -rf /"}, "cannot be read|computes in"),
+    ({"unit": 3}, "its unit is 3"),
+    ({"unit": "x" * 10**7}, "its unit is 'xxx"),
 ]
 
 
