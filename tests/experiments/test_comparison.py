@@ -78,8 +78,8 @@ def test_runs_are_called_what_their_names_have_in_common(names, name):
 def test_the_table_has_means_deviations_and_what_is_kept():
     """By hand: of 1 and 1.5 the mean is 1.25, and the deviation the root of 0.125, 0.3536."""
     averaged = [
-        line(10, 3.0) | line(10, 0.25, "_average"),
-        line(20, 2.0) | line(20, 0.5, "_average"),
+        line(10, 0.25, "_average") | line(10, 3.0),
+        line(20, 0.5, "_average") | line(20, 2.0),
     ]
     recipes = recipes_of(
         [
