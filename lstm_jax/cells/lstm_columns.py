@@ -107,7 +107,8 @@ def backward(
     """(B1) to (B3) and dx: what arrives at the state before, dz and dx, all of them NxB."""
     c_before, c = read
     dz, dc_HxB = gates_backward(gates, c_before, c, d.h, d.c)
-    both = functools.reduce(operator.add, map(operator.matmul, weights, dz))
+    products = (w @ dz_HxB for w, dz_HxB in zip(weights, dz, strict=True))
+    both = functools.reduce(operator.add, products)
     D = weights.i.shape[0] - dc_HxB.shape[0]
     dx_DxB, dh_HxB = both[:D], both[D:]  # (B5), (B3)
     return LSTMState(dh_HxB, dc_HxB), (dz, dx_DxB)
