@@ -39,7 +39,7 @@ class Description(NamedTuple):
     @classmethod
     def of(cls, config: Config, task: Task) -> "Description":
         identity = json.loads(json.dumps(dict(task.identity)))  # as it will be read again
-        return cls(config, identity, task.interface, default_dtype(), task.unit)
+        return cls(config, identity, task.interface, default_dtype(), unit=task.unit)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -82,7 +82,7 @@ class Description(NamedTuple):
         interface, unit = interface_of(data["interface"]), data.get("unit", Task.unit)
         if type(unit) is not str or len(unit) > LONGEST_UNIT:
             raise ValueError(f"its unit is {shorten(unit)}")
-        return cls(config, data["identity"], interface, data["dtype"], unit)
+        return cls(config, data["identity"], interface, data["dtype"], unit=unit)
 
 
 def interface_of(described: dict[str, Any]) -> Interface:

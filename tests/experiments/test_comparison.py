@@ -28,7 +28,7 @@ def run_of(name, losses=(2.0,), identity=TEXT, unit="nats/char", lines=None, **o
     """A run of ten steps per validation loss."""
     options = {name.replace("__", "."): value for name, value in options.items()}
     config = Config().replace({"train.steps": 10 * len(losses), "model.hidden_size": 3} | options)
-    described = Description(config, identity, IDS, "float32", unit)
+    described = Description(config, identity, IDS, "float32", unit=unit)
     lines = lines or [line(10 * n, loss) for n, loss in enumerate(losses, start=1)]
     return RunRecord(name, described, lines)
 
