@@ -13,7 +13,7 @@ from lstm_jax.errors import UserError, shorten
 from lstm_jax.files import read_json
 from lstm_jax.heads import HEADS
 from lstm_jax.model import Interface
-from lstm_jax.tasks import Task
+from lstm_jax.tasks import TASKS, Task
 
 FORMAT = 1  # of checkpoints and config.json
 PARTS = {"config": dict, "identity": dict, "interface": dict, "dtype": str}
@@ -79,7 +79,10 @@ class Description(NamedTuple):
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Description":
         config = Config().replace(data["config"])
-        interface, unit = interface_of(data["interface"]), data.get("unit", Task.unit)
+        interface, unit = (
+            interface_of(data["interface"]),
+            data.get("unit", TASKS[config.data.task].unit),
+        )
         if type(unit) is not str or len(unit) > LONGEST_UNIT:
             raise ValueError(f"its unit is {shorten(unit)}")
         return cls(config, data["identity"], interface, data["dtype"], unit=unit)
