@@ -34,7 +34,7 @@ from lstm_jax.model import Interface, ModelParams
 from lstm_jax.run.memory import batch_of_ids, check_run_fits
 from lstm_jax.run.style import (
     FAINT,
-    REFERENCE,
+    QUIET,
     STRONG,
     draw_from,
     new_figure,
@@ -330,33 +330,34 @@ def draw(result: dict[str, Any], path: Path) -> None:
         0.8 + 1.35 * rows, "Milliseconds per training step (shorter is faster)", about
     )
     panels = [*figure.subplots(rows, columns, squeeze=False).flat]
+    names = [name for name in NAMES if any(name in entry["contenders"] for entry in entries)]
     for number, (axes, entry) in enumerate(zip(panels, entries, strict=False)):
-        draw_shape(axes, entry, named=number % columns == 0)
+        draw_shape(axes, entry, names, named=number % columns == 0)
     for axes in panels[len(entries) :]:
         axes.set_axis_off()
     save(figure, path)
 
 
-def draw_shape(axes: "Axes", entry: dict[str, Any], named: bool) -> None:
-    """A shape's panel; `named`: with the contenders' names."""
+def draw_shape(axes: "Axes", entry: dict[str, Any], names: list[str], named: bool) -> None:
+    """A shape's panel with a place for each name; `named`: with the names beside it."""
     contenders = entry["contenders"]
-    shown = {name: name for name in NAMES if name in contenders}
+    shown = {name: name for name in names if name in contenders}
     if entry["best_torch"]:
         shown[TORCH] = entry["best_torch"]
-    places = [list(NAMES).index(name) for name in shown]
+    places = [names.index(name) for name in shown]
     ms = [contenders[name]["ms"] for name in shown.values()]
     quartiles = [contenders[name]["ms_quartiles"] for name in shown.values()]
     colors = [STRONG if name == OURS else FAINT for name in shown]
     spread = np.abs(np.array(quartiles).T - ms)
-    axes.barh(places, ms, 0.72, color=colors, xerr=spread, ecolor=REFERENCE, error_kw={"lw": 0.8})
+    axes.barh(places, ms, 0.72, color=colors, xerr=spread, ecolor=QUIET, error_kw={"lw": 0.8})
     highest = max(high for _, high in quartiles)
     for place, value, (_, high), name in zip(places, ms, quartiles, shown, strict=True):
         weight = "bold" if name == OURS else "normal"
         text = f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f}"
         axes.text(high + 0.02 * highest, place, text, size=7.5, va="center", weight=weight)
-    axes.set_yticks(range(len(NAMES)), NAMES.values() if named else [])
+    axes.set_yticks(range(len(names)), [NAMES[name] for name in names] if named else [])
     axes.set_xticks([])
-    axes.set(xlim=(0, 1.25 * highest), ylim=(len(NAMES) - 0.4, -0.6))
+    axes.set(xlim=(0, 1.25 * highest), ylim=(len(names) - 0.4, -0.6))
     axes.set_title(title(entry), loc="left")
     axes.spines["bottom"].set_visible(False)
     axes.tick_params(axis="y", length=0)

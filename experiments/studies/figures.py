@@ -1,12 +1,12 @@
 """Draws the committed pictures again, from the numbers that are committed beside them.
 
-Every study writes the numbers of its picture into a JSON file beside it; in experiments/figures lie
-such files. With --figures=pdf,svg they are drawn in these formats. Curves of runs that are done get
-such a file, with `nanoGPT's transformer` as a line where all of them learnt tiny Shakespeare, by
+A study writes the numbers of its picture into `figures/NAME.json` beside it. The committed ones are
+such files in experiments/figures. --figures=pdf,svg draws them in these formats.
+
+The curves of runs that are done get such a file by this command. Each RUN is the folder of another
+seed of one recipe. On tiny Shakespeare nanoGPT's loss is a line of the picture.
 
     python -m experiments.studies.figures OUT.json TITLE SUBTITLE RUN [RUN ...]
-
-where each RUN is the folder of another seed of one recipe.
 """
 
 import sys
@@ -18,11 +18,12 @@ from experiments.studies import (
     benchmark,
     long_sequences,
     notebook_audit,
-    tiny_shakespeare,
     tiny_shakespeare_ablation,
     verify_gradients,
 )
+from experiments.studies.tiny_shakespeare import references_of
 from lstm_jax.config import Config
+from lstm_jax.errors import UserError
 from lstm_jax.files import read_json, write_json
 from lstm_jax.run.description import Description, read_description
 from lstm_jax.run.figures import Recipe, curves_of, draw_curves, drops
@@ -30,7 +31,7 @@ from lstm_jax.run.folder import CONFIG
 from lstm_jax.run.metrics import read_metrics
 from lstm_jax.run.style import chosen_formats, in_format
 from lstm_jax.tasks import TASKS
-from lstm_jax.terminal import show
+from lstm_jax.terminal import say, show
 
 READS = ()  # everything is in the files
 IGNORES = ("compile_cache", "cpu_devices")
@@ -65,12 +66,22 @@ def curves_of_runs(title: str, subtitle: str, folders: list[Path]) -> dict[str, 
     described = [Description.from_json(read_description(folder / CONFIG)) for folder in folders]
     configs = [one.config for one in described]
     recipe = Recipe(title, [*map(read_metrics, folders)], any(drops(c.model) for c in configs))
-    tiny = all(c.data.corpus == "tiny_shakespeare" and not c.data.path for c in configs)
-    references = tiny_shakespeare.REFERENCES if tiny else {}
-    unit = TASKS[configs[0].data.task].unit
+    unit, references = TASKS[configs[0].data.task].unit, references_of(configs[0])
     return curves_of([recipe], title, unit, subtitle, references)
 
 
+def write_curves(out: str, title: str, subtitle: str, *folders: str) -> int:
+    """The command of the docstring; returns the exit code."""
+    try:
+        write_json(Path(out), curves_of_runs(title, subtitle, [*map(Path, folders)]))
+    except (UserError, OSError, ValueError) as error:
+        say(f"error: {error}")
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    out, title, subtitle, *folders = sys.argv[1:]
-    write_json(Path(out), curves_of_runs(title, subtitle, [*map(Path, folders)]))
+    if len(sys.argv) < 5:
+        say("error: it takes OUT.json TITLE SUBTITLE RUN [RUN ...]")
+        sys.exit(2)
+    sys.exit(write_curves(*sys.argv[1:]))

@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -32,6 +32,9 @@ from lstm_jax.run.figures import in_words
 from lstm_jax.run.style import COLORS, DASHES, MARKERS, draw_from, new_figure, picture, save
 from lstm_jax.terminal import show, write
 from lstm_jax.train import init_train_state, make_dispatch
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 READS = (
     "model.hidden_size",
@@ -176,10 +179,12 @@ def line(entry: dict[str, Any]) -> str:
     return f"{start}{entry['added_bytes'] / 1e6:9.1f}  {entry['step_s']:10.3f}"
 
 
-def kept_every(entries: list[dict[str, Any]]) -> str:
-    """The legend of the entries that keep a state every k steps."""
+def kept_of(entries: list[dict[str, Any]]) -> str:
+    """What the entries of one kind keep, for the legend."""
     every = {entry["remat_every"] for entry in entries}
-    return f"remat_every = {every.pop()}" if len(every) == 1 else "remat_every = k"
+    if every == {0}:
+        return "everything kept"
+    return f"remat_every = {every.pop() if len(every) == 1 else 'k'}"
 
 
 @picture
@@ -189,26 +194,9 @@ def draw(numbers: dict[str, Any], path: Path) -> None:
     figure = new_figure(3.3, title, numbers["about"])
     memory, time = figure.subplots(1, 2)
     for blocked in (False, True):
-        mine = [e for e in numbers["entries"] if bool(e["remat_every"]) == blocked]
+        entries = [e for e in numbers["entries"] if bool(e["remat_every"]) == blocked]
         style = {"color": COLORS[blocked], "ls": DASHES[blocked], "marker": MARKERS[blocked]}
-        label = kept_every(mine) if blocked else "everything kept"
-        run = [e for e in mine if "left_out" not in e]
-        T = [e["T"] for e in run]
-        # What stays below a page or two leaves no mark on the peak, and no point on a log axis.
-        added = [max(e["added_bytes"], 1e5) / 1e6 for e in run]
-        memory.plot(T, added, ms=4, label=label, **style)
-        time.plot(T, [e["step_s"] for e in run], ms=4, **style)
-        planned = [e for e in mine if "left_out" in e and e.get("planned_bytes")]
-        if planned:
-            T = [e["T"] for e in planned]
-            needed = [e["planned_bytes"] / 1e6 for e in planned]
-            style |= {"ls": "", "mfc": "white", "label": "it would need"}
-            memory.plot(T, needed, ms=4, **style)
-        for entry, megabytes in zip(run, added, strict=True):
-            if blocked:
-                text, at = f"k = {entry['remat_every']}", (entry["T"], megabytes)
-                place = {"xytext": (0, -11), "textcoords": "offset points", "ha": "center"}
-                memory.annotate(text, at, size=7, **place)
+        draw_entries(memory, time, entries, style)
     memory.set(title="memory added (MB)")
     time.set(title="time (seconds)")
     for axes in (memory, time):
@@ -216,6 +204,26 @@ def draw(numbers: dict[str, Any], path: Path) -> None:
         axes.set(xlabel="T, characters per sequence")
     memory.legend(loc="upper left")
     save(figure, path)
+
+
+def draw_entries(
+    memory: "Axes", time: "Axes", entries: list[dict[str, Any]], style: dict[str, Any]
+) -> None:
+    """The entries of one kind, with the k of those that keep a state every k steps."""
+    run = [e for e in entries if "left_out" not in e]
+    T = [e["T"] for e in run]
+    # What stays below a page or two leaves no mark on the peak, and no point on a log axis.
+    added = [max(e["added_bytes"], 1e5) / 1e6 for e in run]
+    memory.plot(T, added, ms=4, label=kept_of(entries), **style)
+    time.plot(T, [e["step_s"] for e in run], ms=4, **style)
+    if planned := [e for e in entries if "left_out" in e and e.get("planned_bytes")]:
+        needed = [e["planned_bytes"] / 1e6 for e in planned]
+        hollow = style | {"ls": "", "mfc": "white", "label": "it would need"}
+        memory.plot([e["T"] for e in planned], needed, ms=4, **hollow)
+    below = {"xytext": (0, -11), "textcoords": "offset points", "ha": "center", "size": 7}
+    for entry, megabytes in zip(run, added, strict=True):
+        if k := entry["remat_every"]:
+            memory.annotate(f"k = {k}", (entry["T"], megabytes), **below)
 
 
 def about(config: Config, machine: dict[str, Any]) -> str:

@@ -26,7 +26,7 @@ from lstm_jax.tasks.text import TextTask
 from lstm_jax.terminal import show
 
 # The loss of nanoGPT's transformer, by its README, with a context of 256 characters.
-REFERENCES = {"nanoGPT's transformer, windows": 1.4697}
+NANOGPT = {"nanoGPT, windows": 1.4697}
 PROTOCOLS = ("windows", "stream")
 HEADER = f"{'':8}  {'windows':15}  {'stream':15}  parameters   training"
 
@@ -36,6 +36,12 @@ def get_config() -> Config:
     return tiny_shakespeare_hour.get_config().replace(
         {"model.hidden_size": 896, "train.steps": 9600, "train.validate_every": 960}
     )
+
+
+def references_of(config: Config) -> dict[str, float]:
+    """What others have reached on the config's text."""
+    data = config.data
+    return NANOGPT if data.corpus == "tiny_shakespeare" and not data.path else {}
 
 
 def row(name: str, losses: list[str], parameters: int) -> str:
@@ -69,6 +75,6 @@ def main(config: Config, workdir: Path) -> int:
     write_json(workdir / "record.json", record | {"seeds": runs, "ensemble": ensemble})
     recipe = Recipe("tiny_shakespeare", [*map(read_metrics, configs)], drops(config.model))
     about = f"{in_words(config.model)}, {len(runs)} seeds"
-    curves = curves_of([recipe], "Tiny Shakespeare", TextTask.unit, about, REFERENCES)
+    curves = curves_of([recipe], text.name, TextTask.unit, about, references_of(config))
     draw_from(curves, draw_curves, workdir / "figures" / "tiny_shakespeare.png")
     return 0

@@ -127,10 +127,10 @@ def draw(numbers: dict[str, Any], path: Path) -> None:
     save(figure, path)
 
 
-def about(config: Config) -> str:
-    """The picture's subtitle."""
+def about(config: Config, text: str) -> str:
+    """The picture's subtitle; `text` names what is learnt."""
     seeds_of = f"mean and deviation of {len(seeds.SEEDS)} seeds"
-    trained = f"{in_words(config.model)}, {config.train.steps} steps on tiny Shakespeare"
+    trained = f"{in_words(config.model)}, {config.train.steps} steps on {text}"
     return f"{trained}; {seeds_of}; lines: the base"
 
 
@@ -149,5 +149,5 @@ def main(config: Config, workdir: Path) -> int:
         written = {"machine": machine, "config": config.flatten(), "variants": runs, "means": means}
         write_json(workdir / "ablation.json", written)
         path = workdir / "figures" / "tiny_shakespeare_ablation.png"
-        draw_from({"about": about(config), "variants": means}, draw, path)
+        draw_from({"about": about(config, text.name), "variants": means}, draw, path)
     return 0

@@ -138,7 +138,7 @@ def draw(numbers: dict[str, Any], path: Path) -> None:
     figure = new_figure(
         1.3 + 0.24 * len(kinds) + 0.135 * len(numbers["pairs"]),
         "Largest difference between two sources of a gradient",
-        f"As a share of the leaf's largest gradient: the worst of {numbers['comparisons']:,} "
+        f"As a share of the parameter's largest gradient: the worst of {numbers['comparisons']:,} "
         f"comparisons in {numbers['cases']} cases",
     )
     heights = [len(pairs) + 0.6 for pairs in kinds.values()]

@@ -132,8 +132,9 @@ def draw_curves(curves: dict[str, Any], path: Path) -> None:
     highest = highest_of(recipes)
     mark_references(loss, curves["references"], highest)
     frame(loss, lowest_of(loss), highest)
-    of = in_full(counted(curves["unit"]))
-    loss.set(ylabel=f"{what}({curves['unit'].partition('/')[0]} per {of})", xlim=(0, None))
+    unit, of = curves["unit"].partition("/")[0], in_full(counted(curves["unit"]))
+    gap = " " if len(recipes) == 1 else "\n"
+    loss.set(ylabel=f"{what}{gap}({unit} per {of})", xlim=(0, None))
     rate.set(xlabel=f"{of}s seen (millions)", ylabel="learning\nrate", ylim=(0, None))
     figure.align_ylabels()
     save(figure, path)
@@ -149,7 +150,7 @@ def draw_one(axes: "Axes", recipe: dict[str, Any]) -> str:
     draw_training(axes, recipe, training_in_words(recipe), FAINT, "-")
     for name, (color, dashes) in zip(shared_losses(recipe), styles(), strict=False):
         draw_validation(axes, recipe, name, loss_in_words(name), color, dashes)
-    return "loss "
+    return "loss"
 
 
 def draw_each(axes: "Axes", recipes: list[dict[str, Any]]) -> str:
@@ -162,7 +163,7 @@ def draw_each(axes: "Axes", recipes: list[dict[str, Any]]) -> str:
             draw_training(axes, recipe, recipe["name"], color, dashes)
         else:
             draw_validation(axes, recipe, name, recipe["name"], color, dashes)
-    return "; ".join(sorted(drawn)) + "\n"
+    return "; ".join(sorted(drawn))
 
 
 def shared_losses(recipe: dict[str, Any]) -> list[str]:

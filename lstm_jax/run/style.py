@@ -9,6 +9,7 @@ import io
 import os
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lstm_jax.files import write_atomically, write_json
-from lstm_jax.terminal import warn
+from lstm_jax.terminal import escaped, warn
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
 FORMATS = ("png", "pdf", "svg")
 # Inches. At a column of 3.3 the text still has 6 points, and at a page's width it has 10.
 WIDTH = 5.0
+MOST_LINES = 3  # of a title, or a subtitle: a folder's name may have any length
 # Each is lighter than the one before, so that they stay apart in grey.
 COLORS = ("#14213d", "#a63446", "#2a9d8f", "#e09f3e", "#a8c5e8", "#ead9c2")
 DASHES = ("-", (0, (5, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (2.5, 1)), (0, (8, 2)), (0, (1, 0.6)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
-STRONG, QUIET, FAINT, REFERENCE = COLORS[0], "#8a8f98", "#bfc3c9", "#444444"
+STRONG, QUIET, FAINT, REFERENCE = COLORS[0], "#7a8089", "#bfc3c9", "#444444"
 SETTINGS = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -104,7 +106,9 @@ def picture(draw: Callable[..., None]) -> Callable[..., None]:
             matplotlib = import_matplotlib()
             settings = {**matplotlib.rcParamsDefault, **SETTINGS}
             del settings["backend"]  # the user's screen is not drawn on, and stays as it is
-            with matplotlib.rc_context(settings):
+            with matplotlib.rc_context(settings), warnings.catch_warnings():
+                # Of a letter that the font lacks; a box stands for it.
+                warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
                 draw(*args)
         except Exception as error:
             path = in_format(args[-1], chosen_formats.get()[0])
@@ -120,22 +124,20 @@ def new_figure(height: float, title: str, subtitle: str = "", width: float = WID
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    above, below = (
-        textwrap.wrap(title, round(10.4 * width)),
-        textwrap.wrap(subtitle, round(15 * width)),
-    )
+    above = textwrap.wrap(plain(title), round(10.4 * width))[:MOST_LINES]
+    below = textwrap.wrap(plain(subtitle), round(15 * width))[:MOST_LINES]
     # The layout keeps room for the title alone: the subtitle lies over empty lines of it.
     place: dict[str, Any] = {"x": 0.06 / width, "ha": "left", "va": "top"}
-    text = "\n".join([*map(plain, above), *[""] * len(below)])
+    text = "\n".join([*above, *[""] * len(below)])
     figure.suptitle(text, size=10.5, weight="bold", **place)
     under = 1 - (0.07 + 0.175 * len(above)) / height
-    figure.text(y=under, s="\n".join(map(plain, below)), size=8.5, color="#555555", **place)
+    figure.text(y=under, s="\n".join(below), size=8.5, color="#555555", **place)
     return figure
 
 
 def plain(text: str) -> str:
-    """Text in which matplotlib finds no formulas."""
-    return text.replace("$", r"\$")
+    """Text that can be drawn, in which matplotlib finds no formulas."""
+    return escaped(text).replace("$", r"\$")
 
 
 def reference_line(axes: "Axes", value: float, label: str) -> None:
@@ -149,6 +151,7 @@ def reference_line(axes: "Axes", value: float, label: str) -> None:
         textcoords="offset points",
         size=7.5,
         color=REFERENCE,
+        bbox={"color": "white", "alpha": 0.75, "pad": 0.3},
     )
 
 
