@@ -89,9 +89,9 @@ def curve_of(metrics: list[dict[str, Any]]) -> dict[str, Any]:
     run: dict[str, Any] = {name: means(parts, name) for name in IN_TRAINING}
     run |= {"validated": [line["targets"] for line in validated], "losses": {}, "kept": None}
     if validated:
-        names = [name for name in (*kept(validated[0]), *measured(validated[0])) if is_loss(name)]
-        for name in dict.fromkeys(names):
-            run["losses"][name] = [in_short(line[name]) for line in validated]
+        for name in dict.fromkeys([*kept(validated[0]), *measured(validated[0])]):
+            if is_loss(name) and all(name in line for line in validated):
+                run["losses"][name] = [in_short(line[name]) for line in validated]
         run["kept"] = min(range(len(validated)), key=lambda n: minimised(validated[n]))
     return run
 

@@ -160,6 +160,12 @@ def test_without_validation_there_are_the_losses_of_training(drawn):
     assert labels(axes) == ["recipe 0", "recipe 1"] and axes.get_ylabel().startswith("training")
 
 
+def test_a_loss_that_a_validation_lacks_is_not_drawn(drawn):
+    """As where a line of metrics.jsonl was edited."""
+    lacking = line(4, train_loss=1.0, val_loss_stream=0.5)
+    assert labels(drawn([[*RUNS[0], lacking]]))[1:-1] == ["validation, stream: 0.500"]
+
+
 def test_a_long_run_is_drawn_by_means():
     """So that the numbers behind a picture are few."""
     metrics = [line(n, train_loss=float(n)) for n in range(1, 1001)]
