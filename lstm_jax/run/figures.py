@@ -232,9 +232,12 @@ def mark_references(axes: "Axes", references: dict[str, float], top: float) -> N
     """Draws the references. Those above `top` are named in the legend: nothing would be left to see
     of the curves below them."""
     named = {name: f"{name}: {in_figures(value)}" for name, value in references.items()}
+    ends = [y[-1] for line in axes.lines if len(y := line.get_ydata()) and not math.isnan(y[-1])]
     for name, value in references.items():
         if value < top:
-            reference_line(axes, value, named.pop(name))
+            # Its label is on the side where the nearest curve does not end.
+            nearest = min(ends, key=lambda end: abs(end - value), default=value)
+            reference_line(axes, value, named.pop(name), above=nearest <= value)
     if named:
         label = plain(f"above: {', '.join(named.values())}")
         axes.plot([], [], ls=":", color=REFERENCE, lw=0.9, label=label)
@@ -263,5 +266,5 @@ def frame(axes: "Axes", lowest: float, highest: float) -> None:
     entries = len(axes.get_legend_handles_labels()[1])
     legend = min(0.08 * entries, 0.6)  # its share of the height
     span = (highest - lowest) or 1.0
-    axes.set_ylim(lowest - 0.06 * span, highest + span * legend / (1 - legend))
+    axes.set_ylim(lowest - 0.09 * span, highest + span * legend / (1 - legend))
     axes.legend(loc="upper right")

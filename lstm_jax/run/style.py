@@ -140,18 +140,19 @@ def plain(text: str) -> str:
     return escaped(text).replace("$", r"\$")
 
 
-def reference_line(axes: "Axes", value: float, label: str) -> None:
-    """A dotted line at a value of the y axis, with its label above it on the left."""
+def reference_line(axes: "Axes", value: float, label: str, above: bool) -> None:
+    """A dotted line at a value of the y axis, with its label on the right, above it or below."""
     axes.axhline(value, color=REFERENCE, lw=0.9, ls=":", zorder=1.5)
     axes.annotate(
         plain(label),
-        (0.012, value),
+        (0.99, value),
         xycoords=axes.get_yaxis_transform(),
-        xytext=(0, 1.5),
+        xytext=(0, 2 if above else -2.5),
         textcoords="offset points",
+        ha="right",
+        va="bottom" if above else "top",
         size=7.5,
         color=REFERENCE,
-        bbox={"color": "white", "alpha": 0.75, "pad": 0.3},
     )
 
 

@@ -131,8 +131,10 @@ def test_references_are_dotted_lines_or_named_where_they_are_far_above(drawn):
     assert labels(axes)[-1] == "above: log V: 40.000" and axes.get_ylim()[1] < 40
 
 
-def test_a_reference_below_the_curves_is_in_the_picture(drawn):
-    assert drawn(RUNS, references={"a": 0.1}).get_ylim()[0] < 0.1
+def test_a_reference_below_the_curves_is_in_the_picture_with_its_label_off_them(drawn):
+    axes = drawn(RUNS, references={"a": 0.1, "b": 5.2})
+    assert axes.get_ylim()[0] < 0.1
+    assert [text.get_va() for text in axes.texts] == ["top", "bottom"]
 
 
 def test_the_learning_rate_is_drawn_from_zero(drawn):
