@@ -31,6 +31,7 @@ from experiments.studies import (
     benchmark,
     benchmark_sampling,
     device_check,
+    figures,
     long_sequences,
     notebook_audit,
     speedrun,
@@ -56,6 +57,7 @@ from lstm_jax.run.checkpoint import load_model
 from lstm_jax.run.folder import RUN_FILES
 from lstm_jax.run.memory import check_state_fits
 from lstm_jax.run.signals import Interrupted
+from lstm_jax.run.style import FORMATS, drawn_as
 from lstm_jax.sample import SamplingConfig
 from lstm_jax.scoring.dynamic import DynamicConfig
 from lstm_jax.terminal import say
@@ -79,6 +81,7 @@ EXPERIMENTS: dict[str, ModuleType] = {
     "benchmark_sampling": benchmark_sampling,
     "long_sequences": long_sequences,
     "speedrun": speedrun,
+    "figures": figures,
 }
 
 EXPERIMENT = flags.DEFINE_enum(
@@ -145,6 +148,14 @@ SPLIT = flags.DEFINE_enum(
     "evaluate: what to score; training_end: as long a piece at the end of the training split, to "
     "tune dynamic evaluation on",
 )
+FIGURES = flags.DEFINE_list(
+    "figures", ["png"], f"train: the formats of pictures, with commas: {', '.join(FORMATS)}"
+)
+flags.register_validator(
+    "figures",
+    lambda names: names and {*names} <= {*FORMATS},
+    f"it takes some of {', '.join(FORMATS)}, with commas between them",
+)
 SAMPLE_SEED = flags.DEFINE_integer(
     "sample_seed", 0, "sample: the same seed, the same text", 0, 2**32 - 1
 )
@@ -206,10 +217,10 @@ CONFIG = {
 
 # What each mode reads besides the config, the experiment and the folder.
 READ_BY_MODE = {
-    "train": set(),
+    "train": {"figures"},
     "evaluate": {"checkpoint", "split", "ensemble", "draws", "dynamic", *DYNAMIC_OPTIONS},
     "sample": {"checkpoint", "prompt", "length", "num_samples", "sample_seed", *SAMPLING},
-    "compare": {"workdirs"},
+    "compare": {"workdirs", "figures"},
 }
 
 
@@ -412,7 +423,8 @@ def carry_out(argv: Sequence[str]) -> int:
             "sample": sample_run,
             "compare": compare_runs,
         }
-        return modes[MODE.value]()
+        with drawn_as(*FIGURES.value):
+            return modes[MODE.value]()
     except UserError as error:
         say(f"error: {error}")
         return 2
