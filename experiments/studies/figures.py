@@ -22,6 +22,7 @@ from experiments.studies import (
     verify_gradients,
 )
 from experiments.studies.tiny_shakespeare import references_of
+from experiments.support import results
 from lstm_jax.config import Config
 from lstm_jax.errors import UserError
 from lstm_jax.files import read_json, write_json
@@ -41,6 +42,7 @@ DRAWN_BY: dict[str, Callable[..., None]] = {
     "benchmark": benchmark.draw,
     "long_sequences": long_sequences.draw,
     "notebook_audit": notebook_audit.draw,
+    "results": results.draw,
     "tiny_shakespeare_ablation": tiny_shakespeare_ablation.draw,
     "verify_gradients": verify_gradients.draw,
 }
