@@ -52,7 +52,8 @@ def slowed(tree: Any, stall: Stall | None) -> Any:
     """Updates, or a learning rate, at the share of it that plateaus have left."""
     if stall is None or stall.plateau is None:
         return tree
-    return jax.tree.map(lambda leaf: leaf * stall.plateau.scale, tree)
+    scale = stall.plateau.scale
+    return jax.tree.map(lambda leaf: leaf * scale, tree)
 
 
 def why_over(stall: Stall | None, patience: int) -> str | None:
