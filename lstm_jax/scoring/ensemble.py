@@ -11,7 +11,6 @@ from lstm_jax.scoring.protocols import (
     EvaluateConfig,
     Evaluation,
     score,
-    segment_length,
     stream_segments,
     window_segments,
 )
@@ -22,11 +21,10 @@ def evaluate_ensemble(
 ) -> Evaluation:
     """The loss of several models of one alphabet whose distributions are averaged, by both
     protocols."""
-    T = segment_length(models[0][0])
 
     def mean(segments: Callable[..., Iterable[Batch]]) -> float:
         each = (
-            np.concatenate([*score(params, segments(ids, config, T), masks)])
+            np.concatenate([*score(params, segments(ids, config), masks)])
             for params, masks in models
         )
         return float(mix(each).mean())

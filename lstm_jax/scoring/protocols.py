@@ -22,10 +22,9 @@ from lstm_jax.data.batches import MAX_LANES, MAX_TIME, Batch, cut_segments
 from lstm_jax.errors import UserError
 from lstm_jax.gradients.lanes import Placement, lane_mesh
 from lstm_jax.heads import softmax
-from lstm_jax.model import Carry, Masks, ModelParams, apply, hidden_sizes, init_carry, output_size
+from lstm_jax.loss import target_losses
+from lstm_jax.model import Carry, Masks, ModelParams, hidden_sizes, init_carry, run_stack
 from lstm_jax.options import Section, option
-
-LOGITS_BYTES = 2**27  # in float32
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,8 @@ def _score(
     params: ModelParams, carry: Carry, batch: Batch, masks: Masks | None
 ) -> tuple[Array, Carry]:
     """The loss of every target, TxB, and the carry."""
-    logits_TxBxV, carry = apply(params, carry, batch.inputs, masks, batch.resets, batch.live)
-    return softmax.losses(logits_TxBxV, batch.targets), carry
+    h_TxBxH, carry = run_stack(params, carry, batch.inputs, masks, batch.resets, batch.live)
+    return target_losses(params, h_TxBxH, batch.targets, softmax), carry
 
 
 def score(
@@ -102,11 +101,6 @@ def mean_loss(params: ModelParams, segments: Iterable[Batch], masks: Masks | Non
     return float(total / count)
 
 
-def segment_length(params: ModelParams) -> int:
-    """Steps of a segment whose logits, of MAX_LANES lanes, stay within LOGITS_BYTES."""
-    return max(1, min(MAX_TIME, LOGITS_BYTES // (4 * MAX_LANES * output_size(params))))
-
-
 def stream_segments(
     ids: np.ndarray, config: EvaluateConfig, max_time: int = MAX_TIME
 ) -> Iterable[Batch]:
@@ -143,8 +137,7 @@ def evaluate(
     params: ModelParams, ids: np.ndarray, config: EvaluateConfig, masks: Masks | None = None
 ) -> Evaluation:
     """The loss of a model on a split, by both protocols; `masks` as `score` takes them."""
-    T = segment_length(params)
     return Evaluation(
-        stream=mean_loss(params, stream_segments(ids, config, T), masks),
-        windows=mean_loss(params, window_segments(ids, config, T), masks),
+        stream=mean_loss(params, stream_segments(ids, config), masks),
+        windows=mean_loss(params, window_segments(ids, config), masks),
     )
