@@ -125,9 +125,12 @@ DRAWS = flags.DEFINE_integer(
 SPLIT = flags.DEFINE_enum(
     "split",
     "validation",
-    ["validation", "training_end"],
+    ["validation", "test", "training_end"],
     "evaluate: what to score; training_end: as long a piece at the end of the training split, to "
     "tune dynamic evaluation on",
+)
+TEXT = flags.DEFINE_string(
+    "text", None, "evaluate: a file to score all of, in place of a split, by the run's alphabet"
 )
 SAMPLE_SEED = flags.DEFINE_integer(
     "sample_seed", 0, "sample: the same seed, the same text", 0, 2**32 - 1
@@ -188,10 +191,12 @@ CONFIG = {
     for key, field in fields_of(section).items()
 }
 
+PATHS = ("config.data.path", "config.data.validation_path", "config.data.test_path")
+
 # What each mode reads besides the config, the experiment and the folder.
 READ_BY_MODE = {
     "train": set(),
-    "evaluate": {"checkpoint", "split", "ensemble", "draws", "dynamic", *DYNAMIC_OPTIONS},
+    "evaluate": {"checkpoint", "split", "text", "ensemble", "draws", "dynamic", *DYNAMIC_OPTIONS},
     "sample": {"checkpoint", "prompt", "length", "num_samples", "sample_seed", *SAMPLING},
 }
 
@@ -219,6 +224,8 @@ def check_flags(mode: str, changes: dict[str, Any]) -> None:
         (ignored_by(EXPERIMENT.value), train, f"to --experiment={EXPERIMENT.value}"),
         (("experiment",), in_a_folder and not train, f"to --mode={mode} beside --workdir"),
         (DYNAMIC_OPTIONS, not DYNAMIC.value, "without --dynamic"),
+        (("split",), TEXT.value is not None, "beside --text"),
+        (PATHS, TEXT.value is not None and not DYNAMIC.value, "beside --text without --dynamic"),
         (("sample_seed", "top_k", "top_p"), TEMPERATURE.value == 0, "at --temperature=0"),
         (("sample_seed", "temperature", "top_p"), TOP_K.value == 1, "at --top_k=1"),
         (("sample_seed", "temperature", "top_k"), TOP_P.value == 0, "at --top_p=0"),
@@ -244,7 +251,8 @@ def check_changes(mode: str, changes: dict[str, Any]) -> None:
         wrong = [name for name in changes if name not in reads]
         reader = f"--experiment={EXPERIMENT.value}"
     else:
-        kept = ("evaluate.", "data.path") if mode == "evaluate" else ()
+        paths = [name.removeprefix("config.") for name in PATHS]
+        kept = ("evaluate.", *paths) if mode == "evaluate" else ()
         wrong = [name for name in changes if not name.startswith(kept)]
         reader = f"--mode={mode}, which takes the run's own config"
     if wrong:
@@ -322,6 +330,7 @@ def evaluate_run() -> int:
         workdir(),
         CHECKPOINT.value,
         SPLIT.value,
+        TEXT.value,
         ENSEMBLE.value,
         DRAWS.value,
         rule if DYNAMIC.value else None,
