@@ -213,9 +213,9 @@ def ignored_by(experiment: str) -> tuple[str, ...]:
 
 def check_flags(mode: str, changes: dict[str, Any]) -> None:
     """Refuses flags that this mode, this experiment, or another flag, would make meaningless."""
-    for name in ("workdir", "compile_cache"):
+    for name, what in (("workdir", "folder"), ("compile_cache", "folder"), ("text", "file")):
         if flags.FLAGS[name].value == "":
-            raise UserError(f"--{name} is empty: name a folder, or leave the flag out")
+            raise UserError(f"--{name} is empty: name a {what}, or leave the flag out")
     if flags.FLAGS["ensemble"].present and not all(ENSEMBLE.value or [""]):
         raise UserError("--ensemble has an empty name: give folders, with commas between them")
     train, in_a_folder = mode == "train", flags.FLAGS["workdir"].present

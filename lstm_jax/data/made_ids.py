@@ -9,6 +9,7 @@ memory, so it may be larger. It is read through, in pieces, at the beginning of 
 an id that is too large would make nonsense of everything, and once for its hash.
 """
 
+import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,10 +22,12 @@ from lstm_jax.data.mapped import mapped
 from lstm_jax.data.tokens import PIECE_BYTES, Tokens, joined
 from lstm_jax.errors import UserError, shorten
 from lstm_jax.files import named, read_json
+from lstm_jax.terminal import say
 
 SUFFIX = ".bin"
 DTYPES = ("uint8", "uint16", "uint32", "int32")
 MOST = 2**31 - 1
+LARGE_BYTES = 2**30  # to look through more takes seconds
 EXAMPLE = '{"dtype": "uint16", "vocabulary_size": 50257}'
 
 
@@ -105,13 +108,14 @@ class MadeIds(Tokens):
 
     def _check(self, file: BinaryIO, name: str) -> None:
         """Refuses an id that is none. Not by the map, of which every page would stay in memory."""
+        if (size := file.seek(0, os.SEEK_END)) > LARGE_BYTES:
+            say(f"looking through {name}, {size / 1e9:,.1f} GB, before it is used")
         file.seek(0)
         position, size = 0, self.dtype.itemsize
         while piece := file.read(PIECE_BYTES):
             ids = np.frombuffer(piece[: len(piece) // size * size], self.dtype)
-            wrong = (ids >= len(self)) | (ids < 0)
-            if wrong.any():
-                first = int(np.argmax(wrong))
+            if ids.max(initial=0) >= len(self) or ids.min(initial=0) < 0:
+                first = int(np.argmax((ids >= len(self)) | (ids < 0)))
                 raise UserError(
                     f"{name} has the id {ids[first]} at place {position + first:,}, from 0, and "
                     f"those of a vocabulary_size of {len(self):,} are below that"

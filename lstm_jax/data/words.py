@@ -112,15 +112,15 @@ def split_words(text: str) -> list[str]:
 
 def words_of(file: BinaryIO, name: str) -> Iterator[list[str]]:
     """The words of a UTF-8 file, piece by piece."""
-    held = ""  # the beginning of a word that the last piece's end cut
+    held = ""  # the beginning of a word that goes on in the next piece, maybe
     for chars in utf8_pieces(file, name):
         text = held + chars
         words = split_words(text)
-        goes_on = chars and words and not text[-1].isspace()
-        held = words.pop() if goes_on else ""
+        held = words.pop() if words and not text[-1].isspace() else ""
         if len(held) > LONGEST:
             raise UserError(
                 f"{name} has more than {LONGEST:,} characters without a blank between them, which "
                 "are no words: take another --config.data.tokens"
             )
         yield words
+    yield [held] if held else []
