@@ -93,6 +93,8 @@ def test_a_file_that_has_changed_or_moved(folder):
     assert "test is not the text that this model was trained on" in said and is_one_line(said)
     assert "name that one with --config.data.test_path" in said
     assert call(*line_of(EVALUATE), "--config.data.test_path=moved").code == 0
+    said = call(*line_of(EVALUATE), "--config.data.test_path=valid").stderr
+    assert "valid is not the text that this model was trained on" in said
     (folder / "moved").rename(folder / "test")
 
 
