@@ -3,7 +3,8 @@
 The map. Imports point one way, from the top of this list to its bottom.
 
     errors terminal container options files     errors in one line, output, limits, typed options
-    data/           texts: fetch plays vocabulary corpora batches
+    data/           texts: fetch plays corpora batches texts (TOKENS: what a config asks for)
+                    tokens (the contract) and its kinds: vocabulary octets words made_ids mapped
     meshes precision pieces                     many devices, narrow dtypes, sequences in pieces
     cells/          CELLS; a cell is one file: lstm coupled layer_norm mogrifier peephole gru
                     cell (the contract)  passes (the loops over time, forward and by hand)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from lstm_jax.data.batches import Batch
+from lstm_jax.data.batches import Batch, Ids
 from lstm_jax.model import Masks, ModelParams
 from lstm_jax.scoring.protocols import (
     EvaluateConfig,
@@ -17,7 +17,7 @@ from lstm_jax.scoring.protocols import (
 
 
 def evaluate_ensemble(
-    models: Sequence[tuple[ModelParams, Masks | None]], ids: np.ndarray, config: EvaluateConfig
+    models: Sequence[tuple[ModelParams, Masks | None]], ids: Ids, config: EvaluateConfig
 ) -> Evaluation:
     """The loss of several models of one alphabet whose distributions are averaged, by both
     protocols."""

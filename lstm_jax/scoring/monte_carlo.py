@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from lstm_jax.data.batches import Batch
+from lstm_jax.data.batches import Batch, Ids
 from lstm_jax.errors import UserError
 from lstm_jax.gradients.weight_drop import drop_weights, sample_weight_masks
 from lstm_jax.masks import sample_masks
@@ -51,7 +51,7 @@ def check_drops(config: ModelConfig) -> None:
 
 def evaluate_monte_carlo(
     params: ModelParams,
-    ids: np.ndarray,
+    ids: Ids,
     model: ModelConfig,
     config: EvaluateConfig,
     draws: int,

@@ -7,6 +7,9 @@ first reads `evaluate.warmup` unscored characters beforehand; lanes=1 is the str
 `windows`: the split is cut into windows of `evaluate.window_length` predicted characters, and each
 starts from the zero state. That is the condition a model with a fixed context is scored in
 (nanoGPT), here over the whole split instead of a sample of it.
+
+Where the split falls into documents (`batches.Documents`), the state also starts afresh at each, by
+both protocols: they count the same targets as without.
 """
 
 import math
@@ -18,7 +21,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from lstm_jax.data.batches import MAX_LANES, MAX_TIME, Batch, cut_segments
+from lstm_jax.data.batches import MAX_LANES, MAX_TIME, Batch, Ids, cut_segments
 from lstm_jax.errors import UserError
 from lstm_jax.gradients.lanes import Placement, lane_mesh
 from lstm_jax.heads import softmax
@@ -101,9 +104,7 @@ def mean_loss(params: ModelParams, segments: Iterable[Batch], masks: Masks | Non
     return float(total / count)
 
 
-def stream_segments(
-    ids: np.ndarray, config: EvaluateConfig, max_time: int = MAX_TIME
-) -> Iterable[Batch]:
+def stream_segments(ids: Ids, config: EvaluateConfig, max_time: int = MAX_TIME) -> Iterable[Batch]:
     """The segments of the `stream` protocol."""
     length = -(-(len(ids) - 1) // config.lanes)
     return cut_segments(ids, length, warmup=config.warmup, max_time=max_time)
@@ -126,15 +127,13 @@ def check_lanes(length: int, config: EvaluateConfig) -> None:
         )
 
 
-def window_segments(
-    ids: np.ndarray, config: EvaluateConfig, max_time: int = MAX_TIME
-) -> Iterable[Batch]:
+def window_segments(ids: Ids, config: EvaluateConfig, max_time: int = MAX_TIME) -> Iterable[Batch]:
     """The segments of the `windows` protocol."""
     return cut_segments(ids, config.window_length, max_time=max_time)
 
 
 def evaluate(
-    params: ModelParams, ids: np.ndarray, config: EvaluateConfig, masks: Masks | None = None
+    params: ModelParams, ids: Ids, config: EvaluateConfig, masks: Masks | None = None
 ) -> Evaluation:
     """The loss of a model on a split, by both protocols; `masks` as `score` takes them."""
     return Evaluation(
