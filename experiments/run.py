@@ -5,6 +5,7 @@
     python -m experiments.run --sweep.optimizer.learning_rate=1e-3,3e-3 --sweep.train.seed=0,1,2
     python -m experiments.run --mode=evaluate --workdir=runs/shakespeare
     python -m experiments.run --mode=sample --workdir=runs/shakespeare --prompt=ROMEO:
+    python -m experiments.run --mode=compare --workdirs=runs/shakespeare,runs/small
 
 The same command run again in its folder resumes there. Results go to stdout, the rest to stderr.
 Every --config.SECTION.KEY has a --sweep.SECTION.KEY: values with commas between them, a run each.
@@ -32,6 +33,7 @@ from experiments.studies import (
     benchmark,
     benchmark_sampling,
     device_check,
+    figures,
     long_sequences,
     notebook_audit,
     speedrun,
@@ -40,6 +42,7 @@ from experiments.studies import (
     verify_gradients,
     verify_recipes,
 )
+from experiments.support.comparison import compare, find_runs
 from experiments.support.evaluation import Wanted, evaluate_task, evaluate_text
 from experiments.support.machine import keep_memory, use_devices
 from experiments.support.output import READER_LEFT, flush_streams, open_streams, use_hooks
@@ -57,6 +60,7 @@ from lstm_jax.run.checkpoint import load_model
 from lstm_jax.run.folder import RUN_FILES
 from lstm_jax.run.memory import check_state_fits
 from lstm_jax.run.signals import Interrupted
+from lstm_jax.run.style import FORMATS, drawn_as
 from lstm_jax.sample import SamplingConfig
 from lstm_jax.scoring.dynamic import DynamicConfig
 from lstm_jax.terminal import say
@@ -80,15 +84,30 @@ EXPERIMENTS: dict[str, ModuleType] = {
     "benchmark_sampling": benchmark_sampling,
     "long_sequences": long_sequences,
     "speedrun": speedrun,
+    "figures": figures,
 }
 
 EXPERIMENT = flags.DEFINE_enum(
     "experiment", "shakespeare", list(EXPERIMENTS), "which experiment; each is a file of its name"
 )
 MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "evaluate", "sample"], "run the experiment, score it, let it write"
+    "mode",
+    "train",
+    ["train", "evaluate", "sample", "compare"],
+    "run the experiment, score it, let it write, compare several runs",
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "the run's folder (default: runs/EXPERIMENT)")
+WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "the run's folder (default: runs/EXPERIMENT); compare: where the picture goes (default: "
+    "runs/compare)",
+)
+WORKDIRS = flags.DEFINE_list(
+    "workdirs",
+    [],
+    "compare: folders of runs, with commas between them; a folder that holds such folders stands "
+    "for all of them, and a quoted 'runs/small_*' for what matches",
+)
 COMPILE_CACHE = flags.DEFINE_string(
     "compile_cache",
     None,
@@ -128,9 +147,20 @@ DRAWS = flags.DEFINE_integer(
 SPLIT = flags.DEFINE_enum(
     "split",
     "validation",
-    ["validation", "training_end"],
+    ["validation", "test", "training_end"],
     "evaluate: what to score; training_end: as long a piece at the end of the training split, to "
     "tune dynamic evaluation on",
+)
+TEXT = flags.DEFINE_string(
+    "text", None, "evaluate: a file to score all of, in place of a split, by the run's alphabet"
+)
+FIGURES = flags.DEFINE_list(
+    "figures", ["png"], f"train: the formats of pictures, with commas: {', '.join(FORMATS)}"
+)
+flags.register_validator(
+    "figures",
+    lambda names: names and {*names} <= {*FORMATS},
+    f"it takes some of {', '.join(FORMATS)}, with commas between them",
 )
 SAMPLE_SEED = flags.DEFINE_integer(
     "sample_seed", 0, "sample: the same seed, the same text", 0, 2**32 - 1
@@ -216,12 +246,14 @@ SWEEP = {
     )
     for name in CONFIG
 }
+PATHS = ("config.data.path", "config.data.validation_path", "config.data.test_path")
 
 # What each mode reads besides the config, the experiment and the folder.
 READ_BY_MODE = {
-    "train": set(),
-    "evaluate": {"checkpoint", "split", "ensemble", "draws", "dynamic", *DYNAMIC_OPTIONS},
+    "train": {"figures"},
+    "evaluate": {"checkpoint", "split", "text", "ensemble", "draws", "dynamic", *DYNAMIC_OPTIONS},
     "sample": {"checkpoint", "prompt", "length", "num_samples", "sample_seed", *SAMPLING},
+    "compare": {"workdirs", "figures"},
 }
 
 
@@ -237,17 +269,23 @@ def ignored_by(experiment: str) -> tuple[str, ...]:
 
 def check_flags(mode: str, changes: dict[str, Any]) -> None:
     """Refuses flags that this mode, this experiment, or another flag, would make meaningless."""
-    for name in ("workdir", "compile_cache"):
+    for name, what in (("workdir", "folder"), ("compile_cache", "folder"), ("text", "file")):
         if flags.FLAGS[name].value == "":
-            raise UserError(f"--{name} is empty: name a folder, or leave the flag out")
-    if flags.FLAGS["ensemble"].present and not all(ENSEMBLE.value or [""]):
-        raise UserError("--ensemble has an empty name: give folders, with commas between them")
+            raise UserError(f"--{name} is empty: name a {what}, or leave the flag out")
+    for name in ("ensemble", "workdirs"):
+        if flags.FLAGS[name].present and not all(flags.FLAGS[name].value or [""]):
+            raise UserError(f"--{name} has an empty name: give folders, with commas between them")
+    if mode == "compare" and not WORKDIRS.value:
+        raise UserError("--mode=compare needs --workdirs=DIR,DIR,…: the folders of the runs")
     train, in_a_folder = mode == "train", flags.FLAGS["workdir"].present
     for names, meaningless, reader in (
         (set().union(*READ_BY_MODE.values()) - READ_BY_MODE[mode], True, f"to --mode={mode}"),
         (ignored_by(EXPERIMENT.value), train, f"to --experiment={EXPERIMENT.value}"),
         (("experiment",), in_a_folder and not train, f"to --mode={mode} beside --workdir"),
+        (("compile_cache", "cpu_devices", "experiment"), mode == "compare", "to --mode=compare"),
         (DYNAMIC_OPTIONS, not DYNAMIC.value, "without --dynamic"),
+        (("split",), TEXT.value is not None, "beside --text"),
+        (PATHS, TEXT.value is not None and not DYNAMIC.value, "beside --text without --dynamic"),
         (("sample_seed", "top_k", "top_p"), TEMPERATURE.value == 0, "at --temperature=0"),
         (("sample_seed", "temperature", "top_p"), TOP_K.value == 1, "at --top_k=1"),
         (("sample_seed", "temperature", "top_k"), TOP_P.value == 0, "at --top_p=0"),
@@ -273,7 +311,8 @@ def check_changes(mode: str, changes: dict[str, Any]) -> None:
         wrong = [name for name in changes if name not in reads]
         reader = f"--experiment={EXPERIMENT.value}"
     else:
-        kept = ("evaluate.", "data.path") if mode == "evaluate" else ()
+        paths = [name.removeprefix("config.") for name in PATHS]
+        kept = ("evaluate.", *paths) if mode == "evaluate" else ()
         wrong = [name for name in changes if not name.startswith(kept)]
         reader = f"--mode={mode}, which takes the run's own config"
     if wrong:
@@ -313,7 +352,8 @@ def overrides() -> dict[str, Any]:
 
 
 def workdir() -> Path:
-    default = f"runs/{EXPERIMENT.value}-sweep" if grid() else f"runs/{EXPERIMENT.value}"
+    name = "compare" if MODE.value == "compare" else EXPERIMENT.value
+    default = f"runs/{name}-sweep" if grid() else f"runs/{name}"
     return named(default if WORKDIR.value is None else WORKDIR.value)
 
 
@@ -377,6 +417,7 @@ def evaluate_run() -> int:
         workdir(),
         CHECKPOINT.value,
         SPLIT.value,
+        TEXT.value,
         ENSEMBLE.value,
         DRAWS.value,
         rule if DYNAMIC.value else None,
@@ -400,6 +441,14 @@ def sample_run() -> int:
         NUM_SAMPLES.value,
         SAMPLE_SEED.value,
     )
+
+
+def compare_runs() -> int:
+    """Prints what differs between runs, and their losses."""
+    folders = find_runs(WORKDIRS.value)
+    for folder in folders:
+        check_usable(folder, "workdirs")
+    return compare(folders, workdir())
 
 
 def refuse_flags_of_texts(config: Config) -> None:
@@ -432,8 +481,14 @@ def carry_out(argv: Sequence[str]) -> int:
         for folder in ENSEMBLE.value:
             check_usable(named(folder), "ensemble")
         set_compile_cache()
-        modes = {"train": run_experiment, "evaluate": evaluate_run, "sample": sample_run}
-        return modes[MODE.value]()
+        modes = {
+            "train": run_experiment,
+            "evaluate": evaluate_run,
+            "sample": sample_run,
+            "compare": compare_runs,
+        }
+        with drawn_as(*FIGURES.value):
+            return modes[MODE.value]()
     except UserError as error:
         say(f"error: {error}")
         return 2

@@ -16,9 +16,9 @@ from experiments.support.seeds import spread
 from lstm_jax.config import Config, check_read
 from lstm_jax.errors import UserError
 from lstm_jax.files import write_json
-from lstm_jax.run.figures import new_figure, picture, save, tidy
 from lstm_jax.run.loop import Run, check_run
 from lstm_jax.run.metrics import brief, kept
+from lstm_jax.run.style import COLORS, DASHES, MARKERS, draw_from, new_figure, picture, plain, save
 from lstm_jax.tasks import TASKS
 from lstm_jax.terminal import say, show
 
@@ -33,6 +33,7 @@ class Point(NamedTuple):
     values: dict[str, Any]  # by full name, those that are swept
     config: Config
     folder: Path
+    unit: str  # of its loss
 
 
 def short_names(grid: Grid) -> dict[str, str]:
@@ -72,10 +73,11 @@ def points_of(config: Config, grid: Grid, workdir: Path, given: Sequence[str]) -
         try:
             of_point = config.replace(values)
             check_read(of_point, [*given, *grid])
-            check_run(of_point, TASKS[of_point.data.task].of(of_point), folder)
+            task = TASKS[of_point.data.task].of(of_point)
+            check_run(of_point, task, folder)
         except UserError as error:
             raise UserError(f"the run {folder.name}: {error}") from error
-        points.append(Point(values, of_point, folder))
+        points.append(Point(values, of_point, folder, task.unit))
     return points
 
 
@@ -93,7 +95,8 @@ def train_sweep(
         write_json(workdir / DONE, {"swept": grid, "config": config.flatten(), "runs": runs})
     settings = settings_of(runs)
     show_table(settings, short_names(grid))
-    draw(settings, grid, f"{title}, swept", TASKS[config.data.task].unit, workdir / PICTURE)
+    numbers = numbers_of(settings, grid, f"A sweep of {title}", points[0].unit)
+    draw_from(numbers, draw, workdir / PICTURE)
     return 2 if any("error" in run for run in runs) else 0
 
 
@@ -160,44 +163,57 @@ def show_table(settings: Sequence[Setting], names: Mapping[str, str]) -> None:
         show("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
-@picture
-def draw(settings: Sequence[Setting], grid: Grid, title: str, unit: str, path: Path) -> None:
-    """What is minimised against the swept value: a point per run, a line through the means for
-    each combination of the others."""
+def numbers_of(settings: Sequence[Setting], grid: Grid, title: str, unit: str) -> dict[str, Any]:
+    """What the picture is drawn from: each run's loss at its value of the option that has most of
+    them, in a line for every combination of the others."""
     others = [name for name in grid if name != SEED]
     along = max(others, key=lambda name: len(grid[name]), default=None)
-    figure = new_figure(8, 4.5)
-    axes = figure.subplots()
-    xs = positions(grid[along]) if along else [0.0]
-    kind = next((kind for setting in settings for kind in setting.losses), "loss")
+    values = list(grid[along]) if along else [""]
     lines: dict[str, list[tuple[float, list[float]]]] = {}
     for setting in settings:
         if setting.losses:
-            x = xs[list(grid[along]).index(setting.values[along])] if along else 0.0
+            x = positions(values)[values.index(setting.values[along])] if along else 0.0
             rest = {name: value for name, value in setting.values.items() if name != along}
             label = name_of(rest, short_names(grid))
             lines.setdefault(label, []).append((x, next(iter(setting.losses.values()))))
-    for label, points in lines.items():
-        points.sort()
+    kind = next((kind for setting in settings for kind in setting.losses), "loss")
+    return {
+        "title": title,
+        "about": "a point per run, lines through the means",
+        "x": along or "",
+        "ticks": [*zip(positions(values), map(in_words, values), strict=True)],
+        "geometric": is_geometric(values),
+        "y": f"{kind} ({unit}), lower is better",
+        "lines": {label: sorted(points) for label, points in lines.items()},
+    }
+
+
+@picture
+def draw(numbers: dict[str, Any], path: Path) -> None:
+    """The losses against the swept value."""
+    figure = new_figure(3.2, numbers["title"], numbers["about"])
+    axes = figure.subplots()
+    for n, (label, points) in enumerate(numbers["lines"].items()):
+        color, marker = COLORS[n % len(COLORS)], MARKERS[n % len(MARKERS)]
         means = [statistics.mean(losses) for _, losses in points]
-        (line,) = axes.plot([x for x, _ in points], means, marker="o", label=label or None)
+        style = {"color": color, "ls": DASHES[n % len(DASHES)], "label": plain(label)}
+        axes.plot([x for x, _ in points], means, **style)
         each = [(x, loss) for x, losses in points for loss in losses]
-        axes.plot(*zip(*each, strict=True), ".", color=line.get_color(), alpha=0.5)
-    if along and is_geometric(grid[along]):
+        axes.plot(*zip(*each, strict=True), marker, color=color, ms=3.5, alpha=0.8)
+    if numbers["geometric"]:
         axes.set_xscale("log")
-    axes.set_xticks(xs, [in_words(value) for value in grid[along]] if along else [""])
+    axes.set_xticks(*zip(*numbers["ticks"], strict=True))
     axes.minorticks_off()
-    axes.set(xlabel=along or "a point per seed", ylabel=f"{kind} ({unit})", title=title)
-    if len(lines) > 1:
-        axes.legend(frameon=False)
-    tidy(axes)
+    axes.set(xlabel=numbers["x"], ylabel=numbers["y"])
+    if len(numbers["lines"]) > 1:
+        axes.legend()
     save(figure, path)
 
 
 def positions(values: Sequence[Any]) -> list[float]:
     """Where values stand on an axis: numbers at themselves, others side by side."""
     numbers = all(type(value) in (int, float) for value in values)
-    return [float(value) if numbers else n for n, value in enumerate(values)]
+    return [float(value if numbers else n) for n, value in enumerate(values)]
 
 
 def is_geometric(values: Sequence[Any]) -> bool:

@@ -13,10 +13,12 @@ from lstm_jax.errors import UserError, shorten
 from lstm_jax.files import read_json
 from lstm_jax.heads import HEADS
 from lstm_jax.model import Interface
-from lstm_jax.tasks import Task
+from lstm_jax.tasks import TASKS, Task
 
 FORMAT = 1  # of checkpoints and config.json
 PARTS = {"config": dict, "identity": dict, "interface": dict, "dtype": str}
+PATHS = ("data.path", "data.validation_path", "data.test_path")
+LONGEST_UNIT = 100  # characters
 LARGEST = 2**40  # more inputs or outputs than any task has
 
 
@@ -33,11 +35,12 @@ class Description(NamedTuple):
     identity: Mapping[str, Any]  # of the task
     interface: Interface
     dtype: str  # of the parameters
+    unit: str = Task.unit  # what its losses are counted in
 
     @classmethod
     def of(cls, config: Config, task: Task) -> "Description":
         identity = json.loads(json.dumps(dict(task.identity)))  # as it will be read again
-        return cls(config, identity, task.interface, default_dtype())
+        return cls(config, identity, task.interface, default_dtype(), unit=task.unit)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -46,12 +49,13 @@ class Description(NamedTuple):
             "identity": dict(self.identity),
             "interface": self.interface._asdict(),
             "dtype": self.dtype,
+            "unit": self.unit,
         }
 
     def differences(self, other: dict[str, Any]) -> list[str]:
         """How this run differs from a described one (its `to_json`), one phrase per difference.
 
-        A text is known by its hash, so it may lie elsewhere (data.path).
+        A text is known by its hash, so its files may lie elsewhere (data.path).
         """
 
         def flatten(described: dict[str, Any]) -> dict[str, Any]:
@@ -70,13 +74,19 @@ class Description(NamedTuple):
         return [
             f"{key} is {shorten(there.get(key))} there and {shorten(here.get(key))} here"
             for key in {**here, **there}
-            if there.get(key) != here.get(key) and key != "data.path"
+            if there.get(key) != here.get(key) and key not in PATHS
         ]
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Description":
         config = Config().replace(data["config"])
-        return cls(config, data["identity"], interface_of(data["interface"]), data["dtype"])
+        interface, unit = (
+            interface_of(data["interface"]),
+            data.get("unit", TASKS[config.data.task].unit),
+        )
+        if type(unit) is not str or len(unit) > LONGEST_UNIT:
+            raise ValueError(f"its unit is {shorten(unit)}")
+        return cls(config, data["identity"], interface, data["dtype"], unit=unit)
 
 
 def interface_of(described: dict[str, Any]) -> Interface:
