@@ -98,6 +98,7 @@ ORDER = [
     "run.figures",
     "run.progress",
     "run.loop",
+    "run.many",
 ]
 
 

@@ -8,7 +8,8 @@ import itertools
 import math
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,9 +18,10 @@ from lstm_jax.config import Config, check_read
 from lstm_jax.errors import UserError
 from lstm_jax.files import write_json
 from lstm_jax.run.loop import Run, check_run
+from lstm_jax.run.many import shape_of, side_by_side, train_together
 from lstm_jax.run.metrics import brief, kept
 from lstm_jax.run.style import COLORS, DASHES, MARKERS, draw_from, new_figure, picture, plain, save
-from lstm_jax.tasks import TASKS
+from lstm_jax.tasks import TASKS, Task
 from lstm_jax.terminal import say, show
 
 Grid = Mapping[str, Sequence[Any]]  # the values of each option, by its full name
@@ -87,11 +89,19 @@ def train_sweep(
     """Trains every run of the grid, or goes on; prints the table, writes sweep.json and its
     picture. Returns the exit code: not 0 where a run failed, such as one that diverged."""
     points = points_of(config, grid, workdir, given)
+    found: dict[Path, dict[str, Any]] = {}
     runs: list[dict[str, Any]] = []
-    for number, point in enumerate(points, start=1):
-        say(f"run {number} of {len(points)}: {point.folder.name}")
-        summary = train_point(point, title)
-        runs.append({"folder": point.folder.name, "values": point.values, **summary})
+    for chunk, width in chunks_of(points):
+        first, last = len(found) + 1, len(found) + len(chunk)
+        number = f"run {first}" if first == last else f"runs {first} to {last}, side by side,"
+        names = "; ".join(point.folder.name for point in chunk)
+        say(f"{number} of {len(points)}: {names}")
+        found |= train_chunk(chunk, width, title)
+        runs = [
+            {"folder": point.folder.name, "values": point.values, **found[point.folder]}
+            for point in points
+            if point.folder in found
+        ]
         write_json(workdir / DONE, {"swept": grid, "config": config.flatten(), "runs": runs})
     settings = settings_of(runs)
     show_table(settings, short_names(grid))
@@ -100,18 +110,61 @@ def train_sweep(
     return 2 if any("error" in run for run in runs) else 0
 
 
-def train_point(point: Point, title: str) -> dict[str, Any]:
-    """The summary of a run, or what went wrong with it: the others go on."""
-    task = TASKS[point.config.data.task].of(point.config)
-    try:
-        with Run(point.config, task, point.folder, f"{title}, {point.folder.name}") as run:
-            run.train()
-            summary = run.summary()
-            run.draw_figures()
-            return summary
-    except UserError as error:
+def task_of(point: Point) -> Task:
+    return TASKS[point.config.data.task].of(point.config)
+
+
+def chunks_of(points: Sequence[Point]) -> Iterator[tuple[list[Point], int]]:
+    """The runs that train at a time, and the width of the program that they share."""
+    shapes: dict[Any, list[Point]] = {}
+    for point in points:
+        shapes.setdefault(shape_of(point.config), []).append(point)
+    for of_shape in shapes.values():
+        task = task_of(of_shape[0])
+        batch = task.batch_at(0)
+        width = side_by_side(of_shape[0].config, task.interface, batch, len(of_shape))
+        for first in range(0, len(of_shape), width):
+            yield of_shape[first : first + width], width
+
+
+def train_chunk(points: Sequence[Point], width: int, title: str) -> dict[Path, dict[str, Any]]:
+    """The summary of each run, by its folder, or what went wrong with it: the others go on."""
+    found: dict[Path, dict[str, Any]] = {}
+
+    def note(folder: Path, error: UserError) -> None:
         say(f"error: {error}")
-        return {"error": str(error)}
+        found[folder] = {"error": str(error)}
+
+    with ExitStack() as held:
+        runs: dict[Path, Run] = {}
+        for point in points:
+            name = f"{title}, {point.folder.name}"
+            try:
+                run = Run(point.config, task_of(point), point.folder, name)
+                runs[point.folder] = held.enter_context(run)
+            except UserError as error:
+                note(point.folder, error)
+        for folder, error in train_runs([*runs.values()], width).items():
+            note(folder, error)
+        for folder, run in runs.items():
+            if folder not in found:
+                found[folder] = run.summary()
+                run.draw_figures()
+    return found
+
+
+def train_runs(runs: Sequence[Run], width: int) -> dict[Path, UserError]:
+    """Trains them to their end, side by side where that pays; what failed."""
+    errors: dict[Run, UserError] = {}
+    if width > 1:
+        errors = train_together(runs, width)
+    else:
+        for run in runs:
+            try:
+                run.train()
+            except UserError as error:
+                errors[run] = error
+    return {run.workdir: error for run, error in errors.items()}
 
 
 class Setting(NamedTuple):

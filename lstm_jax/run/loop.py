@@ -241,9 +241,9 @@ class Run:
         return now
 
     def report(
-        self, progress: Progress, step: int, infos: StepInfo, seconds: float, boundary: bool
+        self, progress: Progress | None, step: int, infos: StepInfo, seconds: float, boundary: bool
     ) -> None:
-        """Writes down a dispatch that has been read, and took so long.
+        """Writes down a dispatch that has been read, and took so long; None: it is not shown.
 
         At a boundary the state is that of its end, and is validated, sampled and saved.
         """
@@ -255,7 +255,8 @@ class Run:
             self._heed(scores)
             self._begin_average(line)
         self.journal.write(line)
-        progress.update(line)
+        if progress is not None:
+            progress.update(line)
         if boundary:
             self.checkpoints.save(self.state, self.description, scores)
 
