@@ -39,6 +39,7 @@ from experiments.studies import (
     verify_recipes,
 )
 from experiments.support.evaluation import Wanted, evaluate_task, evaluate_text
+from experiments.support.experiment_file import config_of, is_file, load_experiment
 from experiments.support.machine import keep_memory, use_devices
 from experiments.support.output import READER_LEFT, flush_streams, open_streams, use_hooks
 from experiments.support.programs import keep_no_programs, keep_programs, keep_programs_unasked
@@ -46,7 +47,7 @@ from experiments.support.samples import sample_task, sample_text
 from experiments.support.training import train
 from lstm_jax.config import SECTIONS, Config, check_read, fields_of
 from lstm_jax.data.fetch import cache_folder
-from lstm_jax.errors import UserError
+from lstm_jax.errors import UserError, did_you_mean, shorten
 from lstm_jax.files import check_plain, named
 from lstm_jax.model import Interface
 from lstm_jax.options import value_type
@@ -79,8 +80,11 @@ EXPERIMENTS: dict[str, ModuleType] = {
     "speedrun": speedrun,
 }
 
-EXPERIMENT = flags.DEFINE_enum(
-    "experiment", "shakespeare", list(EXPERIMENTS), "which experiment; each is a file of its name"
+EXPERIMENT = flags.DEFINE_string(
+    "experiment",
+    "shakespeare",
+    f"{', '.join(EXPERIMENTS)}; or a FILE.py of your own that has a get_config(), and a "
+    "main(config, workdir) where it does something else than train",
 )
 MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "evaluate", "sample"], "run the experiment, score it, let it write"
@@ -161,7 +165,10 @@ class Integers(flags.ArgumentParser):
 def define_flag(name: str, field: dataclasses.Field, default: Any) -> flags.FlagHolder:
     """A flag of the field's own type."""
     if field.metadata["choices"] is not None:
-        return flags.DEFINE_enum(name, default, [*field.metadata["choices"]], help_of(field))
+        flag = flags.DEFINE_enum(name, default, [*field.metadata["choices"]], help_of(field))
+        # The dict itself: a file of the user's may add to it.
+        flags.FLAGS[name].parser.enum_values = field.metadata["choices"]
+        return flag
     if value_type(field) is tuple:
         return flags.DEFINE(Integers(), name, default, help_of(field))
     define = {
@@ -181,12 +188,17 @@ DYNAMIC_OPTIONS = {
     f"dynamic_{field.name}": define_flag(f"dynamic_{field.name}", field, field.default)
     for field in dataclasses.fields(DynamicConfig)
 }
-# A config value that is not given leaves the experiment's own.
-CONFIG = {
-    f"config.{section}.{key}": define_flag(f"config.{section}.{key}", field, None)
-    for section in SECTIONS
-    for key, field in fields_of(section).items()
-}
+
+
+def define_config_flags() -> None:
+    """A flag for each config value that has none yet; not given it leaves the experiment's own."""
+    for section in SECTIONS:
+        for key, field in fields_of(section).items():
+            if (name := f"config.{section}.{key}") not in flags.FLAGS:
+                define_flag(name, field, None)
+
+
+define_config_flags()
 
 # What each mode reads besides the config, the experiment and the folder.
 READ_BY_MODE = {
@@ -196,6 +208,18 @@ READ_BY_MODE = {
 }
 
 
+def find_experiment(name: str) -> ModuleType:
+    """The experiment of a name, or in a file; UserError where there is none."""
+    if is_file(name):
+        return load_experiment(name)
+    if name not in EXPERIMENTS:
+        files = (path.name for path in Path().glob("*.py"))
+        meant = did_you_mean(name[:100], [*EXPERIMENTS, *files])
+        known = f", which should be one of {', '.join(EXPERIMENTS)}, or a FILE.py"
+        raise UserError(f"there is no --experiment={shorten(name)}{meant or known}")
+    return EXPERIMENTS[name]
+
+
 def is_study(experiment: ModuleType) -> bool:
     """Whether an experiment does something of its own in place of training a config."""
     return hasattr(experiment, "main")
@@ -203,7 +227,7 @@ def is_study(experiment: ModuleType) -> bool:
 
 def ignored_by(experiment: str) -> tuple[str, ...]:
     """The flags that mean nothing to an experiment."""
-    return getattr(EXPERIMENTS[experiment], "IGNORES", ())
+    return getattr(find_experiment(experiment), "IGNORES", ())
 
 
 def check_flags(mode: str, changes: dict[str, Any]) -> None:
@@ -217,7 +241,12 @@ def check_flags(mode: str, changes: dict[str, Any]) -> None:
     for names, meaningless, reader in (
         (set().union(*READ_BY_MODE.values()) - READ_BY_MODE[mode], True, f"to --mode={mode}"),
         (ignored_by(EXPERIMENT.value), train, f"to --experiment={EXPERIMENT.value}"),
-        (("experiment",), in_a_folder and not train, f"to --mode={mode} beside --workdir"),
+        (
+            ("experiment",),
+            # A file may be where the run's cell or task is from.
+            in_a_folder and not train and not is_file(EXPERIMENT.value),
+            f"to --mode={mode} beside --workdir",
+        ),
         (DYNAMIC_OPTIONS, not DYNAMIC.value, "without --dynamic"),
         (("sample_seed", "top_k", "top_p"), TEMPERATURE.value == 0, "at --temperature=0"),
         (("sample_seed", "temperature", "top_p"), TOP_K.value == 1, "at --top_k=1"),
@@ -240,7 +269,7 @@ def check_changes(mode: str, changes: dict[str, Any]) -> None:
     """Refuses config values that this mode, this experiment, or another one, would make
     meaningless."""
     if mode == "train":
-        reads = getattr(EXPERIMENTS[EXPERIMENT.value], "READS", changes)
+        reads = getattr(find_experiment(EXPERIMENT.value), "READS", changes)
         wrong = [name for name in changes if name not in reads]
         reader = f"--experiment={EXPERIMENT.value}"
     else:
@@ -253,11 +282,8 @@ def check_changes(mode: str, changes: dict[str, Any]) -> None:
 
 def overrides() -> dict[str, Any]:
     """The config values given on the command line, by name (`model.hidden_size`)."""
-    return {
-        name.removeprefix("config."): holder.value
-        for name, holder in CONFIG.items()
-        if holder.value is not None
-    }
+    values = {name: flags.FLAGS[f"config.{name}"].value for name in Config().flatten()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def workdir() -> Path:
@@ -296,8 +322,8 @@ def set_compile_cache() -> None:
 
 def run_experiment() -> int:
     """Runs the experiment with its config as the flags change it; returns the exit code."""
-    experiment = EXPERIMENTS[EXPERIMENT.value]
-    config = experiment.get_config().replace(overrides())
+    experiment = find_experiment(EXPERIMENT.value)
+    config = config_of(experiment, EXPERIMENT.value).replace(overrides())
     check_read(config, overrides())
     if not is_study(experiment):
         return train(config, workdir(), EXPERIMENT.value)
@@ -407,13 +433,28 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     Quiet: orbax also raises what it logs as an error, with a traceback, and one line of it will do.
     """
     try:
+        argv = [argv[0], *flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)]
+        load_own_experiment(argv)
         rest = flags.FLAGS(argv)
         if flags.FLAGS["verbosity"].using_default_value:
             flags.FLAGS.verbosity = logging.FATAL
         return rest
+    except UserError as error:  # of a file of the user's
+        say(f"error: {error}")
     except (flags.Error, ValueError) as error:  # ValueError: a flagfile that is not UTF-8
         say(f"error: {error} (--help lists the flags)")
-        sys.exit(2)
+    sys.exit(2)
+
+
+def load_own_experiment(argv: Sequence[str]) -> None:
+    """Loads the file that --experiment names, where it does, and defines flags for its options."""
+    early = flags.FlagValues()
+    flags.DEFINE_string("experiment", "", "", flag_values=early)
+    early(argv, known_only=True)
+    if is_file(name := early["experiment"].value):
+        load_experiment(name)
+    Config()  # which takes in the options of what is now in CELLS and TASKS
+    define_config_flags()
 
 
 if __name__ == "__main__":

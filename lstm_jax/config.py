@@ -12,13 +12,13 @@ from typing import Any, Self
 
 from lstm_jax.averaging import AverageOptions
 from lstm_jax.cells import CELLS
-from lstm_jax.errors import UserError, shorten
+from lstm_jax.errors import UserError, did_you_mean, shorten
 from lstm_jax.gradients import GRADIENTS
 from lstm_jax.gradients.known import missing_by_hand
 from lstm_jax.heads import Head, softmax
 from lstm_jax.model_config import ModelConfig
 from lstm_jax.optimizer import OptimizerConfig
-from lstm_jax.options import Section, option
+from lstm_jax.options import Section, extend, option
 from lstm_jax.scoring.protocols import EvaluateConfig
 from lstm_jax.tasks import TASKS
 
@@ -48,6 +48,11 @@ class DataConfig(*(task.Options for task in TASKS.values())):  # type: ignore[mi
     """Which task, and every task's options."""
 
     task: str = option("text", "what is learnt", choices=TASKS)
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """With the options of tasks that were put into TASKS since."""
+        extend(DataConfig, [task.Options for task in TASKS.values()])
+        return super().__new__(cls)
 
     def unread(self) -> dict[str, str]:
         foreign = (name.removeprefix("data.") for name in foreign_to(self.task))
@@ -131,7 +136,9 @@ class Config:
         for name, value in changes.items():
             section, _, key = name.partition(".")
             if section not in SECTIONS or key not in fields_of(section):
-                raise UserError(f"the config has no key {shorten(name)}")
+                known = [f"{s}.{k}" for s in SECTIONS for k in fields_of(s)]
+                meant = did_you_mean(name[:100], known)
+                raise UserError(f"the config has no key {shorten(name)}{meant}")
             sections.setdefault(section, {})[key] = value
         return dataclasses.replace(
             self,

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -57,6 +57,37 @@ def _checked(name: str, value: Any, f: dataclasses.Field) -> Any:
             f"{name} lies between {meta['low']} and {meta['high']}; not {shorten(value)}"
         )
     return kind(value)
+
+
+# What `dataclass` writes into a class once its fields are known.
+WRITTEN = ("__dataclass_fields__", "__init__", "__repr__", "__eq__", "__hash__", "__match_args__")
+
+
+def extend(section: type["Section"], more: Iterable[type["Section"]]) -> None:
+    """Gives a section the options of others, in place, as if they were among its bases.
+
+    A cell or a task of one's own comes with options when the section is long made, and imported
+    by name everywhere. UserError where an option of its name means something else.
+    """
+    for options in more:
+        known = {f.name: f for f in dataclasses.fields(section)}
+        for f in dataclasses.fields(options):
+            if isinstance(f.type, str):  # `from __future__ import annotations`
+                f.type = typing.get_type_hints(options)[f.name]
+            there = known.get(f.name, f)
+            if (there.type, there.default, there.metadata) != (f.type, f.default, f.metadata):
+                raise UserError(
+                    f"{options.__name__} has an option {section.prefix}{f.name}, and there is "
+                    "another of that name: give it a name of its own"
+                )
+        news = [f for f in dataclasses.fields(options) if f.name not in known]
+        if not news:
+            continue
+        grown = dataclass(frozen=True)(type(section.__name__, (section, options), {}))
+        for name in WRITTEN:
+            setattr(section, name, vars(grown)[name])
+        for f in news:  # for instances that are older
+            setattr(section, f.name, f.default)
 
 
 @dataclass(frozen=True)
