@@ -11,7 +11,7 @@ The same command run again in its folder resumes there. Results go to stdout, th
 import dataclasses
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,6 +38,7 @@ from experiments.studies import (
     verify_gradients,
     verify_recipes,
 )
+from experiments.support.config_file import Changes, changes_of
 from experiments.support.evaluation import Wanted, evaluate_task, evaluate_text
 from experiments.support.experiment_file import config_of, is_file, load_experiment
 from experiments.support.machine import keep_memory, use_devices
@@ -85,6 +86,12 @@ EXPERIMENT = flags.DEFINE_string(
     "shakespeare",
     f"{', '.join(EXPERIMENTS)}; or a FILE.py of your own that has a get_config(), and a "
     "main(config, workdir) where it does something else than train",
+)
+CONFIG_FILE = flags.DEFINE_string(
+    "config_file",
+    None,
+    "config values in a file, .toml or .json (a run's config.json, too): they change the "
+    "experiment's, and flags change them",
 )
 MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "evaluate", "sample"], "run the experiment, score it, let it write"
@@ -230,7 +237,7 @@ def ignored_by(experiment: str) -> tuple[str, ...]:
     return getattr(find_experiment(experiment), "IGNORES", ())
 
 
-def check_flags(mode: str, changes: dict[str, Any]) -> None:
+def check_flags(mode: str, changes: Changes) -> None:
     """Refuses flags that this mode, this experiment, or another flag, would make meaningless."""
     for name in ("workdir", "compile_cache"):
         if flags.FLAGS[name].value == "":
@@ -265,25 +272,45 @@ def check_flags(mode: str, changes: dict[str, Any]) -> None:
     check_changes(mode, changes)
 
 
-def check_changes(mode: str, changes: dict[str, Any]) -> None:
+def check_changes(mode: str, changes: Changes) -> None:
     """Refuses config values that this mode, this experiment, or another one, would make
     meaningless."""
     if mode == "train":
-        reads = getattr(find_experiment(EXPERIMENT.value), "READS", changes)
-        wrong = [name for name in changes if name not in reads]
+        reads = read_by_experiment()
+        wrong = [name for name in changes.values if name not in reads]
         reader = f"--experiment={EXPERIMENT.value}"
     else:
         kept = ("evaluate.", "data.path") if mode == "evaluate" else ()
-        wrong = [name for name in changes if not name.startswith(kept)]
+        wrong = [name for name in changes.values if not name.startswith(kept)]
         reader = f"--mode={mode}, which takes the run's own config"
     if wrong:
-        raise UserError(f"--config.{wrong[0]} means nothing to {reader}: leave it out")
+        by_flag = flags.FLAGS[f"config.{wrong[0]}"].present
+        where = "" if by_flag else f", which --config_file={CONFIG_FILE.value} has,"
+        raise UserError(f"--config.{wrong[0]}{where} means nothing to {reader}: leave it out")
 
 
-def overrides() -> dict[str, Any]:
-    """The config values given on the command line, by name (`model.hidden_size`)."""
+def read_by_experiment() -> Collection[str]:
+    """The config values that mean something to the experiment."""
+    return getattr(find_experiment(EXPERIMENT.value), "READS", Config().flatten())
+
+
+def given() -> Changes:
+    """The config values that are given, by the file and by flags."""
     values = {name: flags.FLAGS[f"config.{name}"].value for name in Config().flatten()}
-    return {name: value for name, value in values.items() if value is not None}
+    by_flags = {name: value for name, value in values.items() if value is not None}
+    return changes_of(CONFIG_FILE.value, by_flags, read_by_experiment())
+
+
+def changed(config: Config, changes: Changes) -> Config:
+    """A config with changes; UserError where they do not go together."""
+    try:
+        config = config.replace(changes.values)
+        check_read(config, changes.chosen)
+    except UserError as error:
+        if CONFIG_FILE.value is None:
+            raise
+        raise UserError(f"{error} (see --config_file={CONFIG_FILE.value})") from error
+    return config
 
 
 def workdir() -> Path:
@@ -320,24 +347,22 @@ def set_compile_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(named(set_up)))
 
 
-def run_experiment() -> int:
-    """Runs the experiment with its config as the flags change it; returns the exit code."""
+def run_experiment(changes: Changes) -> int:
+    """Runs the experiment with its config as it is changed; returns the exit code."""
     experiment = find_experiment(EXPERIMENT.value)
-    config = config_of(experiment, EXPERIMENT.value).replace(overrides())
-    check_read(config, overrides())
+    config = changed(config_of(experiment, EXPERIMENT.value), changes)
     if not is_study(experiment):
         return train(config, workdir(), EXPERIMENT.value)
     check_state_fits(config, Interface.of(1))
-    if not overrides() and hasattr(experiment, "main_unchanged"):
+    if not changes.values and hasattr(experiment, "main_unchanged"):
         return experiment.main_unchanged(workdir())
     return experiment.main(config, workdir())
 
 
-def evaluate_run() -> int:
+def evaluate_run(changes: Changes) -> int:
     """Prints the losses of a checkpoint on its validation split, or on the one that is named."""
     state, description = load_model(workdir(), CHECKPOINT.value)
-    config = description.config.replace(overrides())
-    check_read(config, overrides())
+    config = changed(description.config, changes)
     if config.data.task != "text":
         refuse_flags_of_texts(config)
         return evaluate_task(state, description, config)
@@ -355,7 +380,7 @@ def evaluate_run() -> int:
     return evaluate_text(state, description, config, wanted)
 
 
-def sample_run() -> int:
+def sample_run(_: Changes) -> int:
     """Writes what a text's model would write, or what another task has to show."""
     state, description = load_model(workdir(), CHECKPOINT.value)
     config = description.config
@@ -395,7 +420,8 @@ def carry_out(argv: Sequence[str]) -> int:
         return 2
     use_hooks()
     try:
-        check_flags(MODE.value, overrides())
+        changes = given()
+        check_flags(MODE.value, changes)
         keep_memory()
         use_devices(CPU_DEVICES.value)
         check_usable(workdir(), "workdir")
@@ -403,7 +429,7 @@ def carry_out(argv: Sequence[str]) -> int:
             check_usable(named(folder), "ensemble")
         set_compile_cache()
         modes = {"train": run_experiment, "evaluate": evaluate_run, "sample": sample_run}
-        return modes[MODE.value]()
+        return modes[MODE.value](changes)
     except UserError as error:
         say(f"error: {error}")
         return 2
@@ -441,6 +467,14 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         return rest
     except UserError as error:  # of a file of the user's
         say(f"error: {error}")
+    except flags.UnrecognizedFlagError as error:
+        section = error.flagname.removeprefix("config.")
+        if section == "config" or section in SECTIONS:
+            error = (
+                f"there is no flag --{error.flagname}: did you mean --config_file=FILE, or one of "
+                "--config.SECTION.KEY=VALUE?"
+            )
+        say(f"error: {error} (--help lists the flags)")
     except (flags.Error, ValueError) as error:  # ValueError: a flagfile that is not UTF-8
         say(f"error: {error} (--help lists the flags)")
     sys.exit(2)

@@ -18,7 +18,7 @@ from lstm_jax.gradients.known import missing_by_hand
 from lstm_jax.heads import Head, softmax
 from lstm_jax.model_config import ModelConfig
 from lstm_jax.optimizer import OptimizerConfig
-from lstm_jax.options import Section, extend, option
+from lstm_jax.options import Section, checked, extend, option
 from lstm_jax.scoring.protocols import EvaluateConfig
 from lstm_jax.tasks import TASKS
 
@@ -134,11 +134,8 @@ class Config:
         """A copy with changed values, named like `model.hidden_size`."""
         sections: dict[str, dict[str, Any]] = {}
         for name, value in changes.items():
+            check_key(name)
             section, _, key = name.partition(".")
-            if section not in SECTIONS or key not in fields_of(section):
-                known = [f"{s}.{k}" for s in SECTIONS for k in fields_of(s)]
-                meant = did_you_mean(name[:100], known)
-                raise UserError(f"the config has no key {shorten(name)}{meant}")
             sections.setdefault(section, {})[key] = value
         return dataclasses.replace(
             self,
@@ -154,6 +151,22 @@ class Config:
 SECTIONS: dict[str, type[Section]] = {
     f.name: typing.cast(type[Section], f.type) for f in dataclasses.fields(Config)
 }
+
+
+def check_key(name: str) -> None:
+    """Raises UserError where the config has no such key."""
+    section, _, key = name.partition(".")
+    if section not in SECTIONS or key not in fields_of(section):
+        known = [f"{s}.{k}" for s in SECTIONS for k in fields_of(s)]
+        meant = did_you_mean(name[:100], known)
+        raise UserError(f"the config has no key {shorten(name)}{meant}")
+
+
+def check_value(name: str, value: Any) -> None:
+    """Raises UserError where a key of the config takes no such value, whatever the others are."""
+    check_key(name)
+    section, _, key = name.partition(".")
+    checked(name, value, fields_of(section)[key])
 
 
 def check_read(config: Config, given: Collection[str]) -> None:

@@ -41,7 +41,7 @@ def _checked_each(name: str, values: Any, meta: Mapping[str, Any]) -> tuple[int,
     return tuple(values)
 
 
-def _checked(name: str, value: Any, f: dataclasses.Field) -> Any:
+def checked(name: str, value: Any, f: dataclasses.Field) -> Any:
     """The value in the field's own type, or a UserError that says what is wrong with it."""
     kind, meta = value_type(f), f.metadata
     if value is None and isinstance(f.type, types.UnionType):
@@ -98,7 +98,7 @@ class Section:
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
-            value = _checked(f"{self.prefix}{f.name}", getattr(self, f.name), f)
+            value = checked(f"{self.prefix}{f.name}", getattr(self, f.name), f)
             object.__setattr__(self, f.name, value)
         for name, why in self.unread().items():
             if self.differs(name):
