@@ -90,14 +90,24 @@ class TrainConfig(AverageOptions, Section):
         choices=("stop", "skip"),
     )
     steps_per_dispatch: int = option(
-        20, "training steps in one call to the device", low=1, high=2**20
+        20, "training steps in one call to the device", low=1, high=2**20, decides="nothing"
     )
     validate_every: int = option(
-        200, "steps from a validation, sample and checkpoint to the next", low=1, high=2**40
+        200,
+        "steps from a validation, sample and checkpoint to the next",
+        low=1,
+        high=2**40,
+        decides="validation",
     )
-    sample_length: int = option(400, "characters of each sample", low=1, high=2**20)
+    sample_length: int = option(
+        400, "characters of each sample", low=1, high=2**20, decides="nothing"
+    )
     keep_checkpoints: int = option(
-        2, "how many of the latest checkpoints to keep, besides the best", low=1, high=1000
+        2,
+        "how many of the latest checkpoints to keep, besides the best",
+        low=1,
+        high=1000,
+        decides="nothing",
     )
 
 
@@ -140,6 +150,21 @@ class Config:
         return dataclasses.replace(
             self,
             **{s: dataclasses.replace(getattr(self, s), **kv) for s, kv in sections.items()},
+        )
+
+    @property
+    def follows_validation(self) -> bool:
+        """Whether what is measured decides about the training."""
+        return self.train.average == "triggered"
+
+    def free(self) -> frozenset[str]:
+        """The options that may change where a run goes on: with other values it is the same."""
+        kinds = {"nothing"} if self.follows_validation else {"nothing", "validation"}
+        return frozenset(
+            f"{section}.{key}"
+            for section in SECTIONS
+            for key, field in fields_of(section).items()
+            if field.metadata["decides"] in kinds
         )
 
     def flatten(self) -> dict[str, Any]:

@@ -18,9 +18,14 @@ def option(
     low: float = -math.inf,
     high: float = math.inf,
     choices: Collection[str] | None = None,
+    decides: str = "training",
 ) -> Any:
-    """A config field with its help text and its valid values (`low` to `high`, both included)."""
-    meta = {"help": help, "low": low, "high": high, "choices": choices}
+    """A config field with its help text and its valid values (`low` to `high`, both included).
+
+    `decides` is what another value would change: the `training`, every bit of it from the first
+    step on; the `validation`, what is measured and when; or `nothing` but what is kept and shown.
+    """
+    meta = {"help": help, "low": low, "high": high, "choices": choices, "decides": decides}
     return field(default=default, metadata=meta)
 
 

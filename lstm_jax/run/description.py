@@ -13,6 +13,7 @@ from lstm_jax.errors import UserError, shorten
 from lstm_jax.files import read_json
 from lstm_jax.heads import HEADS
 from lstm_jax.model import Interface
+from lstm_jax.optimizer import follows_end
 from lstm_jax.tasks import Task
 
 FORMAT = 1  # of checkpoints and config.json
@@ -33,11 +34,12 @@ class Description(NamedTuple):
     identity: Mapping[str, Any]  # of the task
     interface: Interface
     dtype: str  # of the parameters
+    source: str = ""  # of the data, for people
 
     @classmethod
     def of(cls, config: Config, task: Task) -> "Description":
         identity = json.loads(json.dumps(dict(task.identity)))  # as it will be read again
-        return cls(config, identity, task.interface, default_dtype())
+        return cls(config, identity, task.interface, default_dtype(), task.source)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -46,37 +48,68 @@ class Description(NamedTuple):
             "identity": dict(self.identity),
             "interface": self.interface._asdict(),
             "dtype": self.dtype,
+            "source": self.source,
         }
 
     def differences(self, other: dict[str, Any]) -> list[str]:
         """How this run differs from a described one (its `to_json`), one phrase per difference.
 
-        A text is known by its hash, so it may lie elsewhere (data.path).
+        What may change while a run goes on is none; nor is another end, where the rates before it
+        are the same.
         """
+        there, here = options_of(other["config"]), options_of(own_options(self.config))
+        free, reason = self.config.free(), ""
+        if type(end := there["train.steps"]) is int:  # it may be of a file that somebody edited
+            reason = self._why_not_another_end(min(end, here["train.steps"]))
+            free |= {"train.steps"} if not reason else set()
+        differ = unequal("", *({k: v[k] for k in v if k not in free} for v in (there, here)))
+        differ = [f"{d}{reason}" if d.startswith("train.steps ") else d for d in differ]
+        differ += self._other_data(other)
+        return [*differ, *unequal("", {"dtype": other["dtype"]}, {"dtype": self.dtype})]
 
-        def flatten(described: dict[str, Any]) -> dict[str, Any]:
-            return {
-                # A run from before an option existed did without it, as its default does.
-                **Config().flatten(),
-                **described["config"],
-                **{f"the task's {key}": value for key, value in described["identity"].items()},
-                **{
-                    f"the interface's {key}": value for key, value in described["interface"].items()
-                },
-                "dtype": described["dtype"],
-            }
+    def _why_not_another_end(self, first: int) -> str:
+        """Why a run would not be the same up to the first of two ends; empty: it would be."""
+        if follows_end(self.config.optimizer):
+            return ", from which a cosine's rates follow (optimizer.schedule=constant has no end)"
+        if self.config.follows_validation and first % self.config.train.validate_every:
+            return f", and the average is triggered by a validation out of turn, at step {first}"
+        return ""
 
-        here, there = flatten(self.to_json()), flatten(other)
+    def _other_data(self, other: dict[str, Any]) -> list[str]:
+        """How the task's data and interface differ; where the data has a name, by that alone."""
+        there, source = other["identity"], other.get("source")
+        if source and self.source and there != self.identity:
+            what = "text" if self.config.data.task == "text" else "data"
+            if source == self.source:
+                return [f"the {what} has changed: {self.source} is not what it was"]
+            return [f"the {what} is another: {shorten(source)} there, {shorten(self.source)} here"]
+        interface = self.interface._asdict()
         return [
-            f"{key} is {shorten(there.get(key))} there and {shorten(here.get(key))} here"
-            for key in {**here, **there}
-            if there.get(key) != here.get(key) and key != "data.path"
+            *unequal("the task's ", there, self.identity),
+            *unequal("the interface's ", other["interface"], interface),
         ]
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Description":
         config = Config().replace(data["config"])
-        return cls(config, data["identity"], interface_of(data["interface"]), data["dtype"])
+        interface, source = interface_of(data["interface"]), data.get("source")
+        source = source if isinstance(source, str) else ""
+        return cls(config, data["identity"], interface, data["dtype"], source)
+
+
+def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Every option of a described config; a run from before one existed did without, as its default
+    does."""
+    return {**Config().flatten(), **config}
+
+
+def unequal(what: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """A phrase for each key whose values differ."""
+    return [
+        f"{what}{key} is {shorten(there.get(key))} there and {shorten(here.get(key))} here"
+        for key in {**here, **there}
+        if there.get(key) != here.get(key)
+    ]
 
 
 def interface_of(described: dict[str, Any]) -> Interface:

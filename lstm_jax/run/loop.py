@@ -25,7 +25,14 @@ from lstm_jax.model import count_parameters
 from lstm_jax.run.checkpoint import Checkpoints
 from lstm_jax.run.description import Description
 from lstm_jax.run.figures import draw_curves
-from lstm_jax.run.folder import CONFIG, FIGURES, check_folder, refuse_other_run
+from lstm_jax.run.folder import (
+    CONFIG,
+    FIGURES,
+    check_folder,
+    recorded_title,
+    refuse_other_run,
+    say_what_changes,
+)
 from lstm_jax.run.journal import Journal, OnMetrics
 from lstm_jax.run.lock import only_process
 from lstm_jax.run.memory import check_run_fits, check_state_fits
@@ -76,7 +83,7 @@ class Run:
     Args:
       task: what is learnt; of an instance of your own, `config.data` is not read.
       workdir: a path, or its name as a user writes it (`~` is the home).
-      title: of the summary and the figure; the folder's name, if it is left out.
+      title: of the summary and the figure; left out, what it was, or the folder's name.
       on_metrics: called with each line that is added to `metrics.jsonl`.
     """
 
@@ -90,8 +97,8 @@ class Run:
     ) -> None:
         workdir = named(str(workdir))
         self.config, self.task, self.workdir = config, task, workdir
-        self.title = title or workdir.name
         self.description = check_run(config, task, workdir)
+        self.title = title or recorded_title(workdir) or workdir.name
         with ExitStack() as held:
             self.lock = held.enter_context(only_process(workdir))
             check, train = self.lock.check, config.train
@@ -99,7 +106,9 @@ class Run:
             held.callback(self.checkpoints.close)
             self.state = jax.device_put(self._start(), state_placement(config))
             # Last: a folder whose checkpoints turned out to be another run's must stay as it was.
-            write_json(self.folder / CONFIG, self.description.to_json())
+            say_what_changes(workdir, self.description)
+            described = self.description.to_json() | {"title": self.title}
+            write_json(self.folder / CONFIG, described)
             targets = int(count_targets(task.batch_at(0)))
             self.journal = Journal(workdir, self.step, targets, check, on_metrics)
             self.watch = Watch(workdir, self.checkpoints, check, train.on_nonfinite)
@@ -133,6 +142,11 @@ class Run:
             state, description = self.checkpoints.restore(step)
             refuse_other_run(self.workdir, self.description.differences(description.to_json()))
             self.checkpoints.best_step(good)  # what it cannot read is said before anything is done
+            if step > (steps := self.config.train.steps):
+                raise UserError(
+                    f"{self.workdir} has done {step:,} steps, and train.steps={steps} is fewer: "
+                    "give as many or more, or choose another --workdir"
+                )
         else:
             self._refuse_to_begin_over()
             # As one program: dozens of small ones take twice as long, compiled or read from disk.

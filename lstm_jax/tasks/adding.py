@@ -50,7 +50,11 @@ class AddingOptions(Section):
         high=10**4,
     )
     held_out: int = option(
-        2560, "adding: sequences that are scored and not trained on", low=1, high=10**6
+        2560,
+        "adding: sequences that are scored and not trained on",
+        low=1,
+        high=10**6,
+        decides="validation",
     )
 
 

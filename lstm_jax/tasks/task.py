@@ -23,12 +23,14 @@ class Task:
     carries: whether a batch goes on where the one before ended. Else every sequence of a training
       batch starts from the zero state, whatever its `resets` say of the first step.
     identity: what else a checkpoint must agree with to be of the same run, as JSON.
+    source: what people call the data; where the identity differs, a refusal names this.
     """
 
     interface: Interface
     unit: str = "loss/target"
     carries: bool = False
     identity: Mapping[str, Any] = MappingProxyType({})
+    source: str = ""
 
     def describe(self) -> str:
         """The task in a line for people."""

@@ -25,7 +25,11 @@ EVALUATE = tuple(f"evaluate.{f.name}" for f in dataclasses.fields(EvaluateConfig
 class TextOptions(Section):
     prefix = "data."
     corpus: str = option("shakespeare", "the text, unless data.path names a file", choices=CORPORA)
-    path: str = option("", "a UTF-8 text file of your own, instead of a corpus")
+    path: str = option(
+        "",
+        "a UTF-8 text file of your own, instead of a corpus",
+        decides="nothing",  # its content does, which is the task's identity
+    )
     validation_fraction: float = option(
         0.1, "the share of the text, at its end, kept for validation; 0: none", low=0, high=0.9
     )
@@ -73,6 +77,7 @@ class TextTask(Task):
         if self.split.validation is not None:
             check_lanes(len(self.split.validation), self.evaluation)
         self.interface = interface_of(text.vocabulary)
+        self.source = f"{text.name} ({len(text.ids):,} characters)"
         self.identity = {"alphabet": text.vocabulary.chars, "sha256": text.sha256}
 
     @classmethod
