@@ -9,7 +9,6 @@ The same command run again in its folder resumes there. Results go to stdout, th
 """
 
 import dataclasses
-import stat
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -40,20 +39,27 @@ from experiments.studies import (
 )
 from experiments.support.config_file import Changes, changes_of
 from experiments.support.evaluation import Wanted, evaluate_task, evaluate_text
-from experiments.support.experiment_file import config_of, is_file, load_experiment
+from experiments.support.experiment_file import (
+    config_of,
+    is_file,
+    known_experiment,
+    load_experiment,
+)
+from experiments.support.folders import check_own_text, check_usable, described_in
 from experiments.support.machine import keep_memory, use_devices
+from experiments.support.naming import NAMING, run_name
 from experiments.support.output import READER_LEFT, flush_streams, open_streams, use_hooks
 from experiments.support.programs import keep_no_programs, keep_programs, keep_programs_unasked
 from experiments.support.samples import sample_task, sample_text
 from experiments.support.training import train
 from lstm_jax.config import SECTIONS, Config, check_read, fields_of
 from lstm_jax.data.fetch import cache_folder
-from lstm_jax.errors import UserError, did_you_mean, shorten
-from lstm_jax.files import check_plain, named
+from lstm_jax.errors import UserError
+from lstm_jax.files import named
 from lstm_jax.model import Interface
 from lstm_jax.options import value_type
 from lstm_jax.run.checkpoint import load_model
-from lstm_jax.run.folder import RUN_FILES
+from lstm_jax.run.folder import CONFIG
 from lstm_jax.run.memory import check_state_fits
 from lstm_jax.run.signals import Interrupted
 from lstm_jax.sample import SamplingConfig
@@ -93,10 +99,21 @@ CONFIG_FILE = flags.DEFINE_string(
     "config values in a file, .toml or .json (a run's config.json, too): they change the "
     "experiment's, and flags change them",
 )
+INIT_FROM = flags.DEFINE_string(
+    "init_from",
+    None,
+    "train: begin with the best parameters of the run in that folder, in a new one; without "
+    "--experiment its config is the one to change",
+)
 MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "evaluate", "sample"], "run the experiment, score it, let it write"
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "the run's folder (default: runs/EXPERIMENT)")
+WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "the run's folder (default: runs/EXPERIMENT, and -TEXT where it is not the experiment's own); "
+    "without --experiment it goes on with its own config",
+)
 COMPILE_CACHE = flags.DEFINE_string(
     "compile_cache",
     None,
@@ -209,7 +226,7 @@ define_config_flags()
 
 # What each mode reads besides the config, the experiment and the folder.
 READ_BY_MODE = {
-    "train": set(),
+    "train": {"init_from"},
     "evaluate": {"checkpoint", "split", "ensemble", "draws", "dynamic", *DYNAMIC_OPTIONS},
     "sample": {"checkpoint", "prompt", "length", "num_samples", "sample_seed", *SAMPLING},
 }
@@ -217,14 +234,7 @@ READ_BY_MODE = {
 
 def find_experiment(name: str) -> ModuleType:
     """The experiment of a name, or in a file; UserError where there is none."""
-    if is_file(name):
-        return load_experiment(name)
-    if name not in EXPERIMENTS:
-        files = (path.name for path in Path().glob("*.py"))
-        meant = did_you_mean(name[:100], [*EXPERIMENTS, *files])
-        known = f", which should be one of {', '.join(EXPERIMENTS)}, or a FILE.py"
-        raise UserError(f"there is no --experiment={shorten(name)}{meant or known}")
-    return EXPERIMENTS[name]
+    return load_experiment(name) if is_file(name) else known_experiment(name, EXPERIMENTS)
 
 
 def is_study(experiment: ModuleType) -> bool:
@@ -239,7 +249,7 @@ def ignored_by(experiment: str) -> tuple[str, ...]:
 
 def check_flags(mode: str, changes: Changes) -> None:
     """Refuses flags that this mode, this experiment, or another flag, would make meaningless."""
-    for name in ("workdir", "compile_cache"):
+    for name in ("workdir", "compile_cache", "init_from"):
         if flags.FLAGS[name].value == "":
             raise UserError(f"--{name} is empty: name a folder, or leave the flag out")
     if flags.FLAGS["ensemble"].present and not all(ENSEMBLE.value or [""]):
@@ -253,6 +263,11 @@ def check_flags(mode: str, changes: Changes) -> None:
             # A file may be where the run's cell or task is from.
             in_a_folder and not train and not is_file(EXPERIMENT.value),
             f"to --mode={mode} beside --workdir",
+        ),
+        (
+            ("init_from",),
+            is_study(find_experiment(EXPERIMENT.value)),
+            f"to --experiment={EXPERIMENT.value}",
         ),
         (DYNAMIC_OPTIONS, not DYNAMIC.value, "without --dynamic"),
         (("sample_seed", "top_k", "top_p"), TEMPERATURE.value == 0, "at --temperature=0"),
@@ -281,6 +296,7 @@ def check_changes(mode: str, changes: Changes) -> None:
         reader = f"--experiment={EXPERIMENT.value}"
     else:
         kept = ("evaluate.", "data.path") if mode == "evaluate" else ()
+        kept += NAMING if WORKDIR.value is None else ()
         wrong = [name for name in changes.values if not name.startswith(kept)]
         reader = f"--mode={mode}, which takes the run's own config"
     if wrong:
@@ -313,23 +329,31 @@ def changed(config: Config, changes: Changes) -> Config:
     return config
 
 
-def workdir() -> Path:
-    return named(f"runs/{EXPERIMENT.value}" if WORKDIR.value is None else WORKDIR.value)
+def own_run() -> Path | None:
+    """The run whose own config is the one to change, where no experiment is named."""
+    if MODE.value != "train" or flags.FLAGS["experiment"].present:
+        return None
+    if WORKDIR.value is not None and (named(WORKDIR.value) / CONFIG).exists():
+        return named(WORKDIR.value)
+    return None if INIT_FROM.value is None else named(INIT_FROM.value)
 
 
-def check_usable(folder: Path, flag: str) -> None:
-    """Refuses what can be no run's folder."""
-    try:
-        str(folder).encode()  # what writes the checkpoints takes no other names
-        is_folder = stat.S_ISDIR(folder.stat().st_mode)
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL inside the path
-        reason = getattr(error, "strerror", error)
-        raise UserError(f"--{flag}={folder} cannot be used ({reason}): choose another") from error
-    if not is_folder:
-        raise UserError(f"--{flag}={folder} is a file, not a folder: choose another")
-    check_plain(folder, RUN_FILES)
+def base_config() -> Config:
+    """The config that a file and flags change: the experiment's, or the one of a run."""
+    if (folder := own_run()) is not None:
+        return described_in(folder).config
+    return config_of(find_experiment(EXPERIMENT.value), EXPERIMENT.value)
+
+
+def name_of_run(changes: Changes) -> str:
+    """What a run is called by what is asked for."""
+    own, tuned = base_config().flatten(), INIT_FROM.value is not None
+    name = str((own_run() or Path(EXPERIMENT.value)).absolute())
+    return run_name(name, own, own | changes.values) + ("-tuned" if tuned else "")
+
+
+def workdir(changes: Changes) -> Path:
+    return Path("runs", name_of_run(changes)) if WORKDIR.value is None else named(WORKDIR.value)
 
 
 def set_compile_cache() -> None:
@@ -347,21 +371,33 @@ def set_compile_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(named(set_up)))
 
 
-def run_experiment(changes: Changes) -> int:
+def run_experiment(changes: Changes, folder: Path) -> int:
     """Runs the experiment with its config as it is changed; returns the exit code."""
     experiment = find_experiment(EXPERIMENT.value)
-    config = changed(config_of(experiment, EXPERIMENT.value), changes)
+    config = changed(base_config(), changes)
+    if (own := own_run()) is not None and "data.path" not in changes.values:
+        check_own_text(described_in(own), config)
     if not is_study(experiment):
-        return train(config, workdir(), EXPERIMENT.value)
+        title = "" if own == folder else name_of_run(changes)
+        return train(config, folder, title, INIT_FROM.value)
     check_state_fits(config, Interface.of(1))
     if not changes.values and hasattr(experiment, "main_unchanged"):
-        return experiment.main_unchanged(workdir())
-    return experiment.main(config, workdir())
+        return experiment.main_unchanged(folder)
+    return experiment.main(config, folder)
 
 
-def evaluate_run(changes: Changes) -> int:
+def check_data(config: Config, changes: Changes, folder: Path) -> None:
+    """Refuses data that led to a folder, and that the run there is not of."""
+    for name in ("data.task", "data.corpus"):
+        wanted = changes.values.get(name, own := config.flatten()[name])
+        if wanted != own:
+            raise UserError(f"{folder} holds a run of {name}={own}, not of {wanted}")
+
+
+def evaluate_run(changes: Changes, folder: Path) -> int:
     """Prints the losses of a checkpoint on its validation split, or on the one that is named."""
-    state, description = load_model(workdir(), CHECKPOINT.value)
+    state, description = load_model(folder, CHECKPOINT.value)
+    check_data(description.config, changes, folder)
     config = changed(description.config, changes)
     if config.data.task != "text":
         refuse_flags_of_texts(config)
@@ -370,7 +406,7 @@ def evaluate_run(changes: Changes) -> int:
         **{name.removeprefix("dynamic_"): flag.value for name, flag in DYNAMIC_OPTIONS.items()}
     )
     wanted = Wanted(
-        workdir(),
+        folder,
         CHECKPOINT.value,
         SPLIT.value,
         ENSEMBLE.value,
@@ -380,9 +416,10 @@ def evaluate_run(changes: Changes) -> int:
     return evaluate_text(state, description, config, wanted)
 
 
-def sample_run(_: Changes) -> int:
+def sample_run(changes: Changes, folder: Path) -> int:
     """Writes what a text's model would write, or what another task has to show."""
-    state, description = load_model(workdir(), CHECKPOINT.value)
+    state, description = load_model(folder, CHECKPOINT.value)
+    check_data(description.config, changes, folder)
     config = description.config
     if config.data.task != "text":
         refuse_flags_of_texts(config)
@@ -424,12 +461,15 @@ def carry_out(argv: Sequence[str]) -> int:
         check_flags(MODE.value, changes)
         keep_memory()
         use_devices(CPU_DEVICES.value)
-        check_usable(workdir(), "workdir")
-        for folder in ENSEMBLE.value:
-            check_usable(named(folder), "ensemble")
+        if INIT_FROM.value is not None:
+            check_usable(named(INIT_FROM.value), "init_from")
+        folder = workdir(changes)
+        check_usable(folder, "workdir")
+        for other in ENSEMBLE.value:
+            check_usable(named(other), "ensemble")
         set_compile_cache()
         modes = {"train": run_experiment, "evaluate": evaluate_run, "sample": sample_run}
-        return modes[MODE.value](changes)
+        return modes[MODE.value](changes, folder)
     except UserError as error:
         say(f"error: {error}")
         return 2

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.recipes import tiny_shakespeare_hour
+from experiments.support.naming import run_name
 from experiments.support.seeds import READS as READS
 from experiments.support.seeds import mean_seconds, seeded, spread, text_to_validate_on, train
 from experiments.support.timing import describe_machine
@@ -50,7 +51,8 @@ def main(config: Config, workdir: Path) -> int:
     text = text_to_validate_on(config, "the record")
     configs = seeded(config, text, workdir)
     runs: list[dict[str, Any]] = []
-    for run in train(configs, text, "tiny_shakespeare"):
+    name = run_name("tiny_shakespeare", get_config().flatten(), config.flatten())
+    for run in train(configs, text, name):
         if not runs:
             show(HEADER)
         runs.append(run)
@@ -64,7 +66,7 @@ def main(config: Config, workdir: Path) -> int:
     show(row("ensemble", exactly(ensemble), sum(run["parameters"] for run in runs)))
     record = {"machine": describe_machine(), "config": config.flatten()}
     write_json(workdir / "record.json", record | {"seeds": runs, "ensemble": ensemble})
-    title = f"tiny_shakespeare, {len(runs)} seeds"
+    title = f"{name}, {len(runs)} seeds"
     lines = [read_metrics(folder) for folder in configs]
     draw_curves(lines, title, TextTask.unit, workdir / "figures" / "record.png")
     return 0

@@ -9,13 +9,13 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
 from lstm_jax.config import Config
-from lstm_jax.errors import UserError, shorten
+from lstm_jax.errors import UserError, did_you_mean, shorten
 from lstm_jax.files import named
 
 PLEASE = "it needs a get_config() that returns a Config"
@@ -24,6 +24,16 @@ PLEASE = "it needs a get_config() that returns a Config"
 def is_file(name: str) -> bool:
     """Whether an experiment is named by its file."""
     return name.endswith(".py")
+
+
+def known_experiment(name: str, known: Mapping[str, ModuleType]) -> ModuleType:
+    """The experiment of a name; UserError where there is none, with what may be meant."""
+    if name in known:
+        return known[name]
+    files = [path.name for path in Path().glob("*.py")]
+    meant = did_you_mean(name[:100], [*known, *files])
+    choices = f", which should be one of {', '.join(known)}, or a FILE.py"
+    raise UserError(f"there is no --experiment={shorten(name)}{meant or choices}")
 
 
 def load_experiment(name: str) -> ModuleType:

@@ -1,25 +1,30 @@
 """What a run is called that nobody has named: its folder below runs/, and its title."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from lstm_jax.config import Config
+LONGEST = 40  # characters of a part; a folder's name has at most 255 bytes
+NAMING = ("data.task", "data.corpus", "data.path")
 
-LONGEST = 40  # characters of a part; a folder's name has 255 bytes
 
+def run_name(experiment: str, own: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    """An experiment's name, or its file's, and what is learnt where that is not its own.
 
-def run_name(experiment: str, own: Config, config: Config) -> str:
-    """An experiment's name, or its file's, and what is learnt, where that is not its own."""
-    parts, data = [experiment.removesuffix(".py")], config.data
-    if data.task != own.data.task:
-        parts.append(data.task)
-    if data.path != own.data.path:
-        parts.append(Path(data.path).stem if data.path else data.corpus)
-    elif data.corpus != own.data.corpus and not data.path:
-        parts.append(data.corpus)
-    return "-".join(as_name(Path(part).name) for part in parts)
+    `own` and `values` are configs, flattened: the experiment's, and as it is changed.
+    """
+    task, corpus, path = ((own[name], values[name]) for name in NAMING)
+    parts = [Path(experiment).name.removesuffix(".py")]
+    if task[0] != task[1]:
+        parts.append(task[1])
+    if path[1] and path[0] != path[1]:
+        parts.append(Path(path[1]).stem)
+    elif not path[1] and (path[0] or corpus[0] != corpus[1]):
+        parts.append(corpus[1])
+    return "-".join(map(as_name, parts))
 
 
 def as_name(text: str) -> str:
-    """A text as a part of a folder's name: letters, digits, dots, - and _, with no dot first."""
+    """A text as a part of a folder's name: letters, digits and _, with dots and - between them."""
     return re.sub(r"[^\w.-]+", "_", text[:LONGEST]).strip("._-") or "text"

@@ -35,6 +35,7 @@ class Description(NamedTuple):
     interface: Interface
     dtype: str  # of the parameters
     source: str = ""  # of the data, for people
+    begun_from: Mapping[str, Any] | None = None  # the `workdir` and the `step` of another run
 
     @classmethod
     def of(cls, config: Config, task: Task) -> "Description":
@@ -49,6 +50,7 @@ class Description(NamedTuple):
             "interface": self.interface._asdict(),
             "dtype": self.dtype,
             "source": self.source,
+            **({"begun_from": dict(self.begun_from)} if self.begun_from else {}),
         }
 
     def differences(self, other: dict[str, Any]) -> list[str]:
@@ -94,7 +96,17 @@ class Description(NamedTuple):
         config = Config().replace(data["config"])
         interface, source = interface_of(data["interface"]), data.get("source")
         source = source if isinstance(source, str) else ""
-        return cls(config, data["identity"], interface, data["dtype"], source)
+        begun_from = begun_from_in(data)
+        return cls(config, data["identity"], interface, data["dtype"], source, begun_from)
+
+
+def begun_from_in(data: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Where a described run began, if not from scratch; ValueError where that is no folder."""
+    if (begun_from := data.get("begun_from")) is None:
+        return None
+    if not isinstance(begun_from, dict) or not isinstance(begun_from.get("workdir"), str):
+        raise ValueError(f"it was begun from {shorten(begun_from)}")
+    return begun_from
 
 
 def options_of(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ A new one is a file beside this with a subclass of `Task`, and a line in `TASKS`
 instance; what stands under "by flags" below is for those that the command line is to find.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
@@ -62,6 +62,11 @@ class Task:
 
     def sample(self, params: ModelParams, masks: Masks | None) -> str | None:
         """What the model makes of something, for people; None: there is nothing to show."""
+        return None
+
+    @classmethod
+    def symbols_of(cls, identity: Mapping[str, Any]) -> Sequence[Hashable] | None:
+        """What the ids of a run stand for, in order, out of its identity; None: it has no such."""
         return None
 
     # By flags: the options, and what can be said of them before there is any data.

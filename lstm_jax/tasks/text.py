@@ -85,6 +85,10 @@ class TextTask(Task):
         return cls(config, load_text(config.data.corpus, config.data.path))
 
     @classmethod
+    def symbols_of(cls, identity: Mapping[str, Any]) -> str | None:
+        return identity.get("alphabet")
+
+    @classmethod
     def validates(cls, config: Any) -> bool:
         return config.data.validation_fraction > 0
 
