@@ -79,12 +79,12 @@ class Description(NamedTuple):
 
     def _other_data(self, other: dict[str, Any]) -> list[str]:
         """How the task's data and interface differ; where the data has a name, by that alone."""
-        there, source = other["identity"], other.get("source")
+        there, source = other["identity"], source_in(other)
         if source and self.source and there != self.identity:
             what = "text" if self.config.data.task == "text" else "data"
             if source == self.source:
-                return [f"the {what} has changed: {self.source} is not what it was"]
-            return [f"the {what} is another: {shorten(source)} there, {shorten(self.source)} here"]
+                return [f"the {what} has changed: {source[:100]} is not what it was"]
+            return [f"the {what} is another: {source[:100]} there, {self.source[:100]} here"]
         interface = self.interface._asdict()
         return [
             *unequal("the task's ", there, self.identity),
@@ -94,10 +94,15 @@ class Description(NamedTuple):
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Description":
         config = Config().replace(data["config"])
-        interface, source = interface_of(data["interface"]), data.get("source")
-        source = source if isinstance(source, str) else ""
+        interface, source = interface_of(data["interface"]), source_in(data)
         begun_from = begun_from_in(data)
         return cls(config, data["identity"], interface, data["dtype"], source, begun_from)
+
+
+def source_in(data: Mapping[str, Any]) -> str:
+    """What people call a described run's data; empty: nobody has said."""
+    source = data.get("source")
+    return source if isinstance(source, str) else ""
 
 
 def begun_from_in(data: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -166,7 +166,7 @@ class Run:
             # As one program: dozens of small ones take twice as long, compiled or read from disk.
             place = state_placement(self.config)
             init = jax.jit(init_train_state, static_argnums=(0, 1), out_shardings=place)
-            state = init(self.config, self.task.interface, params)
+            state = init(self.config, self.task.interface, jax.device_put(params, place.params))
         for bad, why in damaged.items():
             aside = self.checkpoints.set_aside(bad)
             warn(f"the checkpoint of step {bad} is damaged ({why}); it is now {aside}")

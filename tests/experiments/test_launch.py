@@ -155,7 +155,7 @@ def test_a_run_goes_on_with_its_own_values_and_no_others(run_of_text):
         line = ["--workdir=runs/shakespeare-my", "--config.model.hidden_size=5"]
         assert "another run: model.hidden_size is 4 there and 5 here; ch" in refused(*line)
         said = refused("--workdir=runs/shakespeare-my", "--config.data.path=text")
-        assert "the text is another: 'my.txt (410 char" in said and "'text (410 char" in said
+        assert "text is another: my.txt (410 characters) there, text (410 char" in said
         assert "\\n" not in said and "sha256" not in said
         (run_of_text / "my.txt").write_bytes(TEXT[:-1])
         said = refused("--workdir=runs/shakespeare-my")
