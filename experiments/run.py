@@ -4,6 +4,7 @@
     python -m experiments.run --config.model.hidden_size=64 --workdir=runs/small
     python -m experiments.run --mode=evaluate --workdir=runs/shakespeare
     python -m experiments.run --mode=sample --workdir=runs/shakespeare --prompt=ROMEO:
+    python -m experiments.run --mode=compare --workdirs=runs/shakespeare,runs/small
 
 The same command run again in its folder resumes there. Results go to stdout, the rest to stderr.
 """
@@ -29,6 +30,7 @@ from experiments.studies import (
     benchmark,
     benchmark_sampling,
     device_check,
+    figures,
     long_sequences,
     notebook_audit,
     speedrun,
@@ -37,6 +39,7 @@ from experiments.studies import (
     verify_gradients,
     verify_recipes,
 )
+from experiments.support.comparison import compare, find_runs
 from experiments.support.config_file import Changes, changes_of
 from experiments.support.evaluation import Wanted, evaluate_task, evaluate_text
 from experiments.support.experiment_file import (
@@ -62,6 +65,7 @@ from lstm_jax.run.checkpoint import load_model
 from lstm_jax.run.folder import CONFIG
 from lstm_jax.run.memory import check_state_fits
 from lstm_jax.run.signals import Interrupted
+from lstm_jax.run.style import FORMATS, drawn_as
 from lstm_jax.sample import SamplingConfig
 from lstm_jax.scoring.dynamic import DynamicConfig
 from lstm_jax.terminal import say
@@ -85,6 +89,7 @@ EXPERIMENTS: dict[str, ModuleType] = {
     "benchmark_sampling": benchmark_sampling,
     "long_sequences": long_sequences,
     "speedrun": speedrun,
+    "figures": figures,
 }
 
 EXPERIMENT = flags.DEFINE_string(
@@ -106,13 +111,23 @@ INIT_FROM = flags.DEFINE_string(
     "--experiment its config is the one to change",
 )
 MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "evaluate", "sample"], "run the experiment, score it, let it write"
+    "mode",
+    "train",
+    ["train", "evaluate", "sample", "compare"],
+    "run the experiment, score it, let it write, compare several runs",
 )
 WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "the run's folder (default: runs/EXPERIMENT, and -TEXT where it is not the experiment's own); "
-    "without --experiment it goes on with its own config",
+    "the run's folder (default: runs/EXPERIMENT, and -TEXT where that is not the experiment's own; "
+    "one that is there goes on with its own config, without --experiment); compare: where the "
+    "picture goes (default: runs/compare)",
+)
+WORKDIRS = flags.DEFINE_list(
+    "workdirs",
+    [],
+    "compare: folders of runs, with commas between them; a folder that holds such folders stands "
+    "for all of them, and a quoted 'runs/small_*' for what matches",
 )
 COMPILE_CACHE = flags.DEFINE_string(
     "compile_cache",
@@ -153,9 +168,20 @@ DRAWS = flags.DEFINE_integer(
 SPLIT = flags.DEFINE_enum(
     "split",
     "validation",
-    ["validation", "training_end"],
+    ["validation", "test", "training_end"],
     "evaluate: what to score; training_end: as long a piece at the end of the training split, to "
     "tune dynamic evaluation on",
+)
+TEXT = flags.DEFINE_string(
+    "text", None, "evaluate: a file to score all of, in place of a split, by the run's alphabet"
+)
+FIGURES = flags.DEFINE_list(
+    "figures", ["png"], f"train: the formats of pictures, with commas: {', '.join(FORMATS)}"
+)
+flags.register_validator(
+    "figures",
+    lambda names: names and {*names} <= {*FORMATS},
+    f"it takes some of {', '.join(FORMATS)}, with commas between them",
 )
 SAMPLE_SEED = flags.DEFINE_integer(
     "sample_seed", 0, "sample: the same seed, the same text", 0, 2**32 - 1
@@ -224,11 +250,14 @@ def define_config_flags() -> None:
 
 define_config_flags()
 
+PATHS = ("config.data.path", "config.data.validation_path", "config.data.test_path")
+
 # What each mode reads besides the config, the experiment and the folder.
 READ_BY_MODE = {
-    "train": {"init_from"},
-    "evaluate": {"checkpoint", "split", "ensemble", "draws", "dynamic", *DYNAMIC_OPTIONS},
+    "train": {"figures", "init_from"},
+    "evaluate": {"checkpoint", "split", "text", "ensemble", "draws", "dynamic", *DYNAMIC_OPTIONS},
     "sample": {"checkpoint", "prompt", "length", "num_samples", "sample_seed", *SAMPLING},
+    "compare": {"workdirs", "figures"},
 }
 
 
@@ -249,27 +278,38 @@ def ignored_by(experiment: str) -> tuple[str, ...]:
 
 def check_flags(mode: str, changes: Changes) -> None:
     """Refuses flags that this mode, this experiment, or another flag, would make meaningless."""
-    for name in ("workdir", "compile_cache", "init_from"):
+    for name, what in (
+        ("workdir", "folder"),
+        ("compile_cache", "folder"),
+        ("init_from", "folder"),
+        ("text", "file"),
+    ):
         if flags.FLAGS[name].value == "":
-            raise UserError(f"--{name} is empty: name a folder, or leave the flag out")
-    if flags.FLAGS["ensemble"].present and not all(ENSEMBLE.value or [""]):
-        raise UserError("--ensemble has an empty name: give folders, with commas between them")
+            raise UserError(f"--{name} is empty: name a {what}, or leave the flag out")
+    for name in ("ensemble", "workdirs"):
+        if flags.FLAGS[name].present and not all(flags.FLAGS[name].value or [""]):
+            raise UserError(f"--{name} has an empty name: give folders, with commas between them")
+    if mode == "compare" and not WORKDIRS.value:
+        raise UserError("--mode=compare needs --workdirs=DIR,DIR,…: the folders of the runs")
     train, in_a_folder = mode == "train", flags.FLAGS["workdir"].present
     for names, meaningless, reader in (
         (set().union(*READ_BY_MODE.values()) - READ_BY_MODE[mode], True, f"to --mode={mode}"),
         (ignored_by(EXPERIMENT.value), train, f"to --experiment={EXPERIMENT.value}"),
         (
             ("experiment",),
-            # A file may be where the run's cell or task is from.
-            in_a_folder and not train and not is_file(EXPERIMENT.value),
-            f"to --mode={mode} beside --workdir",
+            # A file may be where a run's cell or task is from.
+            (in_a_folder or mode == "compare") and not train and not is_file(EXPERIMENT.value),
+            f"to --mode={mode}" + (" beside --workdir" if in_a_folder else ""),
         ),
+        (("compile_cache", "cpu_devices", "config_file"), mode == "compare", "to --mode=compare"),
         (
             ("init_from",),
             is_study(find_experiment(EXPERIMENT.value)),
             f"to --experiment={EXPERIMENT.value}",
         ),
         (DYNAMIC_OPTIONS, not DYNAMIC.value, "without --dynamic"),
+        (("split",), TEXT.value is not None, "beside --text"),
+        (PATHS, TEXT.value is not None and not DYNAMIC.value, "beside --text without --dynamic"),
         (("sample_seed", "top_k", "top_p"), TEMPERATURE.value == 0, "at --temperature=0"),
         (("sample_seed", "temperature", "top_p"), TOP_K.value == 1, "at --top_k=1"),
         (("sample_seed", "temperature", "top_k"), TOP_P.value == 0, "at --top_p=0"),
@@ -295,8 +335,9 @@ def check_changes(mode: str, changes: Changes) -> None:
         wrong = [name for name in changes.values if name not in reads]
         reader = f"--experiment={EXPERIMENT.value}"
     else:
-        kept = ("evaluate.", "data.path") if mode == "evaluate" else ()
-        kept += NAMING if WORKDIR.value is None else ()
+        paths = [name.removeprefix("config.") for name in PATHS]
+        kept = ("evaluate.", *paths) if mode == "evaluate" else ()
+        kept += NAMING if WORKDIR.value is None and mode != "compare" else ()
         wrong = [name for name in changes.values if not name.startswith(kept)]
         reader = f"--mode={mode}, which takes the run's own config"
     if wrong:
@@ -347,6 +388,8 @@ def base_config() -> Config:
 
 def name_of_run(changes: Changes) -> str:
     """What a run is called by what is asked for."""
+    if MODE.value == "compare":
+        return "compare"
     own, tuned = base_config().flatten(), INIT_FROM.value is not None
     name = str((own_run() or Path(EXPERIMENT.value)).absolute())
     return run_name(name, own, own | changes.values) + ("-tuned" if tuned else "")
@@ -375,8 +418,8 @@ def run_experiment(changes: Changes, folder: Path) -> int:
     """Runs the experiment with its config as it is changed; returns the exit code."""
     experiment = find_experiment(EXPERIMENT.value)
     config = changed(base_config(), changes)
-    if (own := own_run()) is not None and "data.path" not in changes.values:
-        check_own_text(described_in(own), config)
+    if (own := own_run()) is not None:
+        check_own_text(described_in(own), config, changes.values)
     if not is_study(experiment):
         title = "" if own == folder else name_of_run(changes)
         return train(config, folder, title, INIT_FROM.value)
@@ -409,6 +452,7 @@ def evaluate_run(changes: Changes, folder: Path) -> int:
         folder,
         CHECKPOINT.value,
         SPLIT.value,
+        TEXT.value,
         ENSEMBLE.value,
         DRAWS.value,
         rule if DYNAMIC.value else None,
@@ -433,6 +477,14 @@ def sample_run(changes: Changes, folder: Path) -> int:
         NUM_SAMPLES.value,
         SAMPLE_SEED.value,
     )
+
+
+def compare_runs(_: Changes, folder: Path) -> int:
+    """Prints what differs between runs, and their losses."""
+    folders = find_runs(WORKDIRS.value)
+    for other in folders:
+        check_usable(other, "workdirs")
+    return compare(folders, folder)
 
 
 def refuse_flags_of_texts(config: Config) -> None:
@@ -468,8 +520,14 @@ def carry_out(argv: Sequence[str]) -> int:
         for other in ENSEMBLE.value:
             check_usable(named(other), "ensemble")
         set_compile_cache()
-        modes = {"train": run_experiment, "evaluate": evaluate_run, "sample": sample_run}
-        return modes[MODE.value](changes, folder)
+        modes = {
+            "train": run_experiment,
+            "evaluate": evaluate_run,
+            "sample": sample_run,
+            "compare": compare_runs,
+        }
+        with drawn_as(*FIGURES.value):
+            return modes[MODE.value](changes, folder)
     except UserError as error:
         say(f"error: {error}")
         return 2

@@ -3,8 +3,9 @@
 The map. Imports point one way, from the top of this list to its bottom.
 
     errors terminal container options files     errors in one line, output, limits, typed options
-    data/           texts: fetch plays vocabulary corpora batches
-    meshes precision                            many devices, narrow dtypes
+    data/           texts: fetch plays corpora batches texts (TOKENS: what a config asks for)
+                    tokens (the contract) and its kinds: vocabulary octets words made_ids mapped
+    meshes precision pieces                     many devices, narrow dtypes, sequences in pieces
     cells/          CELLS; a cell is one file: lstm coupled layer_norm mogrifier peephole gru
                     cell (the contract)  passes (the loops over time, forward and by hand)
                     projection (x W)  lstm_gates lstm_columns (parts of lstm)
@@ -15,14 +16,15 @@ The map. Imports point one way, from the top of this list to its bottom.
     loss            the mean over the targets that count
     gradients/      GRADIENTS; known  bptt (by hand)  bptt_layer  remat  weight_drop
                     lanes (several devices)
-    optimizer averaging sample                  steps, their averages; text as the model writes it
+    optimizer stalling averaging sample         steps, their rate and end, their averages; text as
+                                                the model writes it
     scoring/        protocols  ensemble  monte_carlo  dynamic
     tasks/          TASKS; task (the contract); a task is one file: text adding
     config train                                all that decides a run; the training step
     verification/   reference (NumPy)  cases  notebook  compare  audit
     run/            a training run in its folder: loop, and what it takes turns with:
                     lock checksums signals memory metrics description storage checkpoint
-                    beginning nonfinite folder journal validation figures progress
+                    trained beginning nonfinite folder journal validation style figures progress
 
 A new cell, head, task or optimizer is one file, or one function, and one line in its dict.
 """
@@ -33,13 +35,14 @@ from lstm_jax.config import Config
 from lstm_jax.data.batches import Batch
 from lstm_jax.gradients import GRADIENTS
 from lstm_jax.gradients.bptt_layer import bptt_layer
-from lstm_jax.heads import HEADS
+from lstm_jax.heads import HEADS, Head
 from lstm_jax.layer import BothDirections, unroll, unroll_both
 from lstm_jax.loss import sequence_loss
 from lstm_jax.model import Interface, apply, init_carry, init_model
 from lstm_jax.model_config import ModelConfig
 from lstm_jax.run.checkpoint import load_model
 from lstm_jax.run.loop import Run
+from lstm_jax.run.trained import evaluate, sample_text
 from lstm_jax.tasks import TASKS, Task
 
 __all__ = [
@@ -50,16 +53,19 @@ __all__ = [
     "Batch",
     "BothDirections",
     "Config",
+    "Head",
     "Interface",
     "ModelConfig",
     "Run",
     "Task",
     "apply",
     "bptt_layer",
+    "evaluate",
     "init_carry",
     "init_lstm",
     "init_model",
     "load_model",
+    "sample_text",
     "sequence_loss",
     "unroll",
     "unroll_both",

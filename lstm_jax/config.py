@@ -102,6 +102,12 @@ class TrainConfig(AverageOptions, Section):
     sample_length: int = option(
         400, "characters of each sample", low=1, high=2**20, decides="nothing"
     )
+    patience: int = option(
+        0,
+        "end the run after so many validations in a row without a loss lower in float32; 0: never",
+        low=0,
+        high=2**31 - 1,
+    )
     keep_checkpoints: int = option(
         2,
         "how many of the latest checkpoints to keep, besides the best",
@@ -123,10 +129,14 @@ class Config:
 
     def __post_init__(self) -> None:
         self.check_gradient(softmax)  # the head is the task's, which may not be there yet
-        if self.train.average == "triggered" and not TASKS[self.data.task].validates(self):
+        self.check_validation(TASKS[self.data.task].validates(self))
+
+    def check_validation(self, validates: bool) -> None:
+        """Raises UserError where there is no validation loss, and something waits for one."""
+        if self.follows_validation and not validates:
             raise UserError(
-                "train.average=triggered waits for a validation loss, and this task keeps nothing "
-                "to validate on"
+                f"{self.follows_validation[0]} waits for a validation loss, and this task keeps "
+                "nothing to validate on"
             )
 
     def check_gradient(self, head: Head) -> None:
@@ -153,9 +163,15 @@ class Config:
         )
 
     @property
-    def follows_validation(self) -> bool:
-        """Whether what is measured decides about the training."""
-        return self.train.average == "triggered"
+    def follows_validation(self) -> list[str]:
+        """The options by which what is measured decides about the training."""
+        train = self.train
+        waits = {
+            "train.average=triggered": train.average == "triggered",
+            f"train.patience={train.patience}": train.patience,
+            "optimizer.schedule=plateau": self.optimizer.schedule == "plateau",
+        }
+        return [name for name in waits if waits[name]]
 
     def free(self) -> frozenset[str]:
         """The options that may change where a run goes on: with other values it is the same."""

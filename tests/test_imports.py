@@ -29,11 +29,18 @@ ORDER = [
     "files",
     "data.fetch",
     "data.plays",
+    "data.tokens",
     "data.vocabulary",
+    "data.mapped",
+    "data.octets",
+    "data.words",
+    "data.made_ids",
     "data.corpora",
     "data.batches",
+    "data.texts",
     "meshes",
     "precision",
+    "pieces",
     "cells.cell",
     "cells.passes",
     "cells.projection",
@@ -57,6 +64,7 @@ ORDER = [
     "gradients.weight_drop",
     "gradients.lanes",
     "optimizer",
+    "stalling",
     "averaging",
     "sample",
     "scoring.protocols",
@@ -81,11 +89,13 @@ ORDER = [
     "run.description",
     "run.storage",
     "run.checkpoint",
+    "run.trained",
     "run.beginning",
     "run.nonfinite",
     "run.folder",
     "run.journal",
     "run.validation",
+    "run.style",
     "run.figures",
     "run.progress",
     "run.loop",
@@ -180,7 +190,7 @@ def test_imports_point_one_way(name):
 
 
 @pytest.mark.parametrize("name", ORDER)
-def test_only_corpora_and_figures_read_the_environment(name):
-    """The figures, to hide from matplotlib what it cannot use."""
+def test_only_corpora_and_style_read_the_environment(name):
+    """The style, to hide from matplotlib what it cannot use."""
     reads = "environ" in modules()[name].read_text() or "getenv" in modules()[name].read_text()
-    assert reads == (name in ("data.corpora", "run.figures"))
+    assert reads == (name in ("data.corpora", "run.style"))

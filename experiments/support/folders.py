@@ -1,6 +1,7 @@
 """The folders that a command names, and the run that is in one."""
 
 import stat
+from collections.abc import Collection
 from pathlib import Path
 
 from experiments.support.scoring import check_text_of_run
@@ -42,8 +43,10 @@ def described_in(folder: Path) -> Description:
         ) from error
 
 
-def check_own_text(described: Description, config: Config) -> None:
-    """Refuses a text that a run's folder names, not the user, and that nobody should wait for."""
-    path = config.data.path
-    if path and path == described.config.data.path:
-        check_text_of_run(named(path), described.identity.get("sha256", ""))
+def check_own_text(described: Description, config: Config, given: Collection[str]) -> None:
+    """Refuses files that a run's folder names, not the user, and that nobody should wait for."""
+    for name in ("", "validation_", "test_"):
+        path, option = getattr(config.data, f"{name}path"), f"data.{name}path"
+        if path and option not in given:
+            wanted = described.identity.get(f"{name}sha256", "")
+            check_text_of_run(named(path), wanted, option)

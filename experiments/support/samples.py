@@ -1,12 +1,15 @@
 """What `--mode=sample` does with a checkpoint: what its model makes of something, written."""
 
-import jax
+from collections.abc import Iterator
 
-from experiments.support.scoring import task_of
+import jax
+import numpy as np
+
 from lstm_jax.errors import UserError
 from lstm_jax.masks import evaluation_masks
 from lstm_jax.run.description import Description
 from lstm_jax.run.memory import check_samples_fit
+from lstm_jax.run.trained import task_of
 from lstm_jax.sample import SamplingConfig, generate_pieces
 from lstm_jax.tasks.text import vocabulary_of
 from lstm_jax.terminal import write
@@ -32,11 +35,11 @@ def sample_text(
     num_samples: int,
     seed: int,
 ) -> int:
-    """Writes as the model would go on after the prompt (None: a new line), a piece at a time."""
+    """Writes as the model would go on after the prompt, a piece at a time.
+
+    None stands for a new line, or whatever else these tokens begin with."""
     vocabulary = vocabulary_of(description.identity, description.interface)
-    if prompt is None:
-        prompt = "\n" if "\n" in vocabulary.chars else vocabulary.chars[0]
-    prompt_ids = vocabulary.encode(prompt)
+    prompt_ids = vocabulary.encode(vocabulary.start if prompt is None else prompt)
     check_samples_fit(state.params, len(prompt_ids), num_samples)
     pieces = generate_pieces(
         state.eval_params,
@@ -47,13 +50,18 @@ def sample_text(
         num_samples,
         evaluation_masks(description.config.model),
     )
-    others = [""] * (num_samples - 1)
-    write(prompt)
-    for piece in pieces:
-        first, *rest = map(vocabulary.decode, piece)
-        write(first)
-        others = [text + more for text, more in zip(others, rest, strict=True)]
+    others: list[np.ndarray] = []
+
+    def first_sample() -> Iterator[np.ndarray]:
+        yield prompt_ids
+        for piece in pieces:
+            others.append(piece[1:])
+            yield piece[0]
+
+    for text in vocabulary.decode_pieces(first_sample()):
+        write(text)
     write("\n")
-    for number, text in enumerate(others, start=2):
-        write(f"{'=' * 12} sample {number} {'=' * 12}\n{prompt}{text}\n")
+    for number, ids in enumerate(np.concatenate(others, axis=1), start=2):
+        text = vocabulary.decode(np.concatenate([prompt_ids, ids]))
+        write(f"{'=' * 12} sample {number} {'=' * 12}\n{text}\n")
     return 0

@@ -9,7 +9,7 @@ import jax
 from lstm_jax.config import Config
 from lstm_jax.errors import UserError, shorten
 from lstm_jax.files import named
-from lstm_jax.model import Interface, ModelParams, init_model
+from lstm_jax.model import ModelParams, init_model
 from lstm_jax.run.checkpoint import load_model
 from lstm_jax.run.description import Description
 from lstm_jax.tasks import Task
@@ -30,8 +30,8 @@ def begin_from(folder: str, config: Config, task: Task) -> Beginning:
     state, description = load_model(folder, "best")
     begun_from = {"workdir": str(named(folder)), "step": int(state.step)}
     try:
+        check_kind(description, config, task)
         places, said = common_symbols(description, task)
-        check_kind(description, config, task.interface)
         draw = jax.jit(init_model, static_argnums=(1, 2))
         drawn = draw(jax.random.key(config.train.seed), config.model, task.interface)
         axes = symbol_axes(config.model, task.interface)
@@ -41,12 +41,13 @@ def begin_from(folder: str, config: Config, task: Task) -> Beginning:
     return Beginning(params, begun_from, f"begun from {folder}, step {int(state.step):,}{said}")
 
 
-def check_kind(there: Description, config: Config, interface: Interface) -> None:
+def check_kind(there: Description, config: Config, task: Task) -> None:
     """Refuses parameters that would mean something else, whatever their shapes."""
     pairs = {
         "model.cell": (there.config.model.cell, config.model.cell),
-        "the interface's head": (there.interface.head, interface.head),
-        "the interface's reads_ids": (there.interface.reads_ids, interface.reads_ids),
+        "the interface's head": (there.interface.head, task.interface.head),
+        "the interface's reads_ids": (there.interface.reads_ids, task.interface.reads_ids),
+        "the task's tokens": (there.identity.get("tokens"), task.identity.get("tokens")),
     }
     for name, (a, b) in pairs.items():
         if a != b:
@@ -74,7 +75,8 @@ def common_symbols(there: Description, task: Task) -> tuple[Places | None, str]:
 
 def without(symbols: Sequence[Hashable], others: Sequence[Hashable]) -> list[Hashable]:
     """The symbols that are none of the others."""
-    return [symbol for symbol in symbols if symbol not in {*others}]
+    known = {*others}
+    return [symbol for symbol in symbols if symbol not in known]
 
 
 def listed(symbols: Sequence[Hashable], limit: int = 10) -> str:

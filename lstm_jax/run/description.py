@@ -14,10 +14,11 @@ from lstm_jax.files import read_json
 from lstm_jax.heads import HEADS
 from lstm_jax.model import Interface
 from lstm_jax.optimizer import follows_end
-from lstm_jax.tasks import Task
+from lstm_jax.tasks import TASKS, Task
 
 FORMAT = 1  # of checkpoints and config.json
 PARTS = {"config": dict, "identity": dict, "interface": dict, "dtype": str}
+LONGEST_UNIT = 100  # characters
 LARGEST = 2**40  # more inputs or outputs than any task has
 
 
@@ -34,13 +35,15 @@ class Description(NamedTuple):
     identity: Mapping[str, Any]  # of the task
     interface: Interface
     dtype: str  # of the parameters
+    unit: str = Task.unit  # what its losses are counted in
     source: str = ""  # of the data, for people
     begun_from: Mapping[str, Any] | None = None  # the `workdir` and the `step` of another run
 
     @classmethod
     def of(cls, config: Config, task: Task) -> "Description":
         identity = json.loads(json.dumps(dict(task.identity)))  # as it will be read again
-        return cls(config, identity, task.interface, default_dtype(), task.source)
+        interface, unit, source = task.interface, task.unit, task.source
+        return cls(config, identity, interface, default_dtype(), unit, source)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -49,6 +52,7 @@ class Description(NamedTuple):
             "identity": dict(self.identity),
             "interface": self.interface._asdict(),
             "dtype": self.dtype,
+            "unit": self.unit,
             "source": self.source,
             **({"begun_from": dict(self.begun_from)} if self.begun_from else {}),
         }
@@ -57,7 +61,7 @@ class Description(NamedTuple):
         """How this run differs from a described one (its `to_json`), one phrase per difference.
 
         What may change while a run goes on is none; nor is another end, where the rates before it
-        are the same.
+        are the same. A text is known by its hash, so its files may lie elsewhere.
         """
         there, here = options_of(other["config"]), options_of(own_options(self.config))
         free, reason = self.config.free(), ""
@@ -74,7 +78,7 @@ class Description(NamedTuple):
         if follows_end(self.config.optimizer):
             return ", from which a cosine's rates follow (optimizer.schedule=constant has no end)"
         if self.config.follows_validation and first % self.config.train.validate_every:
-            return f", and the average is triggered by a validation out of turn, at step {first}"
+            return f", and the validation out of turn, at step {first}, decides about the training"
         return ""
 
     def _other_data(self, other: dict[str, Any]) -> list[str]:
@@ -94,9 +98,14 @@ class Description(NamedTuple):
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Description":
         config = Config().replace(data["config"])
-        interface, source = interface_of(data["interface"]), source_in(data)
-        begun_from = begun_from_in(data)
-        return cls(config, data["identity"], interface, data["dtype"], source, begun_from)
+        interface, unit = (
+            interface_of(data["interface"]),
+            data.get("unit", TASKS[config.data.task].unit),
+        )
+        if type(unit) is not str or len(unit) > LONGEST_UNIT:
+            raise ValueError(f"its unit is {shorten(unit)}")
+        source, begun_from = source_in(data), begun_from_in(data)
+        return cls(config, data["identity"], interface, data["dtype"], unit, source, begun_from)
 
 
 def source_in(data: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
+from lstm_jax.averaging import is_waiting
 from lstm_jax.config import Config
 from lstm_jax.data.batches import Batch, stack_batches
 from lstm_jax.errors import UserError, shorten
@@ -25,7 +26,7 @@ from lstm_jax.model import count_parameters
 from lstm_jax.run.beginning import begin_from, check_beginning
 from lstm_jax.run.checkpoint import Checkpoints
 from lstm_jax.run.description import Description, begun_from_in, read_description
-from lstm_jax.run.figures import draw_curves
+from lstm_jax.run.figures import Recipe, curves_of, draw_curves, drops, in_words
 from lstm_jax.run.folder import (
     CONFIG,
     FIGURES,
@@ -37,11 +38,20 @@ from lstm_jax.run.folder import (
 from lstm_jax.run.journal import Journal, OnMetrics
 from lstm_jax.run.lock import only_process
 from lstm_jax.run.memory import check_run_fits, check_state_fits
-from lstm_jax.run.metrics import METRICS, SAMPLES, measured, read_metrics, rewind, write_summary
+from lstm_jax.run.metrics import (
+    METRICS,
+    SAMPLES,
+    measured,
+    minimised,
+    read_metrics,
+    rewind,
+    write_summary,
+)
 from lstm_jax.run.nonfinite import Watch
 from lstm_jax.run.progress import Progress
 from lstm_jax.run.signals import BROKEN_PIPE, Interrupted, catch_signals
 from lstm_jax.run.validation import begin_where_stalled, validate
+from lstm_jax.stalling import after_validation, why_over
 from lstm_jax.tasks import Task
 from lstm_jax.terminal import say, warn
 from lstm_jax.train import StepInfo, TrainState, init_train_state, make_dispatch, state_placement
@@ -53,6 +63,7 @@ def check_run(config: Config, task: Task, workdir: Path) -> Description:
     UserError where its head has no such gradient, there is too little memory for it, or its folder
     holds another."""
     config.check_gradient(head_of(task))
+    config.check_validation(type(task).validates(config))
     check_state_fits(config, task.interface)
     check_run_fits(config, task.interface, first_batch(config, task))
     description = Description.of(config, task)
@@ -212,14 +223,21 @@ class Run:
         if received:
             self.draw_figures()
             raise Interrupted(received[0], self.step)
+        if over := self.why_over():
+            say(f"ended at step {self.step:,} of {self.config.train.steps:,}: {over}")
+
+    def why_over(self) -> str | None:
+        """Why the run ends before its last step; None: it does not."""
+        train = self.config.train
+        return why_over(self.state.stall, train.patience) if self.step < train.steps else None
 
     def _train(self, progress: Progress, received: list[int]) -> None:
         """The loop itself; stops between two dispatches once it is asked to, which it notes."""
         train, step = self.config.train, self.step
         dispatch = make_dispatch(self.config, head_of(self.task))
         unread: tuple[int, StepInfo] | None = None
-        clock = time.perf_counter()
-        while step < train.steps and not received:
+        clock, over = time.perf_counter(), self.why_over()
+        while step < train.steps and not received and not over:
             boundary = min(step - step % train.validate_every + train.validate_every, train.steps)
             K = min(train.steps_per_dispatch, boundary - step)
             self.state, infos = dispatch(self.state, self._batches(step, step + K))
@@ -229,7 +247,7 @@ class Run:
             unread = step, infos
             if step == boundary:
                 self._report(progress, *unread, clock, boundary=True)
-                unread, clock = None, time.perf_counter()
+                unread, over, clock = None, self.why_over(), time.perf_counter()
             if progress.reader_left:
                 received.append(BROKEN_PIPE)
         if unread is not None:
@@ -253,6 +271,7 @@ class Run:
         if boundary:
             scores = self._validate()
             line |= scores
+            self._heed(scores)
             self._begin_average(line)
         self.journal.write(line)
         progress.update(line)
@@ -268,6 +287,15 @@ class Run:
         if (sample := self.sample()) is not None:
             self.journal.write_sample(self.step, scores, self.task.unit, sample)
         return scores
+
+    def _heed(self, scores: dict[str, float]) -> None:
+        """Remembers whether what is minimised got any better, where something depends on it."""
+        if (stall := self.state.stall) is not None:
+            self.config.check_validation(bool(scores))
+            waits = self.state.average is not None and is_waiting(self.state.average)
+            config = self.config.optimizer
+            stall = after_validation(stall, minimised(scores), waits, config)
+            self.state = self.state._replace(stall=stall)
 
     def _begin_average(self, line: dict[str, Any]) -> None:
         """Begins a triggered average where what is minimised has stalled up to this line."""
@@ -295,6 +323,8 @@ class Run:
             "targets": self.journal.targets_at(self.step),
             **{k: last[k] for k in ("train_loss", "seconds", "skipped") if k in last},
         }
+        if over := self.why_over():
+            summary["ended_early"] = over
         if saved := self.checkpoints.steps():
             best = self.checkpoints.best_step(saved)
             if scores := self.checkpoints.scores(best):
@@ -305,5 +335,8 @@ class Run:
     def draw_figures(self) -> None:
         """Draws the curves so far. Last of all: nothing hangs on them, and they may take long."""
         if lines := self.journal.lines():
-            path = self.folder / FIGURES / "curves.png"
-            draw_curves([lines], self.title, self.task.unit, path)
+            model = self.config.model
+            about = f"{in_words(model)} on {self.task.describe().partition(':')[0]}"
+            recipe = Recipe(self.title, [lines], drops(model))
+            curves = curves_of([recipe], self.title, self.task.unit, about)
+            draw_curves(curves, self.folder / FIGURES / "curves.png")

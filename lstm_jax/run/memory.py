@@ -21,7 +21,9 @@ from lstm_jax.config import Config
 from lstm_jax.container import memory_limit
 from lstm_jax.data.batches import Batch
 from lstm_jax.errors import UserError
+from lstm_jax.heads import HEADS
 from lstm_jax.model import Interface, ModelParams, init_carry, output_size
+from lstm_jax.pieces import steps_at_once
 from lstm_jax.train import init_train_state
 
 FLOAT_BYTES = 4
@@ -30,8 +32,9 @@ FLOAT_BYTES = 4
 def memory_bytes() -> int:
     """The memory of all devices together; on a CPU, the machine's, or the container's."""
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
-    if all(limits):
-        return sum(limits)
+    known = [limit for limit in limits if limit]
+    if len(known) == len(limits):
+        return sum(known)
     return min(psutil.virtual_memory().total, memory_limit() or sys.maxsize)
 
 
@@ -64,13 +67,16 @@ def residual_floats(cell: Cell, hidden_size: int) -> int:
 
 
 def batch_bytes(config: Config, interface: Interface, batch: Batch) -> int:
-    """What one step keeps of its batch for the backward, and the batches of one dispatch."""
+    """What one step keeps of its batch for the backward, one block of outputs (a piece of them, if
+    they are made in pieces), and the batches of one dispatch."""
     model, train = config.model, config.train
     T, B = batch.inputs.shape[:2]
     kept = min(T, train.remat_every or T)  # steps whose residuals exist at once
     cell = CELLS[model.cell]
     residuals = sum(residual_floats(cell, H) for H in model.layer_sizes)
-    floats_B = kept * (residuals + interface.output_size)
+    V = interface.output_size
+    read_out = steps_at_once(kept, B, V, HEADS[interface.head].most_outputs)
+    floats_B = kept * residuals + read_out * V
     K = min(train.steps_per_dispatch, train.validate_every, train.steps)
     return FLOAT_BYTES * B * floats_B + K * bytes_of(batch)
 
@@ -78,7 +84,9 @@ def batch_bytes(config: Config, interface: Interface, batch: Batch) -> int:
 def batch_of_ids(config: Config) -> Batch:
     """The shapes of a batch as a text has them whose symbols number at most 256."""
     shape = config.train.sequence_length, config.train.batch_size
-    ids, flags = (jax.ShapeDtypeStruct(shape, dtype) for dtype in (np.uint8, np.bool_))
+    # As a step is traced with them, they stand for arrays.
+    ids: Any = jax.ShapeDtypeStruct(shape, np.uint8)
+    flags: Any = jax.ShapeDtypeStruct(shape, np.bool_)
     return Batch(ids, ids, resets=flags)
 
 

@@ -27,7 +27,7 @@ class Progress:
     """
 
     def __init__(self, steps: int, done: int, unit: str) -> None:
-        self._counted = f"{counted(unit)}s"
+        self._unit, self._counted = unit, f"{counted(unit)}s"
         self._steps, self._start_step, self._start = steps, done, time.monotonic()
         self._val, self._last_line = "", -LINE_EVERY_S
         self._paced: dict[str, Any] | None = None  # the line that the speed is counted from
@@ -60,7 +60,7 @@ class Progress:
             )
         skipped = f"  {line['skipped']} updates skipped" if line.get("skipped") else ""
         text = (
-            f"loss {in_digits(line.get('train_loss', math.nan))}{self._val}{skipped}  "
+            f"loss {in_digits(line.get('train_loss', math.nan))} {self._unit}{self._val}{skipped}  "
             f"{self._targets_per_second(line) / 1e3:.1f}k {self._counted}/s"
         )
         if validated or self._paced is None:

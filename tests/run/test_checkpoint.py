@@ -279,6 +279,8 @@ def test_a_file_larger_than_any_of_ours_is_not_read(allowed, workdir, monkeypatc
 
 FREE = {
     "data.path",
+    "data.validation_path",
+    "data.test_path",
     "data.held_out",
     "train.steps_per_dispatch",
     "train.validate_every",

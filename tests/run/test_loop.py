@@ -464,7 +464,7 @@ def test_more_steps_at_a_constant_rate_are_those_of_a_longer_run(constant, tmp_p
         (
             {**TRIGGERED, "train.validate_every": 5},
             {"train.steps": 24},
-            r"train.steps is 12 there and 24 here, and the average is triggered by a val",
+            r"train.steps is 12 there and 24 here, and the validation out of turn, at st",
         ),
         (TRIGGERED, {"train.validate_every": 4}, r"train.validate_every is 6 there and 4 here"),
         (TRIGGERED, {"evaluate.lanes": 2}, r"evaluate.lanes is 4 there and 2 here"),
