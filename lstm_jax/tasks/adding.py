@@ -45,13 +45,11 @@ class AddingOptions(Section):
     prefix = "data."
     length: int = option(
         100,
-        "adding: T, steps of the shortest sequences; others have up to T/10 more",
+        "T, steps of the shortest sequences; others have up to T/10 more",
         low=20,
         high=10**4,
     )
-    held_out: int = option(
-        2560, "adding: sequences that are scored and not trained on", low=1, high=10**6
-    )
+    held_out: int = option(2560, "sequences that are scored and not trained on", low=1, high=10**6)
 
 
 def longest_of(length: int) -> int:
