@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.support import peers
+from experiments.support.output import say_written
 from experiments.support.timing import Contender, Timing, Warm, describe_machine, in_turn, warm_up
 from lstm_jax.config import Config, ModelConfig, OptimizerConfig, TrainConfig
 from lstm_jax.container import usable_cpus
@@ -335,4 +336,5 @@ def compare(shapes: Sequence[Shape], workdir: Path) -> int:
         write_json(workdir / "benchmark.json", result)
     show(f"\n{ratios(result['shapes'])}")
     draw(result["shapes"], workdir / "figures" / "benchmark.png")
+    say_written(workdir, "benchmark.json", "figures/benchmark.*")
     return 0

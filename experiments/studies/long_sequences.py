@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.support.output import say_written
 from experiments.support.timing import describe_machine, seconds
 from lstm_jax.config import Config, ModelConfig, TrainConfig
 from lstm_jax.container import memory_limit
@@ -241,6 +242,7 @@ def main(config: Config, workdir: Path) -> int:
     title = f"B {train.batch_size}, H {model.hidden_size}, L {model.num_layers}, {train.gradient}"
     if any("left_out" not in entry for entry in result["entries"]):
         draw(result["entries"], title, workdir / "figures" / "long_sequences.png")
+    say_written(workdir, "long_sequences.json", "figures/long_sequences.*")
     return 0
 
 

@@ -7,6 +7,7 @@ as printed and with the defects mended one after another.
 
 from pathlib import Path
 
+from experiments.support.output import say_written
 from lstm_jax.config import Config, DataConfig
 from lstm_jax.data.corpora import load_text
 from lstm_jax.files import write_json
@@ -77,4 +78,5 @@ def main(config: Config, workdir: Path) -> int:
     result = {"effects": [e._asdict() for e in effects], "rate": RATE, "losses": curves}
     write_json(workdir / "audit.json", result)
     draw(curves, workdir / "figures" / "audit.png")
+    say_written(workdir, "audit.json", "figures/audit.*")
     return 0

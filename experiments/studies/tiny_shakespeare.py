@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.recipes import tiny_shakespeare_hour
+from experiments.support.output import say_written
 from experiments.support.seeds import READS as READS
 from experiments.support.seeds import mean_seconds, seeded, spread, text_to_validate_on, train
 from experiments.support.timing import describe_machine
@@ -67,4 +68,5 @@ def main(config: Config, workdir: Path) -> int:
     title = f"tiny_shakespeare, {len(runs)} seeds"
     lines = [read_metrics(folder) for folder in configs]
     draw_curves(lines, title, TextTask.unit, workdir / "figures" / "record.png")
+    say_written(workdir, "record.json", "figures/record.*", "seed_*")
     return 0

@@ -12,6 +12,7 @@ from typing import Any
 
 from experiments.recipes import tiny_shakespeare_hour
 from experiments.support import seeds
+from experiments.support.output import say_written
 from experiments.support.seeds import mean_seconds, spread
 from experiments.support.timing import describe_machine
 from lstm_jax.config import Config, OptimizerConfig
@@ -129,4 +130,5 @@ def main(config: Config, workdir: Path) -> int:
         written = {"machine": machine, "config": config.flatten(), "variants": runs}
         write_json(workdir / "ablation.json", written)
         draw(runs, workdir / "figures" / "ablation.png")
+    say_written(workdir, "ablation.json", "figures/ablation.*")
     return 0

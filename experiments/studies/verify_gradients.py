@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.support.output import say_written
 from lstm_jax.config import Config, ModelConfig, TrainConfig
 from lstm_jax.files import write_json
 from lstm_jax.model import Interface
@@ -40,6 +41,13 @@ READS = (
     "train.sequence_length",
     "train.seed",
 )
+
+
+MEANINGS = """\
+The largest difference between the gradients from two sources, by leaf of the parameters, by pair of
+sources and by kind of cell. It is allowed as a share of the leaf's largest gradient: rel error.
+kind: both in float64, both in float32, or one in float64 beside central differences.
+"""
 
 
 def get_config() -> Config:
@@ -137,12 +145,15 @@ def main(config: Config, workdir: Path) -> int:
 def verify_and_report(cases: list[Case], workdir: Path) -> int:
     rows = verify(cases, report)
     failed = [row for row in rows if not row.passed]
+    show(MEANINGS)
     show("\n\n".join(table(field, rows) for field in ("leaf", "pair", "cell")) + "\n")
+    verdict = f"{len(failed)} of {len(rows)} kinds FAILED" if failed else "none failed"
     show(
-        f"{len(cases)} cases, {sum(row.cases for row in rows)} comparisons, {len(failed)} kinds "
-        "of them failed; rel error is relative to the leaf's largest gradient"
+        f"{sum(row.cases for row in rows):,} comparisons of two gradients, of {len(cases)} cases: "
+        f"{verdict}"
     )
     written = [{**row._asdict(), "passed": row.passed} for row in rows]
     write_json(workdir / "verification.json", written)
     draw(rows, workdir / "figures" / "verification.png")
+    say_written(workdir, "verification.json", "figures/verification.*")
     return 1 if failed else 0

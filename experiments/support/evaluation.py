@@ -6,11 +6,14 @@ from typing import NamedTuple
 from experiments.support.scoring import (
     in_units,
     load_members,
+    meaning_of,
+    plainly,
     score_alone,
     score_draws,
     score_dynamically,
     score_ensemble,
     score_in_units,
+    show_lines,
     split_to_score,
     task_of,
     text_of,
@@ -23,7 +26,7 @@ from lstm_jax.run.validation import validate
 from lstm_jax.scoring.dynamic import DynamicConfig
 from lstm_jax.scoring.monte_carlo import check_drops
 from lstm_jax.tasks.text import TextTask
-from lstm_jax.terminal import show
+from lstm_jax.terminal import say
 from lstm_jax.train import TrainState
 
 
@@ -51,10 +54,13 @@ def evaluate_task(state: TrainState, description: Description, config: Config) -
     scores = validate(task, state, evaluation_masks(config.model))
     if not scores:
         raise UserError("this run's task keeps nothing to validate on")
-    show(f"step {int(state.step)}, {task.describe()}")
-    width = max(17, *map(len, scores))
+    say(f"checkpoint of step {int(state.step):,}, {task.describe()}")
+    lines = {}
     for name, value in scores.items():
-        show(f"{name:{width}} {score_in_units(name, value, task.unit)}")
+        meaning = meaning_of(name, task)
+        ending = f"  ({meaning})" if meaning else ""
+        lines[plainly(name)] = score_in_units(name, value, task.unit) + ending
+    show_lines(lines)
     return 0
 
 
@@ -79,10 +85,14 @@ def evaluate_text(
         losses += score_draws(params, config, scored, wanted.draws)
     losses += learning_on
     validated = wanted.split == "validation"
-    split, of = ("val", "") if validated else ("train", ", the end of the training split")
-    show(f"step {int(state.step)}, {len(scored):,} characters of {text.name}{of}")
-    by_name = {f"{split}_loss_{loss.name}": loss for loss in losses}
-    width = max(17, *map(len, by_name))
-    for name, loss in by_name.items():
-        show(f"{name:{width}} {in_units(loss.nats, TextTask.unit)}  ({loss.how})")
+    split = "validation" if validated else "training"
+    of = "kept for validation" if validated else "at the end of the training split"
+    what = f"the {len(scored):,} characters of {text.name} {of}"
+    say(f"checkpoint of step {int(state.step):,}, on {what}")
+    show_lines(
+        {
+            f"{split}_loss_{loss.name}": f"{in_units(loss.nats, TextTask.unit)}  ({loss.how})"
+            for loss in losses
+        }
+    )
     return 0

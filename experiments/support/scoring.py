@@ -3,6 +3,7 @@ goes on learning, each with how it was come by."""
 
 import hashlib
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,13 +28,14 @@ from lstm_jax.scoring.dynamic import DynamicConfig, evaluate_dynamic
 from lstm_jax.scoring.ensemble import evaluate_ensemble
 from lstm_jax.scoring.monte_carlo import evaluate_monte_carlo
 from lstm_jax.scoring.protocols import (
-    EvaluateConfig,
     Evaluation,
     check_lanes,
     evaluate,
+    in_words,
 )
 from lstm_jax.tasks import TASKS, Task
 from lstm_jax.tasks.text import vocabulary_of
+from lstm_jax.terminal import show
 from lstm_jax.train import TrainState
 
 
@@ -209,7 +211,7 @@ def score_dynamically(
     return Loss(
         "dynamic",
         loss,
-        f"state carried, learning on: {config.rule}, segments of {config.segment_length}, rate "
+        f"the state carried, learning on: {config.rule}, segments of {config.segment_length}, rate "
         f"{config.rate:g}, decay {config.decay:g}{epsilon}",
     )
 
@@ -220,21 +222,8 @@ def by_protocol(
     """A loss for each protocol."""
     return [
         Loss(f"{name}{suffix}", getattr(evaluation, name), prefix + how)
-        for name, how in describe(config.evaluate).items()
+        for name, how in in_words(config.evaluate).items()
     ]
-
-
-def describe(config: EvaluateConfig) -> dict[str, str]:
-    """Each protocol in words."""
-    lanes = (
-        f"{config.lanes} lanes, each but the first after {config.warmup} unscored characters"
-        if config.lanes > 1
-        else "strictly one character after another"
-    )
-    return {
-        "stream": f"state carried, {lanes}",
-        "windows": f"{config.window_length} characters from the zero state",
-    }
 
 
 def in_units(value: float, unit: str) -> str:
@@ -248,3 +237,23 @@ def in_units(value: float, unit: str) -> str:
 def score_in_units(name: str, value: float, unit: str) -> str:
     """A metric as it is printed: a loss in units, anything else as a number."""
     return in_units(value, unit) if "_loss" in name else in_digits(value)
+
+
+def plainly(name: str) -> str:
+    """A metric's name as it is printed: `validation_loss` for what files call `val_loss`."""
+    short, _, rest = name.partition("_")
+    return "_".join([{"val": "validation", "train": "training"}.get(short, short), rest])
+
+
+def meaning_of(name: str, task: Task) -> str:
+    """What a score such as `val_loss_stream_average` is, in a task's words; empty: it has none."""
+    of = "of the average of the parameters: " if name.endswith(AVERAGE) else ""
+    meaning = task.meanings.get(name.removeprefix("val_").removesuffix(AVERAGE), "")
+    return f"{of}{meaning}".removesuffix(": ")
+
+
+def show_lines(lines: Mapping[str, str]) -> None:
+    """Results on stdout: a name, a value and its unit on each line, and more in brackets."""
+    width = max(map(len, lines), default=0)
+    for name, line in lines.items():
+        show(f"{name:{width}}  {line}")

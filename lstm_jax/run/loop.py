@@ -147,7 +147,9 @@ class Run:
             delete_parts(folder)
         rewind(self.folder, step)
         if good:
-            say(f"resuming at step {step}")
+            steps = self.config.train.steps
+            left = "" if step < steps else ": nothing is left to train"
+            say(f"resuming at step {step} of {steps}{left}")
         return state
 
     def _refuse_to_begin_over(self) -> None:

@@ -57,6 +57,16 @@ class Evaluation(NamedTuple):
     windows: float
 
 
+def in_words(config: EvaluateConfig) -> dict[str, str]:
+    """What each protocol does, for people."""
+    begun = f"each but the first begun {config.warmup:,} unscored characters early"
+    pieces = f" in {config.lanes} pieces, {begun}" if config.lanes > 1 else ""
+    return {
+        "stream": f"the state carried through the text{pieces}",
+        "windows": f"pieces of {config.window_length:,} characters from the zero state",
+    }
+
+
 @jax.jit
 def _score(
     params: ModelParams, carry: Carry, batch: Batch, masks: Masks | None

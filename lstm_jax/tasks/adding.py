@@ -22,6 +22,7 @@ are held out.
 
 import math
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Self
 
 import jax
@@ -101,6 +102,12 @@ class AddingTask(Task):
     Options = AddingOptions
     interface = Interface(2, 1, reads_ids=False, head="squared")
     unit = "squared error/sequence"
+    meanings = MappingProxyType(
+        {
+            "loss": "on held-out sequences",
+            "wrong": f"the share of them whose answer is off by {TOLERANCE} or more",
+        }
+    )
 
     def __init__(self, length: int, held_out: int, batch_size: int, seed: int) -> None:
         self.length, self.held_out = length, held_out

@@ -287,7 +287,7 @@ def test_a_signal_during_a_validation(shared, tmp_path):
     workdir, flags = tmp_path / "run", ["--config.evaluate.lanes=3"]  # which nobody has compiled
     happens = has_line_of(workdir, 4)
     code, stderr = interrupt(shared, workdir, flags, happens, signal.SIGINT)
-    assert code == 130 and "stopping after this dispatch" in stderr
+    assert code == 130 and "stopping and saving" in stderr
     assert saved_at(workdir, stderr) == 6 and "val_loss_stream" in read_metrics(workdir)[-1]
 
 
@@ -316,7 +316,7 @@ def test_a_second_signal_in_the_first_compilation_stops_at_once(shared, tmp_path
     workdir, numbers = tmp_path / "run", [signal.SIGINT, signal.SIGINT]
     flags = ["--config.model.num_layers=6", "--compile_cache=off"]  # seconds to compile
     code, stderr = interrupt(shared, workdir, flags, under_way(workdir), *numbers)
-    assert code == 130 and "stopping after this dispatch" in stderr
+    assert code == 130 and "stopping and saving" in stderr
     assert "saved at step" not in stderr and "step 2/" not in stderr
     assert Checkpoints(workdir).steps() == []
 
