@@ -60,9 +60,9 @@ class Evaluation(NamedTuple):
 def in_words(config: EvaluateConfig) -> dict[str, str]:
     """What each protocol does, for people."""
     begun = f"each but the first begun {config.warmup:,} unscored characters early"
-    pieces = f" in {config.lanes} pieces, {begun}" if config.lanes > 1 else ""
+    read = f"in {config.lanes} pieces, {begun}" if config.lanes > 1 else "strictly in one piece"
     return {
-        "stream": f"the state carried through the text{pieces}",
+        "stream": f"the state carried through the text, {read}",
         "windows": f"pieces of {config.window_length:,} characters from the zero state",
     }
 

@@ -11,19 +11,23 @@ from lstm_jax.config import Config, DataConfig, EvaluateConfig
 from lstm_jax.data.vocabulary import Text, Vocabulary
 from lstm_jax.errors import UserError
 from lstm_jax.scoring.dynamic import DynamicConfig
-from lstm_jax.scoring.protocols import Evaluation
+from lstm_jax.scoring.protocols import Evaluation, in_words
 
 
 @pytest.mark.parametrize(
     "lanes, how",
     [
-        (1, "state carried, strictly one character after another"),
-        (2, "state carried, 2 lanes, each but the first after 9 unscored characters"),
+        (1, "the state carried through the text, strictly in one piece"),
+        (
+            2,
+            "the state carried through the text, in 2 pieces, each but the first begun 9 unscored "
+            "characters early",
+        ),
     ],
 )
 def test_a_protocol_says_how_strict_it_is(lanes, how):
-    found = scoring.describe(EvaluateConfig(window_length=7, lanes=lanes, warmup=9))
-    assert found == {"stream": how, "windows": "7 characters from the zero state"}
+    found = in_words(EvaluateConfig(window_length=7, lanes=lanes, warmup=9))
+    assert found == {"stream": how, "windows": "pieces of 7 characters from the zero state"}
 
 
 def text_of(length):
