@@ -159,7 +159,7 @@ def test_a_picture_that_fails_is_one_line_after_all_else(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "new_figure", fail_late)
     with process_in(tmp_path):
         code, stdout, stderr = call(*line_of(TRAIN))
-    assert code == 0 and "val_loss_stream" in stdout and drawing_at == [True]
+    assert code == 0 and "validation_loss_stream" in stdout and drawing_at == [True]
     assert stderr.endswith(
         "warning: the figure run/figures/curves.png is not drawn: it cannot be drawn\n"
     )
