@@ -4,6 +4,7 @@
     python -m experiments.run --config.model.hidden_size=64 --workdir=runs/small
     python -m experiments.run --mode=evaluate --workdir=runs/shakespeare
     python -m experiments.run --mode=sample --workdir=runs/shakespeare --prompt=ROMEO:
+    python -m experiments.run --mode=compare --workdirs=runs/shakespeare,runs/small
 
 The same command run again in its folder resumes there. Results go to stdout, the rest to stderr.
 """
@@ -39,6 +40,7 @@ from experiments.studies import (
     verify_gradients,
     verify_recipes,
 )
+from experiments.support.comparison import compare, find_runs
 from experiments.support.evaluation import Wanted, evaluate_task, evaluate_text
 from experiments.support.help import Flag, help_text, option_help, unknown_flag, wrong_value
 from experiments.support.machine import keep_memory, use_devices
@@ -85,9 +87,23 @@ EXPERIMENT = flags.DEFINE_enum(
     "experiment", "shakespeare", list(EXPERIMENTS), "which experiment; each is a file of its name"
 )
 MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "evaluate", "sample"], "run the experiment, score it, let it write"
+    "mode",
+    "train",
+    ["train", "evaluate", "sample", "compare"],
+    "run the experiment, score it, let it write, compare several runs",
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "the run's folder (default: runs/EXPERIMENT)")
+WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "the run's folder (default: runs/EXPERIMENT); compare: where the picture goes (default: "
+    "runs/compare)",
+)
+WORKDIRS = flags.DEFINE_list(
+    "workdirs",
+    [],
+    "compare: folders of runs, with commas between them; a folder that holds such folders stands "
+    "for all of them, and a quoted 'runs/small_*' for what matches",
+)
 COMPILE_CACHE = flags.DEFINE_string(
     "compile_cache",
     None,
@@ -197,6 +213,7 @@ READ_BY_MODE = {
     "train": set(),
     "evaluate": {"checkpoint", "split", "ensemble", "draws", "dynamic", *DYNAMIC_OPTIONS},
     "sample": {"checkpoint", "prompt", "length", "num_samples", "sample_seed", *SAMPLING},
+    "compare": {"workdirs"},
 }
 
 
@@ -215,13 +232,17 @@ def check_flags(mode: str, changes: dict[str, Any]) -> None:
     for name in ("workdir", "compile_cache"):
         if flags.FLAGS[name].value == "":
             raise UserError(f"--{name} is empty: name a folder, or leave the flag out")
-    if flags.FLAGS["ensemble"].present and not all(ENSEMBLE.value or [""]):
-        raise UserError("--ensemble has an empty name: give folders, with commas between them")
+    for name in ("ensemble", "workdirs"):
+        if flags.FLAGS[name].present and not all(flags.FLAGS[name].value or [""]):
+            raise UserError(f"--{name} has an empty name: give folders, with commas between them")
+    if mode == "compare" and not WORKDIRS.value:
+        raise UserError("--mode=compare needs --workdirs=DIR,DIR,…: the folders of the runs")
     train, in_a_folder = mode == "train", flags.FLAGS["workdir"].present
     for names, meaningless, reader in (
         (set().union(*READ_BY_MODE.values()) - READ_BY_MODE[mode], True, f"to --mode={mode}"),
         (ignored_by(EXPERIMENT.value), train, f"to --experiment={EXPERIMENT.value}"),
         (("experiment",), in_a_folder and not train, f"to --mode={mode} beside --workdir"),
+        (("compile_cache", "cpu_devices", "experiment"), mode == "compare", "to --mode=compare"),
         (DYNAMIC_OPTIONS, not DYNAMIC.value, "without --dynamic"),
         (("sample_seed", "top_k", "top_p"), TEMPERATURE.value == 0, "at --temperature=0"),
         (("sample_seed", "temperature", "top_p"), TOP_K.value == 1, "at --top_k=1"),
@@ -265,7 +286,8 @@ def overrides() -> dict[str, Any]:
 
 
 def workdir() -> Path:
-    return named(f"runs/{EXPERIMENT.value}" if WORKDIR.value is None else WORKDIR.value)
+    name = "compare" if MODE.value == "compare" else EXPERIMENT.value
+    return named(f"runs/{name}" if WORKDIR.value is None else WORKDIR.value)
 
 
 def check_usable(folder: Path, flag: str) -> None:
@@ -351,6 +373,14 @@ def sample_run() -> int:
     )
 
 
+def compare_runs() -> int:
+    """Prints what differs between runs, and their losses."""
+    folders = find_runs(WORKDIRS.value)
+    for folder in folders:
+        check_usable(folder, "workdirs")
+    return compare(folders, workdir())
+
+
 def refuse_flags_of_texts(config: Config) -> None:
     """Refuses what this mode takes for a text alone."""
     for name in sorted(READ_BY_MODE[MODE.value] - {"checkpoint"}):
@@ -382,7 +412,12 @@ def carry_out(argv: Sequence[str]) -> int:
         for folder in ENSEMBLE.value:
             check_usable(named(folder), "ensemble")
         set_compile_cache()
-        modes = {"train": run_experiment, "evaluate": evaluate_run, "sample": sample_run}
+        modes = {
+            "train": run_experiment,
+            "evaluate": evaluate_run,
+            "sample": sample_run,
+            "compare": compare_runs,
+        }
         return modes[MODE.value]()
     except UserError as error:
         say(f"error: {error}")

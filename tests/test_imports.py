@@ -80,6 +80,7 @@ ORDER = [
     "run.description",
     "run.storage",
     "run.checkpoint",
+    "run.trained",
     "run.nonfinite",
     "run.folder",
     "run.journal",
