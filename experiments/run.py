@@ -171,6 +171,7 @@ KINDS: dict[type, str] = {
     flags.IntegerParser: "an integer",
     flags.FloatParser: "a number",
     flags.BooleanParser: "true or false",
+    flags.ListParser: "names with commas between them",
     Integers: "integers with commas between them",
 }
 OPTIONS: dict[str, dataclasses.Field] = {}  # the flags that are of an option

@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import math
-import re
 import shutil
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
@@ -33,14 +32,21 @@ Usage: {COMMAND} [--FLAG=VALUE ...]
   # what a trained model writes, and its losses
   {COMMAND} --mode=sample --workdir=runs/shakespeare --prompt=ROMEO:
   {COMMAND} --mode=evaluate --workdir=runs/shakespeare
+  # what differs between runs, and a picture of their losses
+  {COMMAND} --mode=compare --workdirs=runs/shakespeare,runs/gru
   # compare every gradient with the one derived by hand
   {COMMAND} --experiment=verify_gradients
 
 Results go to stdout, the rest to stderr."""
 END = "--helpfull also lists the flags of absl itself (logging, debugging)."
 INDENT, WIDEST_NAME, GAP = 2, 38, 2
-MACHINE = ["cpu_devices", "compile_cache"]
-PLACES = {"an integer": "N", "a number": "X", "integers with commas between them": "N,N"}
+MACHINE, WITH = ["cpu_devices", "compile_cache"], "With --mode="
+# What stands for a value, by the name of a flag or else by its kind.
+PLACES = {
+    **{"workdir": "DIR", "compile_cache": "DIR", "config.data.path": "FILE"},
+    **{"an integer": "N", "a number": "X", "integers with commas between them": "N,N"},
+    "names with commas between them": "DIR,DIR",
+}
 BEYOND_REACH = 2**20  # a bound that nobody has to know
 SUGGESTIONS = 3  # names at most
 
@@ -84,15 +90,14 @@ def help_text(
     """
     width = width or min(max(shutil.get_terminal_size().columns, 80), 110) - 1
     groups = {f"The config, {s}": in_order(s, flags) for s in SECTIONS}
-    groups |= {
-        f"With --mode={mode}": sorted(names) for mode, names in read_by_mode.items() if names
-    }
+    groups |= {f"{WITH}{mode}": sorted(names) for mode, names in read_by_mode.items() if names}
     groups["The machine"] = MACHINE
     known = {name for names in groups.values() for name in names}
     what = [line_of(flag) for name, flag in flags.items() if name not in known]
     blocks = [block("What to run", what, width), *blocks_of(experiments, width)]
     for title, names in groups.items():
-        blocks.append(block(title, [line_of(flags[name]) for name in names], width))
+        mode = title.removeprefix(WITH)
+        blocks.append(block(title, [line_of(flags[name], mode) for name in names], width))
     return "\n\n".join([INTRODUCTION, *blocks, END])
 
 
@@ -115,12 +120,12 @@ def blocks_of(experiments: Mapping[str, ModuleType], width: int) -> list[str]:
     ]
 
 
-def line_of(flag: Flag) -> tuple[str, str]:
-    """A flag and what it means."""
+def line_of(flag: Flag, mode: str = "") -> tuple[str, str]:
+    """A flag and what it means, in a group of the flags of a mode."""
     name, text = f"--{flag.name}", flag.meaning
     if flag.choices:
         text = text.removeprefix(f"<{'|'.join(flag.choices)}>: ")  # which absl begins it with
-    text = re.sub(r"^(evaluate|sample): ", "", text)
+    text = text.removeprefix(f"{mode}: ")
     if flag.name == "experiment":  # they have groups of their own
         return f"{name}=NAME", f"{text}; default {flag.default}"
     if flag.choices:
@@ -129,7 +134,8 @@ def line_of(flag: Flag) -> tuple[str, str]:
         text += ending(flag.low, flag.high, flag.default)
     if flag.kind == "true or false":
         return name, text
-    return f"{name}={'NAME' if flag.choices else PLACES.get(flag.kind, 'TEXT')}", text
+    place = "NAME" if flag.choices else PLACES.get(flag.name) or PLACES.get(flag.kind, "TEXT")
+    return f"{name}={place}", text
 
 
 def block(title: str, lines: Sequence[tuple[str, str]], width: int) -> str:

@@ -33,6 +33,7 @@ from lstm_jax.scoring.protocols import (
     evaluate,
     in_words,
 )
+from lstm_jax.tasks import Task
 from lstm_jax.tasks.text import vocabulary_of
 from lstm_jax.terminal import show
 from lstm_jax.train import TrainState

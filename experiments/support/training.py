@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-from experiments.support.scoring import plainly, score_in_units, show_lines
+from experiments.support.scoring import in_units, plainly, score_in_units, show_lines
 from lstm_jax.config import Config
 from lstm_jax.model import ModelParams, count_parameters
 from lstm_jax.model_config import ModelConfig
@@ -70,8 +70,8 @@ def report(run: Run) -> None:
     """Prints what came of a run, a line for each figure, and a sample."""
     summary, unit, lines = run.summary(), run.task.unit, {}
     if "train_loss" in summary:
-        value = score_in_units("train_loss", summary["train_loss"], unit)
-        lines["training_loss"] = f"{value}  (the last steps, to step {summary['step']:,})"
+        loss = in_units(summary["train_loss"], unit)
+        lines["training_loss"] = f"{loss}  (the last steps, to step {summary['step']:,})"
     for name, value in measured(summary).items():
         at = f"(the best checkpoint, of step {summary['best_step']:,})"
         lines[plainly(name)] = f"{score_in_units(name, value, unit)}  {at}"
