@@ -46,7 +46,7 @@ READS = (
 MEANINGS = """\
 The largest difference between the gradients from two sources, by leaf of the parameters, by pair of
 sources and by kind of cell. It is allowed as a share of the leaf's largest gradient: rel error.
-kind: both in float64, both in float32, or one in float64 beside central differences.
+kind: both gradients in float64, both in float32, or one of them by central differences.
 """
 
 

@@ -59,11 +59,11 @@ class Evaluation(NamedTuple):
 
 def in_words(config: EvaluateConfig) -> dict[str, str]:
     """What each protocol does, for people."""
-    begun = f"each but the first begun {config.warmup:,} unscored characters early"
-    read = f"in {config.lanes} pieces, {begun}" if config.lanes > 1 else "strictly in one piece"
+    pieces = f"as {config.lanes} pieces, each warmed up on the {config.warmup:,} characters before"
     return {
-        "stream": f"the state carried through the text, {read}",
-        "windows": f"pieces of {config.window_length:,} characters from the zero state",
+        "stream": "the state is carried through the text, read "
+        + (pieces if config.lanes > 1 else "strictly in order"),
+        "windows": f"the state starts from zero every {config.window_length:,} characters",
     }
 
 

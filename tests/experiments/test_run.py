@@ -55,7 +55,7 @@ def workdir(tmp_path_factory):
         "model: 1 layer of 8 lstm units, ",
         "training: 20 steps of 128 chars on cpu; validation and checkpoint every 10\n",
         "losses: nats/char, the mean of -log(probability) of each true char; lower is better\n",
-        "\nwindows: pieces of 256 characters from the zero state\n",
+        "\nwindows: the state starts from zero every 256 characters\n",
         "step 20/20",
         f"{path} has figures/curves.png, samples.txt, metrics.jsonl, checkpoints; next: ",
     ):
@@ -84,7 +84,7 @@ def test_evaluate_prints_both_protocols_as_training_did(workdir):
         loss = last[f"val_loss_{protocol}"]
         assert re.search(rf"validation_loss_{protocol} +{loss:.4f} nats/char ", done.stdout)
     strict = run("--mode=evaluate", f"--workdir={workdir}", "--config.evaluate.window_length=64")
-    assert "pieces of 64 characters from the zero state" in strict.stdout
+    assert "the state starts from zero every 64 characters" in strict.stdout
 
 
 def test_dynamic_evaluation_has_a_line_of_its_own(workdir):
