@@ -32,6 +32,7 @@ from experiments.studies import (
     benchmark,
     benchmark_sampling,
     device_check,
+    figures,
     long_sequences,
     notebook_audit,
     speedrun,
@@ -58,6 +59,7 @@ from lstm_jax.run.checkpoint import load_model
 from lstm_jax.run.folder import RUN_FILES
 from lstm_jax.run.memory import check_state_fits
 from lstm_jax.run.signals import Interrupted
+from lstm_jax.run.style import FORMATS, drawn_as
 from lstm_jax.sample import SamplingConfig
 from lstm_jax.scoring.dynamic import DynamicConfig
 from lstm_jax.terminal import say, show
@@ -81,6 +83,7 @@ EXPERIMENTS: dict[str, ModuleType] = {
     "benchmark_sampling": benchmark_sampling,
     "long_sequences": long_sequences,
     "speedrun": speedrun,
+    "figures": figures,
 }
 
 EXPERIMENT = flags.DEFINE_enum(
@@ -147,6 +150,14 @@ SPLIT = flags.DEFINE_enum(
     "evaluate: what to score; training_end: as long a piece at the end of the training split, to "
     "tune dynamic evaluation on",
 )
+FIGURES = flags.DEFINE_list(
+    "figures", ["png"], f"the formats of pictures, with commas: {', '.join(FORMATS)}"
+)
+flags.register_validator(
+    "figures",
+    lambda names: names and {*names} <= {*FORMATS},
+    f"it takes some of {', '.join(FORMATS)}, with commas between them",
+)
 SAMPLE_SEED = flags.DEFINE_integer(
     "sample_seed", 0, "sample: the same seed, the same text", 0, 2**32 - 1
 )
@@ -211,10 +222,10 @@ CONFIG = {
 HELP = {"--help", "-help", "--helpshort", "-h", "-?", "--?"}
 # What each mode reads besides the config, the experiment and the folder.
 READ_BY_MODE = {
-    "train": set(),
+    "train": {"figures"},
     "evaluate": {"checkpoint", "split", "ensemble", "draws", "dynamic", *DYNAMIC_OPTIONS},
     "sample": {"checkpoint", "prompt", "length", "num_samples", "sample_seed", *SAMPLING},
-    "compare": {"workdirs"},
+    "compare": {"workdirs", "figures"},
 }
 
 
@@ -419,7 +430,8 @@ def carry_out(argv: Sequence[str]) -> int:
             "sample": sample_run,
             "compare": compare_runs,
         }
-        return modes[MODE.value]()
+        with drawn_as(*FIGURES.value):
+            return modes[MODE.value]()
     except UserError as error:
         say(f"error: {error}")
         return 2
@@ -465,10 +477,10 @@ def told(error: Exception) -> str:
     """What absl found wrong, in plain words where it is a flag's name or its value."""
     if isinstance(error, flags.UnrecognizedFlagError):
         return unknown_flag(error.flagname, [*flags.FLAGS])
-    name = f"{error}".partition("=")[0].removeprefix("flag --")
-    if not isinstance(error, flags.IllegalFlagValueError) or name not in flags.FLAGS:
-        return f"{error}".removeprefix("ERROR:: ")
-    value = f"{error}".removeprefix(f"flag --{name}=").removesuffix(f": {error.__context__}")
+    name, why = f"{error}".partition("=")[0].removeprefix("flag --"), error.__context__
+    if name not in flags.FLAGS or why is None:  # None: a validator says all itself
+        return f"{error}".removeprefix("ERROR:: ").removeprefix("flag ")
+    value = f"{error}".removeprefix(f"flag --{name}=").removesuffix(f": {why}")
     return wrong_value(described(flags.FLAGS[name]), value)
 
 

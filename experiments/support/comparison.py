@@ -19,10 +19,11 @@ import jax
 from lstm_jax.errors import UserError, shorten
 from lstm_jax.files import named
 from lstm_jax.model import count_parameters, init_model
+from lstm_jax.run import figures
 from lstm_jax.run.description import Description, OtherFormat, own_options, read_description
-from lstm_jax.run.figures import new_figure, picture, save, tidy
 from lstm_jax.run.folder import CONFIG, FIGURES
-from lstm_jax.run.metrics import brief, counted, in_digits, kept, measured, minimised, read_metrics
+from lstm_jax.run.metrics import brief, in_digits, kept, measured, minimised, read_metrics
+from lstm_jax.run.style import chosen_formats, draw_from, in_format
 from lstm_jax.terminal import printable, say, show, warn
 
 SIDE_BY_SIDE = 6  # recipes, a column for each; more are a line each
@@ -275,37 +276,16 @@ def compare(folders: Sequence[Path], workdir: Path) -> int:
     show(losses)
     show(f"\n{options}" if differing(recipes) else "\nThe configs differ in nothing but the seed.")
     path = workdir / FIGURES / "comparison.png"
-    say(f"the picture is {path}")
-    draw_recipes([(r.name, [run.lines for run in r.runs]) for r in recipes], unit, path)
+    draw_from(curves_of_recipes(recipes, unit), figures.draw_curves, path)
+    say(f"the picture is {in_format(path, chosen_formats.get()[0])}")
     return 0
 
 
-@picture
-def draw_recipes(
-    recipes: Sequence[tuple[str, Sequence[list[dict[str, Any]]]]], unit: str, path: Path
-) -> None:
-    """Each recipe's loss in a colour of its own, a thin line per run, against the targets seen:
-    what is minimised, or the training loss of a run that was never validated."""
-    from matplotlib import colormaps
-
-    figure = new_figure(8, 5)
-    axes = figure.subplots()
-    colors = colormaps["tab10" if len(recipes) <= 10 else "turbo"]
-    top = 0.0
-    for number, (name, runs) in enumerate(recipes):
-        color = colors(number if len(recipes) <= 10 else number / len(recipes))
-        for label, lines in zip([name, *[None] * len(runs)], runs, strict=False):
-            points = [(m["targets"] / 1e6, minimised(m)) for m in lines if measured(m)]
-            points = points or [
-                (m["targets"] / 1e6, m["train_loss"]) for m in lines if "train_loss" in m
-            ]
-            x, y = ([point[axis] for point in points] for axis in (0, 1))
-            axes.plot(x, y, color=color, lw=0.8, label=label)
-            # A run's first losses are so high that the rest would look flat.
-            top = max([top, *y[len(y) // 5 :]])
-    axes.set(
-        xlabel=f"{counted(unit)}s seen (millions)", ylabel=f"loss ({unit})", ylim=(None, 1.02 * top)
-    )
-    axes.legend(frameon=False)
-    tidy(axes)
-    save(figure, path)
+def curves_of_recipes(recipes: Sequence[Recipe], unit: str) -> dict[str, Any]:
+    """What is drawn of the recipes that have begun: a colour for each, a line for each seed."""
+    drawn = [
+        figures.Recipe(recipe.name, begun, figures.drops(recipe.runs[0].description.config.model))
+        for recipe in recipes
+        if (begun := [run.lines for run in recipe.runs if run.lines])
+    ]
+    return figures.curves_of(drawn, "Recipes compared", unit, "a thin line for each seed")

@@ -44,8 +44,9 @@ MACHINE, WITH = ["cpu_devices", "compile_cache"], "With --mode="
 # What stands for a value, by the name of a flag or else by its kind.
 PLACES = {
     **{"workdir": "DIR", "compile_cache": "DIR", "config.data.path": "FILE"},
+    **{"ensemble": "DIR,DIR", "workdirs": "DIR,DIR"},
     **{"an integer": "N", "a number": "X", "integers with commas between them": "N,N"},
-    "names with commas between them": "DIR,DIR",
+    "names with commas between them": "NAME,NAME",
 }
 BEYOND_REACH = 2**20  # a bound that nobody has to know
 SUGGESTIONS = 3  # names at most
@@ -160,7 +161,7 @@ def block(title: str, lines: Sequence[tuple[str, str]], width: int) -> str:
 def in_figures(value: object) -> str:
     """A value as people write it: 65,536, 0.99, 1e-12."""
     if not isinstance(value, int | float):
-        return f"{value}"
+        return ",".join(map(str, value)) if isinstance(value, list) else f"{value}"
     return f"{int(value):,}" if value == int(value) else f"{value:g}"
 
 

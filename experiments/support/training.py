@@ -11,6 +11,7 @@ from lstm_jax.config import Config
 from lstm_jax.model import ModelParams, count_parameters
 from lstm_jax.model_config import ModelConfig
 from lstm_jax.run.checkpoint import FOLDER as CHECKPOINTS
+from lstm_jax.run.figures import in_words
 from lstm_jax.run.folder import FIGURES
 from lstm_jax.run.loop import Run
 from lstm_jax.run.metrics import METRICS, SAMPLES, brief, counted, measured
@@ -52,11 +53,8 @@ def model_in_words(config: ModelConfig, params: ModelParams) -> str:
     for name, size in count_parameters(params).items():
         part = re.split(r"\W", name)[0]
         parts[part] = parts.get(part, 0) + size
-    sizes = config.layer_sizes
-    layers = "1 layer" if len(sizes) == 1 else f"{len(sizes)} layers"
-    units = " and ".join(f"{size:,}" for size in dict.fromkeys(sizes))
     each = ", ".join(f"{part} {size:,}" for part, size in parts.items())
-    return f"{layers} of {units} {config.cell} units, {sum(parts.values()):,} parameters ({each})"
+    return f"{in_words(config)}, {sum(parts.values()):,} parameters ({each})"
 
 
 def unit_in_words(unit: str) -> str:

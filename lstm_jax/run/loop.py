@@ -24,7 +24,7 @@ from lstm_jax.masks import evaluation_masks
 from lstm_jax.model import count_parameters
 from lstm_jax.run.checkpoint import Checkpoints
 from lstm_jax.run.description import Description
-from lstm_jax.run.figures import draw_curves
+from lstm_jax.run.figures import Recipe, curves_of, draw_curves, drops, in_words
 from lstm_jax.run.folder import CONFIG, FIGURES, check_folder, refuse_other_run
 from lstm_jax.run.journal import Journal, OnMetrics
 from lstm_jax.run.lock import only_process
@@ -289,5 +289,8 @@ class Run:
     def draw_figures(self) -> None:
         """Draws the curves so far. Last of all: nothing hangs on them, and they may take long."""
         if lines := self.journal.lines():
-            path = self.folder / FIGURES / "curves.png"
-            draw_curves([lines], self.title, self.task.unit, path)
+            model = self.config.model
+            about = f"{in_words(model)} on {self.task.describe().partition(':')[0]}"
+            recipe = Recipe(self.title, [lines], drops(model))
+            curves = curves_of([recipe], self.title, self.task.unit, about)
+            draw_curves(curves, self.folder / FIGURES / "curves.png")

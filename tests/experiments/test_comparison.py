@@ -3,7 +3,6 @@
 import json
 import re
 
-import numpy as np
 import pytest
 
 from experiments.support import comparison
@@ -193,21 +192,10 @@ def test_a_mistake_is_one_line(flags, message, folder):
     assert sorted(folder.rglob("*")) == before
 
 
-def test_the_picture_has_a_colour_for_each_recipe_and_a_line_for_each_run(tmp_path, monkeypatch):
-    figures = []
-    monkeypatch.setattr(comparison, "save", lambda figure, path: figures.append(figure))
-    recipes = [
-        ("a", [[line(10, 3.0), line(20, 1.0)], [line(10, 2.0), line(20, 1.5)]]),
-        ("b", [[line(10, 2.5), line(20, 2.0)]]),
-        ("never validated", [[line(10, None), line(20, None)]]),
-        ("not begun", [[]]),
-    ]
-    comparison.draw_recipes(recipes, "nats/char", tmp_path / "picture.png")
-    (axes,) = figures[0].axes
-    lines = axes.get_lines()
-    drawn = [[*drawn.get_ydata()] for drawn in lines if len(drawn.get_ydata())]
-    assert drawn == [[3.0, 1.0], [2.0, 1.5], [2.5, 2.0], [0.5, 0.5]]
-    np.testing.assert_allclose(lines[0].get_xdata(), [80e-6, 160e-6])
-    colors = [drawn.get_color() for drawn in lines]
-    assert colors[0] == colors[1] and len({*colors}) == len(recipes)
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == [r[0] for r in recipes]
+def test_what_is_drawn_has_each_recipe_that_has_begun_and_each_of_its_runs():
+    runs = [run_of("a", [3.0, 1.0]), run_of("b", [2.0, 1.5], train__seed=1)]
+    not_begun = RunRecord("c", run_of("c", [2.0, 2.0], train__seed=2).description, [])
+    recipes = comparison.recipes_of([*runs, not_begun])
+    drawn = comparison.curves_of_recipes(recipes, "nats/char")["recipes"]
+    losses = [[run["losses"]["val_loss"] for run in recipe["runs"]] for recipe in drawn]
+    assert losses == [[[3.0, 1.0], [2.0, 1.5]]]

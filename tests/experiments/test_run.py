@@ -52,7 +52,7 @@ def workdir(tmp_path_factory):
         r"validation_loss_stream +\d\.\d{4} nats/char +\d\.\d{4} bits/char", done.stdout
     )
     for said in (
-        "model: 1 layer of 8 lstm units, ",
+        "model: 1 LSTM layer of 8 units, ",
         "training: 20 steps of 128 chars on cpu; validation and checkpoint every 10\n",
         "losses: nats/char, the mean of -log(probability) of each true char; lower is better\n",
         "\nwindows: the state starts from zero every 256 characters\n",
@@ -157,10 +157,10 @@ def test_verify_gradients_runs_on_a_config_of_ones_own(tmp_path):
         env={**os.environ, "XLA_FLAGS": ""},
     )
     assert "of 2 cases: " in done.stdout and "none failed" in done.stdout
-    assert f"written to {tmp_path}: verification.json, figures/verification.png\n" in done.stderr
+    assert f"written to {tmp_path}: verification.json, figures/verify_" in done.stderr
     rows = json.loads((tmp_path / "verification.json").read_text())
     assert all(row["passed"] for row in rows) and len({row["leaf"] for row in rows}) == 8
-    assert (tmp_path / "figures" / "verification.png").exists()
+    assert (tmp_path / "figures" / "verify_gradients.png").exists()
 
 
 def test_verify_gradients_fails_where_a_comparison_fails(tmp_path, monkeypatch, capsys):
@@ -191,7 +191,7 @@ def test_the_audit_writes_its_table_and_its_picture(tmp_path, tiny_shakespeare):
     assert re.search(r"as printed +104.508 at first", done.stdout)
     losses = json.loads((tmp_path / "audit.json").read_text())["losses"]
     assert losses["as printed"][-1] > 110 and losses["all mended"][-1] < 60
-    assert (tmp_path / "figures" / "audit.png").exists()
+    assert (tmp_path / "figures" / "notebook_audit.png").exists()
 
 
 def test_help_names_every_experiment_and_every_config_value():
