@@ -89,6 +89,20 @@ class Run:
       workdir: a path, or its name as a user writes it (`~` is the home).
       title: of the summary and the figure; the folder's name, if it is left out.
       on_metrics: called with each line that is added to `metrics.jsonl`.
+
+    It resumes where its folder's latest checkpoint is. Raises UserError, in one line, where the
+    folder holds another run or is another process's, or the run would not fit into memory; `train`
+    raises Interrupted, after saving, where it is asked to stop.
+
+        >>> import lstm_jax
+        >>> config = lstm_jax.Config().replace(
+        ...     {"data.task": "adding", "train.steps": 2, "model.hidden_size": 4}
+        ... )
+        >>> task = lstm_jax.TASKS["adding"].of(config)
+        >>> with lstm_jax.Run(config, task, "runs/mine") as run:
+        ...     run.train()
+        ...     run.summary()["best_step"]
+        2
     """
 
     def __init__(
@@ -158,7 +172,9 @@ class Run:
             delete_parts(folder)
         rewind(self.folder, step)
         if good:
-            say(f"resuming at step {step}")
+            steps = self.config.train.steps
+            left = "" if step < steps else ": nothing is left to train"
+            say(f"resuming at step {step} of {steps}{left}")
         return state
 
     def _refuse_to_begin_over(self) -> None:
