@@ -12,6 +12,7 @@ The map. Imports point one way, from the top of this list to its bottom.
     layer           one cell over time, in either direction or both
     heads           softmax squared bernoulli, each with its derivative by hand
     model_config model masks                    embedding, stack, readout; what is dropped
+    transfer                                    one model's parameters as another's first ones
     loss            the mean over the targets that count
     gradients/      GRADIENTS; known  bptt (by hand)  bptt_layer  remat  weight_drop
                     lanes (several devices)
@@ -23,7 +24,7 @@ The map. Imports point one way, from the top of this list to its bottom.
     verification/   reference (NumPy)  cases  notebook  compare  audit
     run/            a training run in its folder: loop, and what it takes turns with:
                     lock checksums signals memory metrics description storage checkpoint
-                    trained nonfinite folder journal validation style figures progress
+                    trained beginning nonfinite folder journal validation style figures progress
 
 A new cell, head, task or optimizer is one file, or one function, and one line in its dict.
 """

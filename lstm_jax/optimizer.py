@@ -89,6 +89,11 @@ class OptimizerConfig(Section):
         return unread
 
 
+def follows_end(config: OptimizerConfig) -> bool:
+    """Whether the rates before a run's end depend on where that is."""
+    return config.schedule == "cosine"
+
+
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """Step -> learning rate: linear warm-up, then constant or a cosine down to the end.
 

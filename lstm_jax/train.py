@@ -79,9 +79,14 @@ def optimizer_of(config: Config) -> optax.GradientTransformationExtraArgs:
     return optax.with_extra_args_support(optimizer)
 
 
-def init_train_state(config: Config, interface: Interface | int) -> TrainState:
-    """The state before the first step; `interface` as `init_model` takes it."""
-    params = init_model(jax.random.key(config.train.seed), config.model, interface)
+def init_train_state(
+    config: Config, interface: Interface | int, params: ModelParams | None = None
+) -> TrainState:
+    """The state before the first step; `interface` as `init_model` takes it.
+
+    params: what it begins with; None: they are drawn."""
+    if params is None:
+        params = init_model(jax.random.key(config.train.seed), config.model, interface)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -192,7 +192,7 @@ def test_losses_are_float32_at_least(name, dtype, rng):
     outputs = jnp.asarray(rng.normal(size=(T, B, N)), dtype)
     targets = jnp.asarray(make_targets(name, rng))
     wide, head = outputs.astype(jnp.float32), HEADS[name]
-    for function in filter(None, head):
+    for function in filter(None, (head.losses, head.by_hand)):
         found, wanted = function(outputs, targets), function(wide, targets)
         assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("float32")}
         jax.tree.map(np.testing.assert_array_equal, found, wanted)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from lstm_jax.cells import CELLS
 from lstm_jax.config import SECTIONS, read_by
 from lstm_jax.errors import shorten
-from lstm_jax.model_config import OPTION_NAMES, cell_options
+from lstm_jax.model_config import cell_options
 from lstm_jax.optimizer import OPTIMIZERS
 from lstm_jax.options import value_type
 from lstm_jax.tasks import TASKS
@@ -190,7 +190,7 @@ def option_help(name: str, field: dataclasses.Field) -> str:
 def readers_of(name: str) -> str:
     """Which cells, tasks or optimizers read an option; empty where all of them do, or none."""
     key = name.rpartition(".")[2]
-    if name.startswith("model.") and key in OPTION_NAMES:
+    if name.startswith("model."):
         return some_of({cell: key in cell_options(CELLS[cell]) for cell in CELLS})
     if name.startswith("optimizer."):
         return some_of({rule: key in OPTIMIZERS[rule].options for rule in OPTIMIZERS})

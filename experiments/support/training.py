@@ -19,9 +19,10 @@ from lstm_jax.tasks import TASKS
 from lstm_jax.terminal import say, write
 
 
-def train(config: Config, workdir: Path, title: str) -> int:
+def train(config: Config, workdir: Path, title: str, init_from: str | None) -> int:
     """Trains, or resumes, and prints what came of it and a sample."""
-    with Run(config, TASKS[config.data.task].of(config), workdir, title) as run:
+    task = TASKS[config.data.task].of(config)
+    with Run(config, task, workdir, title, init_from=init_from) as run:
         announce(run)
         run.train()
         try:

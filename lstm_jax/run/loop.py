@@ -23,10 +23,18 @@ from lstm_jax.heads import HEADS, Head
 from lstm_jax.loss import count_targets
 from lstm_jax.masks import evaluation_masks
 from lstm_jax.model import count_parameters
+from lstm_jax.run.beginning import begin_from, check_beginning
 from lstm_jax.run.checkpoint import Checkpoints
-from lstm_jax.run.description import Description
+from lstm_jax.run.description import Description, begun_from_in, read_description
 from lstm_jax.run.figures import Recipe, curves_of, draw_curves, drops, in_words
-from lstm_jax.run.folder import CONFIG, FIGURES, check_folder, refuse_other_run
+from lstm_jax.run.folder import (
+    CONFIG,
+    FIGURES,
+    check_folder,
+    recorded_title,
+    refuse_other_run,
+    say_what_changes,
+)
 from lstm_jax.run.journal import Journal, OnMetrics
 from lstm_jax.run.lock import only_process
 from lstm_jax.run.memory import check_run_fits, check_state_fits
@@ -87,8 +95,10 @@ class Run:
     Args:
       task: what is learnt; of an instance of your own, `config.data` is not read.
       workdir: a path, or its name as a user writes it (`~` is the home).
-      title: of the summary and the figure; the folder's name, if it is left out.
+      title: of the summary and the figure; left out, what it was, or the folder's name.
       on_metrics: called with each line that is added to `metrics.jsonl`.
+      init_from: the folder of another run, with whose best parameters this one begins; where it
+        goes on that is not read.
 
     It resumes where its folder's latest checkpoint is. Raises UserError, in one line, where the
     folder holds another run or is another process's, or the run would not fit into memory; `train`
@@ -112,11 +122,15 @@ class Run:
         workdir: str | Path,
         title: str = "",
         on_metrics: OnMetrics | None = None,
+        init_from: str | Path | None = None,
     ) -> None:
         workdir = named(str(workdir))
         self.config, self.task, self.workdir = config, task, workdir
-        self.title = title or workdir.name
         self.description = check_run(config, task, workdir)
+        self.title = title or recorded_title(workdir) or workdir.name
+        self._init_from, self._beginning = init_from and str(init_from), None
+        if init_from and not Checkpoints(workdir).steps():
+            self._beginning = begin_from(self._init_from, config, task)
         with ExitStack() as held:
             self.lock = held.enter_context(only_process(workdir))
             check, train = self.lock.check, config.train
@@ -124,7 +138,9 @@ class Run:
             held.callback(self.checkpoints.close)
             self.state = jax.device_put(self._start(), state_placement(config))
             # Last: a folder whose checkpoints turned out to be another run's must stay as it was.
-            write_json(self.folder / CONFIG, self.description.to_json())
+            say_what_changes(workdir, self.description)
+            described = self.description.to_json() | {"title": self.title}
+            write_json(self.folder / CONFIG, described)
             targets = int(count_targets(task.batch_at(0)))
             self.journal = Journal(workdir, self.step, targets, check, on_metrics)
             self.watch = Watch(workdir, self.checkpoints, check, train.on_nonfinite)
@@ -157,13 +173,25 @@ class Run:
         if good:
             state, description = self.checkpoints.restore(step)
             refuse_other_run(self.workdir, self.description.differences(description.to_json()))
+            check_beginning(self.workdir, description.begun_from, self._init_from, needed=False)
+            self.description = self.description._replace(begun_from=description.begun_from)
             self.checkpoints.best_step(good)  # what it cannot read is said before anything is done
+            if step > (steps := self.config.train.steps):
+                raise UserError(
+                    f"{self.workdir} has done {step:,} steps, and train.steps={steps} is fewer: "
+                    "give as many or more, or choose another --workdir"
+                )
         else:
             self._refuse_to_begin_over()
+            if (self.workdir / CONFIG).exists():
+                recorded = begun_from_in(read_description(self.workdir / CONFIG))
+                check_beginning(self.workdir, recorded, self._init_from, needed=True)
+            params, begun_from, said = self._beginning or (None, None, "")
+            self.description = self.description._replace(begun_from=begun_from)
             # As one program: dozens of small ones take twice as long, compiled or read from disk.
             place = state_placement(self.config)
             init = jax.jit(init_train_state, static_argnums=(0, 1), out_shardings=place)
-            state = init(self.config, self.task.interface)
+            state = init(self.config, self.task.interface, jax.device_put(params, place.params))
         for bad, why in damaged.items():
             aside = self.checkpoints.set_aside(bad)
             warn(f"the checkpoint of step {bad} is damaged ({why}); it is now {aside}")
@@ -175,6 +203,10 @@ class Run:
             steps = self.config.train.steps
             left = "" if step < steps else ": nothing is left to train"
             say(f"resuming at step {step} of {steps}{left}")
+        elif self._beginning is not None:
+            say(said)
+            # From here on nobody needs the other run.
+            self.checkpoints.save(state, self.description, {})
         return state
 
     def _refuse_to_begin_over(self) -> None:

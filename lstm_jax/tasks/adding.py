@@ -50,7 +50,13 @@ class AddingOptions(Section):
         low=20,
         high=10**4,
     )
-    held_out: int = option(2560, "sequences that are scored and not trained on", low=1, high=10**6)
+    held_out: int = option(
+        2560,
+        "sequences that are scored and not trained on",
+        low=1,
+        high=10**6,
+        decides="validation",
+    )
 
 
 def longest_of(length: int) -> int:

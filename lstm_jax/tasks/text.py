@@ -1,7 +1,7 @@
 """A text: from each character, or byte, or word, and all before it, the model predicts the next."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import jax
@@ -74,11 +74,19 @@ class TextTask(Task):
         said = in_words(config.evaluate)
         self.meanings = {f"loss_{protocol}": words for protocol, words in said.items()}
         self.interface = interface_of(text.vocabulary)
+        self.source = f"{text.name} ({len(text.ids):,} {plural})"
         self.identity = text.identity
 
     @classmethod
     def of(cls, config: Any) -> Self:
         return cls(config, read_text(config.data))
+
+    @classmethod
+    def symbols_of(cls, identity: Mapping[str, Any]) -> Sequence[Any] | None:
+        if "alphabet" not in identity:
+            return None
+        kind = TOKENS[identity.get("tokens", Vocabulary.kind)]
+        return kind.from_json(identity["alphabet"]).symbols
 
     @classmethod
     def validates(cls, config: Any) -> bool:

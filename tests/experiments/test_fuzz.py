@@ -26,6 +26,8 @@ TEXTS = {
     "one": b"a",
     "two": b"ab",
     "latin": "Ærøskøbing".encode("latin-1") * 100,
+    "x.toml": b"model.hidden_size = 3\n[train]\nbatch_size = 3\n" + b"# to be or not to be\n" * 20,
+    "y.json": b'{"model.dropout": 0.5, "data": {"path": "x.toml"}}',
     "planes": "❤𝔘\r\n\0\ufeff日本語\U0010ffff".encode() * 100,
 }
 FIELDS = {f"config.{s}.{k}": f for s in SECTIONS for k, f in fields_of(s).items()}
@@ -93,6 +95,8 @@ OTHER = {
     "mode": one_of("train", "evaluate", "sample", "compare") | texts,
     "workdir": workdirs | texts.filter(lambda text: "/" not in text and text != ".."),
     "compile_cache": one_of("off") | workdirs,
+    "config_file": one_of("x.toml", "y.json", "finished/config.json") | paths,
+    "init_from": one_of("finished") | workdirs,
     "cpu_devices": one_of(0, 1, 1024, 1025) | no_values,
     "verbosity": one_of(-1, 0, 1) | no_values,
     "flagfile": one_of("", ".", "nowhere", "latin", "planes", "/dev/null"),

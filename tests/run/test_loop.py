@@ -11,6 +11,7 @@ import threading
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from lstm_jax.averaging import Average
@@ -19,12 +20,14 @@ from lstm_jax.errors import UserError
 from lstm_jax.run import checkpoint, loop
 from lstm_jax.run.checkpoint import Checkpoints, load_model
 from lstm_jax.run.checksums import write_sums
+from lstm_jax.run.description import Description
 from lstm_jax.run.journal import Journal
-from lstm_jax.run.loop import Run
+from lstm_jax.run.loop import Run, check_run
 from lstm_jax.run.metrics import append_sample, read_metrics, rewind
 from lstm_jax.run.signals import Interrupted
 from lstm_jax.scoring.protocols import Evaluation
 from lstm_jax.tasks import text as text_task
+from lstm_jax.tasks.text import TextTask
 from tests.small import CONFIG, TEXT, assert_same_run, run_in
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -254,7 +257,7 @@ def test_what_a_run_leaves_behind(finished):
 )
 def test_another_run_in_the_same_folder_is_refused(change, text, finished):
     before = sorted(finished.rglob("*"))
-    with pytest.raises(UserError, match=r"holds another run: .* is .* there and .* here"):
+    with pytest.raises(UserError, match=r"holds another run: .*( is .* there and .* here|has ch)"):
         run_in(finished, CONFIG.replace(change), text)
     assert sorted(finished.rglob("*")) == before
 
@@ -392,3 +395,104 @@ def test_without_a_validation_split(tmp_path):
         summary = run.summary()
     assert "val_loss_stream" not in summary and summary["step"] == 6
     assert int(load_model(tmp_path, "best")[0].step) == 6
+
+
+CONSTANT = CONFIG.replace({"optimizer.schedule": "constant", "train.steps": 12})
+TRIGGERED = {"train.average": "triggered", "train.average_patience": 0}
+
+
+@pytest.fixture(scope="module")
+def constant(tmp_path_factory):
+    """A finished run at a constant rate."""
+    workdir = tmp_path_factory.mktemp("constant")
+    with jax.numpy_dtype_promotion("standard"), run_in(workdir, CONSTANT) as run:
+        run.train()
+    return workdir
+
+
+def same_state(workdir, other):
+    states = [load_model(folder, "latest")[0] for folder in (workdir, other)]
+    jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+def test_what_does_not_change_the_training_does_not_lock_the_folder(constant, tmp_path, capfd):
+    """Whatever is measured, kept and shown, and in how many dispatches: the bits are the same."""
+    changes = {
+        "train.validate_every": 5,
+        "train.steps_per_dispatch": 4,
+        "train.sample_length": 3,
+        "train.keep_checkpoints": 1,
+        "evaluate.window_length": 4,
+        "evaluate.lanes": 2,
+        "evaluate.warmup": 3,
+    }
+    with run_in(tmp_path, CONSTANT) as run, pytest.raises(Stop):
+        stop_after(run, 3)
+        run.train()
+    with run_in(tmp_path, CONSTANT.replace(changes)) as again:
+        assert again.step == 6
+        said = capfd.readouterr().err
+        assert all(
+            f"{key} was {CONSTANT.flatten()[key]} and is {changes[key]}" in said for key in changes
+        )
+        assert "warning: losses from here on are by another protocol" in said
+        again.train()
+    same_state(tmp_path, constant)
+    described = json.loads((tmp_path / "config.json").read_text())["config"]
+    assert {key: described[key] for key in changes} == changes
+
+
+def test_more_steps_at_a_constant_rate_are_those_of_a_longer_run(constant, tmp_path):
+    longer = CONSTANT.replace({"train.steps": 20})
+    shutil.copytree(constant, tmp_path / "more")
+    for name in ("more", "whole"):
+        with run_in(tmp_path / name, longer) as run:
+            assert run.step == (12 if name == "more" else 0)
+            run.train()
+    same_state(tmp_path / "more", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "before, after, message",
+    [
+        ({}, {"train.steps": 11}, r"has done 12 steps, and train.steps=11 is fewer"),
+        (
+            {"optimizer.schedule": "cosine"},
+            {"train.steps": 24},
+            r"train.steps is 12 there and 24 here, from which a cosine's rates .*--init_from=",
+        ),
+        (
+            {**TRIGGERED, "train.validate_every": 5},
+            {"train.steps": 24},
+            r"train.steps is 12 there and 24 here, and the validation out of turn, at st",
+        ),
+        (TRIGGERED, {"train.validate_every": 4}, r"train.validate_every is 6 there and 4 here"),
+        (TRIGGERED, {"evaluate.lanes": 2}, r"evaluate.lanes is 4 there and 2 here"),
+        (TRIGGERED, {"train.steps": 24, "train.sample_length": 3}, None),
+    ],
+)
+def test_what_would_be_another_run_is_refused(before, after, message, constant, tmp_path):
+    before = CONSTANT.replace(before)
+    workdir = (
+        shutil.copytree(constant, tmp_path / "run") if before == CONSTANT else tmp_path / "run"
+    )
+    if before != CONSTANT:
+        workdir.mkdir()
+        described = Description.of(before, TextTask(before, TEXT)).to_json()
+        (workdir / "config.json").write_text(json.dumps(described))
+    kept = everything_in(workdir)
+    if message is None:
+        assert check_run(before.replace(after), TextTask(before, TEXT), workdir)
+        return
+    with pytest.raises(UserError, match=message):
+        run_in(workdir, before.replace(after))
+    assert everything_in(workdir) == kept
+
+
+def test_a_run_keeps_its_title(constant, tmp_path):
+    shutil.copytree(constant, tmp_path / "run")
+    with Run(CONSTANT, TextTask(CONSTANT, TEXT), tmp_path / "run") as run:
+        assert run.title == "title"
+    (tmp_path / "run" / "config.json").unlink()
+    with Run(CONSTANT, TextTask(CONSTANT, TEXT), tmp_path / "run") as run:
+        assert run.title == "run"
