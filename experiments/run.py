@@ -10,6 +10,7 @@ The same command run again in its folder resumes there. Results go to stdout, th
 """
 
 import dataclasses
+import itertools
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -49,6 +50,7 @@ from experiments.support.experiment_file import (
     load_experiment,
 )
 from experiments.support.folders import check_own_text, check_usable, described_in
+from experiments.support.help import Flag, help_text, option_help, unknown_flag, wrong_value
 from experiments.support.machine import keep_memory, use_devices
 from experiments.support.naming import NAMING, run_name
 from experiments.support.output import READER_LEFT, flush_streams, open_streams, use_hooks
@@ -68,7 +70,7 @@ from lstm_jax.run.signals import Interrupted
 from lstm_jax.run.style import FORMATS, drawn_as
 from lstm_jax.sample import SamplingConfig
 from lstm_jax.scoring.dynamic import DynamicConfig
-from lstm_jax.terminal import say
+from lstm_jax.terminal import say, show
 
 # A recipe is a module with a `get_config`, which is trained. A study has more: what it does in
 # place of training (`main`), the config values that it READS, and the flags that it IGNORES. One
@@ -176,7 +178,7 @@ TEXT = flags.DEFINE_string(
     "text", None, "evaluate: a file to score all of, in place of a split, by the run's alphabet"
 )
 FIGURES = flags.DEFINE_list(
-    "figures", ["png"], f"train: the formats of pictures, with commas: {', '.join(FORMATS)}"
+    "figures", ["png"], f"the formats of pictures, with commas: {', '.join(FORMATS)}"
 )
 flags.register_validator(
     "figures",
@@ -186,16 +188,6 @@ flags.register_validator(
 SAMPLE_SEED = flags.DEFINE_integer(
     "sample_seed", 0, "sample: the same seed, the same text", 0, 2**32 - 1
 )
-
-
-def help_of(field: dataclasses.Field) -> str:
-    """What a value means, its range, and its default where the flag has none of its own."""
-    meta, default = field.metadata, field.default
-    numeric = value_type(field) in (int, float, tuple)
-    bounds = f"; {meta['low']:,} to {meta['high']:,}" if numeric else ""
-    return f"{meta['help']}{bounds}" + (
-        f"; default {default}" if default not in (None, "", ()) else ""
-    )
 
 
 class Integers(flags.ArgumentParser):
@@ -212,21 +204,33 @@ class Integers(flags.ArgumentParser):
             raise ValueError("it takes integers with commas between them") from error
 
 
+# What a parser's values are called; any text will do for the others.
+KINDS: dict[type, str] = {
+    flags.IntegerParser: "an integer",
+    flags.FloatParser: "a number",
+    flags.BooleanParser: "true or false",
+    flags.ListParser: "names with commas between them",
+    Integers: "integers with commas between them",
+}
+OPTIONS: dict[str, dataclasses.Field] = {}  # the flags that are of an option
+
+
 def define_flag(name: str, field: dataclasses.Field, default: Any) -> flags.FlagHolder:
     """A flag of the field's own type."""
+    OPTIONS[name], text = field, option_help(name.removeprefix("config."), field)
     if field.metadata["choices"] is not None:
-        flag = flags.DEFINE_enum(name, default, [*field.metadata["choices"]], help_of(field))
+        flag = flags.DEFINE_enum(name, default, [*field.metadata["choices"]], text)
         # The dict itself: a file of the user's may add to it.
         flags.FLAGS[name].parser.enum_values = field.metadata["choices"]
         return flag
     if value_type(field) is tuple:
-        return flags.DEFINE(Integers(), name, default, help_of(field))
+        return flags.DEFINE(Integers(), name, default, text)
     define = {
         int: flags.DEFINE_integer,
         float: flags.DEFINE_float,
         str: flags.DEFINE_string,
     }[value_type(field)]
-    return define(name, default, help_of(field))
+    return define(name, default, text)
 
 
 SAMPLING = {
@@ -252,6 +256,7 @@ define_config_flags()
 
 PATHS = ("config.data.path", "config.data.validation_path", "config.data.test_path")
 
+HELP = {"--help", "-help", "--helpshort", "-h", "-?", "--?"}
 # What each mode reads besides the config, the experiment and the folder.
 READ_BY_MODE = {
     "train": {"figures", "init_from"},
@@ -504,11 +509,13 @@ def main(argv: Sequence[str]) -> int:
 
 def carry_out(argv: Sequence[str]) -> int:
     """What the flags ask for; returns the exit code."""
-    if argv[1:]:
+    if argv[1:] and not HELP.issuperset(argv[1:]):
         say(f"error: unexpected argument {argv[1]!r}: flags begin with --")
         return 2
     use_hooks()
     try:
+        if argv[1:]:
+            return show_help()
         changes = given()
         check_flags(MODE.value, changes)
         keep_memory()
@@ -556,6 +563,9 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
     Quiet: orbax also raises what it logs as an error, with a traceback, and one line of it will do.
     """
+    if HELP.intersection(itertools.takewhile(lambda flag: flag != "--", argv[1:])):
+        flags.FLAGS(argv[:1])
+        return [argv[0], "--help"]
     try:
         argv = [argv[0], *flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)]
         load_own_experiment(argv)
@@ -565,16 +575,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         return rest
     except UserError as error:  # of a file of the user's
         say(f"error: {error}")
-    except flags.UnrecognizedFlagError as error:
-        section = error.flagname.removeprefix("config.")
-        if section == "config" or section in SECTIONS:
-            error = (
-                f"there is no flag --{error.flagname}: did you mean --config_file=FILE, or one of "
-                "--config.SECTION.KEY=VALUE?"
-            )
-        say(f"error: {error} (--help lists the flags)")
     except (flags.Error, ValueError) as error:  # ValueError: a flagfile that is not UTF-8
-        say(f"error: {error} (--help lists the flags)")
+        say(f"error: {told(error)} (--help lists the flags)")
     sys.exit(2)
 
 
@@ -587,6 +589,42 @@ def load_own_experiment(argv: Sequence[str]) -> None:
         load_experiment(name)
     Config()  # which takes in the options of what is now in CELLS and TASKS
     define_config_flags()
+
+
+def told(error: Exception) -> str:
+    """What absl found wrong, in plain words where it is a flag's name or its value."""
+    if isinstance(error, flags.UnrecognizedFlagError):
+        section = error.flagname.removeprefix("config.")
+        if section == "config" or section in SECTIONS:
+            return (
+                f"there is no flag --{error.flagname}: did you mean --config_file=FILE, or one of "
+                "--config.SECTION.KEY=VALUE?"
+            )
+        return unknown_flag(error.flagname, [*flags.FLAGS])
+    name, why = f"{error}".partition("=")[0].removeprefix("flag --"), error.__context__
+    if name not in flags.FLAGS or why is None:  # None: a validator says all itself
+        return f"{error}".removeprefix("ERROR:: ").removeprefix("flag ")
+    value = f"{error}".removeprefix(f"flag --{name}=").removesuffix(f": {why}")
+    return wrong_value(described(flags.FLAGS[name]), value)
+
+
+def described(flag: flags.Flag) -> Flag:
+    """A flag as `support.help` knows one."""
+    parser, field = flag.parser, OPTIONS.get(flag.name)
+    low, high = getattr(parser, "lower_bound", None), getattr(parser, "upper_bound", None)
+    if field is not None:
+        low, high = field.metadata["low"], field.metadata["high"]
+    choices = tuple(getattr(parser, "enum_values", ()))
+    default = None if field is not None else flag.default
+    return Flag(flag.name, KINDS.get(type(parser), ""), choices, low, high, default, flag.help)
+
+
+def show_help() -> int:
+    """`--help`, on stdout."""
+    ours = flags.FLAGS.flags_by_module_dict()[flags.FLAGS.find_module_defining_flag("mode")]
+    by_name = {flag.name: described(flag) for flag in ours}
+    show(help_text(by_name, EXPERIMENTS, READ_BY_MODE))
+    return 0
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 
 from lstm_jax.errors import UserError, shorten
 
+KINDS = {int: "an integer", float: "a number", str: "a text"}
+
 
 def option(
     default: Any,
@@ -54,7 +56,7 @@ def checked(name: str, value: Any, f: dataclasses.Field) -> Any:
     if kind is tuple:
         return _checked_each(name, value, meta)
     if type(value) is not kind and not (kind is float and type(value) is int):
-        raise UserError(f"{name} takes {kind.__name__}, not {shorten(value)}")
+        raise UserError(f"{name} takes {KINDS[kind]}, not {shorten(value)}")
     if meta["choices"] is not None and value not in meta["choices"]:
         raise UserError(f"{name} is one of {', '.join(meta['choices'])}; not {shorten(value)}")
     if kind in (int, float) and not meta["low"] <= value <= meta["high"]:

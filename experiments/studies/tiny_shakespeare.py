@@ -12,6 +12,7 @@ from typing import Any
 
 from experiments.recipes import tiny_shakespeare_hour
 from experiments.support.naming import run_name
+from experiments.support.output import say_written
 from experiments.support.seeds import READS as READS
 from experiments.support.seeds import mean_seconds, seeded, spread, text_to_validate_on, train
 from experiments.support.timing import describe_machine
@@ -79,4 +80,5 @@ def main(config: Config, workdir: Path) -> int:
     about = f"{in_words(config.model)}, {len(runs)} seeds"
     curves = curves_of([recipe], text.name, task.unit, about, references_of(config))
     draw_from(curves, draw_curves, workdir / "figures" / "tiny_shakespeare.png")
+    say_written(workdir, "record.json", "figures/*", "seed_*")
     return 0

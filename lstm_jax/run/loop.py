@@ -99,6 +99,20 @@ class Run:
       on_metrics: called with each line that is added to `metrics.jsonl`.
       init_from: the folder of another run, with whose best parameters this one begins; where it
         goes on that is not read.
+
+    It resumes where its folder's latest checkpoint is. Raises UserError, in one line, where the
+    folder holds another run or is another process's, or the run would not fit into memory; `train`
+    raises Interrupted, after saving, where it is asked to stop.
+
+        >>> import lstm_jax
+        >>> config = lstm_jax.Config().replace(
+        ...     {"data.task": "adding", "train.steps": 2, "model.hidden_size": 4}
+        ... )
+        >>> task = lstm_jax.TASKS["adding"].of(config)
+        >>> with lstm_jax.Run(config, task, "runs/mine") as run:
+        ...     run.train()
+        ...     run.summary()["best_step"]
+        2
     """
 
     def __init__(
@@ -186,7 +200,9 @@ class Run:
             delete_parts(folder)
         rewind(self.folder, step)
         if good:
-            say(f"resuming at step {step}")
+            steps = self.config.train.steps
+            left = "" if step < steps else ": nothing is left to train"
+            say(f"resuming at step {step} of {steps}{left}")
         elif self._beginning is not None:
             say(said)
             # From here on nobody needs the other run.

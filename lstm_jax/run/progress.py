@@ -54,14 +54,14 @@ class Progress:
 
     def _show(self, line: dict[str, Any]) -> None:
         if validated := kept(line):
-            of = " average" if next(iter(validated)).endswith(AVERAGE) else ""
-            self._val = f"  val{of}" + "".join(
+            of = " of the average" if next(iter(validated)).endswith(AVERAGE) else ""
+            self._val = f"  {'validation' if self._bar is None else 'val'}{of}" + "".join(
                 f" {brief(name)} {in_digits(value)}" for name, value in validated.items()
             )
         skipped = f"  {line['skipped']} updates skipped" if line.get("skipped") else ""
         text = (
             f"loss {in_digits(line.get('train_loss', math.nan))} {self._unit}{self._val}{skipped}  "
-            f"{self._targets_per_second(line) / 1e3:.1f}k {self._counted}/s"
+            f"{self._targets_per_second(line):,.0f} {self._counted}/s"
         )
         if validated or self._paced is None:
             self._paced = line
@@ -73,8 +73,9 @@ class Progress:
         if validated or now - self._last_line >= LINE_EVERY_S or line["step"] == self._steps:
             self._last_line = now
             rate = (now - self._start) / max(line["step"] - self._start_step, 1)
-            left = rate * (self._steps - line["step"])
-            put(f"step {line['step']}/{self._steps}  {text}  {left:.0f} s left")
+            left = in_time(rate * (self._steps - line["step"]))
+            ahead = f"  {left} left" if line["step"] < self._steps else ""
+            put(f"step {line['step']}/{self._steps}  {text}{ahead}")
 
     def _targets_per_second(self, line: dict[str, Any]) -> float:
         """The speed since the last validation: one dispatch is too short to tell it by, for a GPU's
@@ -88,3 +89,10 @@ class Progress:
         with self._shown():
             if self._bar is not None:
                 self._bar.close()
+
+
+def in_time(seconds: float) -> str:
+    """How long something takes, as people say it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

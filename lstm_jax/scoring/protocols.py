@@ -65,6 +65,16 @@ class Evaluation(NamedTuple):
     windows: float
 
 
+def in_words(config: EvaluateConfig, plural: str = "characters") -> dict[str, str]:
+    """What each protocol does, for people; `plural`: what a text is read in."""
+    pieces = f"as {config.lanes} pieces, each warmed up on the {config.warmup:,} {plural} before"
+    return {
+        "stream": "the state is carried through the text, read "
+        + (pieces if config.lanes > 1 else "strictly in order"),
+        "windows": f"the state starts from zero every {config.window_length:,} {plural}",
+    }
+
+
 @jax.jit
 def _score(
     params: ModelParams, carry: Carry, batch: Batch, masks: Masks | None

@@ -22,6 +22,7 @@ are held out.
 
 import math
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Self
 
 import jax
@@ -45,13 +46,13 @@ class AddingOptions(Section):
     prefix = "data."
     length: int = option(
         100,
-        "adding: T, steps of the shortest sequences; others have up to T/10 more",
+        "T, steps of the shortest sequences; others have up to T/10 more",
         low=20,
         high=10**4,
     )
     held_out: int = option(
         2560,
-        "adding: sequences that are scored and not trained on",
+        "sequences that are scored and not trained on",
         low=1,
         high=10**6,
         decides="validation",
@@ -107,6 +108,12 @@ class AddingTask(Task):
     Options = AddingOptions
     interface = Interface(2, 1, reads_ids=False, head="squared")
     unit = "squared error/sequence"
+    meanings = MappingProxyType(
+        {
+            "loss": "on held-out sequences",
+            "wrong": f"the share of them whose answer is off by {TOLERANCE} or more",
+        }
+    )
 
     def __init__(self, length: int, held_out: int, batch_size: int, seed: int) -> None:
         self.length, self.held_out = length, held_out

@@ -22,6 +22,7 @@ class Task:
     unit: what a loss is counted in, over what it is a mean of, such as `nats/char`.
     carries: whether a batch goes on where the one before ended. Else every sequence of a training
       batch starts from the zero state, whatever its `resets` say of the first step.
+    meanings: what `evaluate` measures, in words, by its names; one that says it itself needs none.
     identity: what else a checkpoint must agree with to be of the same run, as JSON.
     source: what people call the data; where the identity differs, a refusal names this.
     """
@@ -29,6 +30,7 @@ class Task:
     interface: Interface
     unit: str = "loss/target"
     carries: bool = False
+    meanings: Mapping[str, str] = MappingProxyType({})
     identity: Mapping[str, Any] = MappingProxyType({})
     source: str = ""
 

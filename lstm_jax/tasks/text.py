@@ -23,7 +23,7 @@ from lstm_jax.data.words import Words
 from lstm_jax.errors import UserError, shorten
 from lstm_jax.model import Interface, Masks, ModelParams
 from lstm_jax.sample import generate
-from lstm_jax.scoring.protocols import EvaluateConfig, check_lanes, evaluate
+from lstm_jax.scoring.protocols import EvaluateConfig, check_lanes, evaluate, in_words
 from lstm_jax.tasks.task import Task
 
 EVALUATE = tuple(f"evaluate.{f.name}" for f in dataclasses.fields(EvaluateConfig))
@@ -71,6 +71,8 @@ class TextTask(Task):
         self.streams = Streams(self.split.train, train.batch_size, train.sequence_length, plural)
         if self.split.validation is not None:
             check_lanes(len(self.split.validation), self.evaluation)
+        said = in_words(config.evaluate)
+        self.meanings = {f"loss_{protocol}": words for protocol, words in said.items()}
         self.interface = interface_of(text.vocabulary)
         self.source = f"{text.name} ({len(text.ids):,} {plural})"
         self.identity = text.identity

@@ -143,7 +143,7 @@ def test_a_runs_name_is_its_title_and_the_same_flags_find_it(run_of_text):
         summary = json.loads((run_of_text / "runs/shakespeare-my/summary.json").read_text())
         assert summary["title"] == "shakespeare-my"
         found = call("--mode=evaluate", "--config.data.path=my.txt")
-        assert found.code == 0 and "characters of my.txt" in found.stdout
+        assert found.code == 0 and "characters of my.txt" in found.stderr
         found = call("--mode=sample", "--config.data.path=my.txt", "--length=4")
         assert found.code == 0 and len(found.stdout) == 1 + 4 + 1
         again = call("--workdir=runs/shakespeare-my")

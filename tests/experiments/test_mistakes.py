@@ -33,9 +33,24 @@ def empty(tmp_path):
 @pytest.mark.parametrize(
     "args, message",
     [
-        (["--experiment=nothing"], "should be one of"),
-        (["--config.model.hiden_size=3"], "Unknown command line flag 'config.model.hiden_size'"),
-        (["--config.model.hidden_size=many"], "config.model.hidden_size=many"),
+        (["--experiment=nothing"], "there is no --experiment='nothing', which should be one of shakespeare, "),
+        (
+            ["--config.model.hiden_size=3"],
+            "there is no flag --config.model.hiden_size; did you mean --config.model.hidden_size",
+        ),
+        (["--hidden_size=many"], "did you mean --config.model.hidden_size?"),
+        (
+            ["--config.model.hidden_size=many"],
+            "--config.model.hidden_size takes an integer from 1 to 65,536, not 'many' (--help",
+        ),
+        (["--config.train.steps="], "steps takes an integer, 1 or more, not an empty value"),
+        (["--config.train.steps=1e3"], "steps takes an integer, 1 or more, not '1e3'"),
+        (["--config.model.dropout=half"], "dropout takes a number from 0 to 0.99, not 'half'"),
+        (["--config.model.hidden_sizes=3,x"], "takes integers with commas between them from 1 to"),
+        (["--config.model.cell=LSTM"], "--config.model.cell takes one of lstm, coupled, "),
+        (["--mode=sample", "--length=0"], "--length takes an integer, 1 or more, not '0'"),
+        (["--mode=evaluate", "--dynamic=maybe"], "--dynamic takes true or false, not 'maybe'"),
+        (["--flagfile=nowhere"], "error: Unable to open flagfile: "),
         (["--config.model.hidden_size=0"], "model.hidden_size lies between 1 and 65536; not 0"),
         (["--config.data.path=nowhere.txt"], "cannot read data.path='nowhere.txt': No such file"),
         (["--config.data.path=."], "Is a directory"),
