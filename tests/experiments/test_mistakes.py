@@ -33,7 +33,10 @@ def empty(tmp_path):
 @pytest.mark.parametrize(
     "args, message",
     [
-        (["--experiment=nothing"], "there is no --experiment='nothing', which should be one of shakespeare, "),
+        (
+            ["--experiment=nothing"],
+            "there is no --experiment='nothing', which should be one of shakespeare, ",
+        ),
         (
             ["--config.model.hiden_size=3"],
             "there is no flag --config.model.hiden_size; did you mean --config.model.hidden_size",

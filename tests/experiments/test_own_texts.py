@@ -138,7 +138,9 @@ def test_a_run_without_a_test_split_has_none_to_score(tmp_path):
     with process_in(tmp_path):
         done = call(*line_of(TRAIN | {"config.data.tokens": "bytes"}))
         assert done.code == 0, done.stderr
-        assert re.search(r"validation_loss_stream +\d\.\d{4} nats/byte  \d\.\d{4} bits/byte", done.stdout)
+        assert re.search(
+            r"validation_loss_stream +\d\.\d{4} nats/byte  \d\.\d{4} bits/byte", done.stdout
+        )
         done = call(*line_of(EVALUATE), "--split=test")
         assert done.code == 2 and "this run keeps no test split to score" in done.stderr
         assert call(*line_of(SAMPLE)).code == 0
