@@ -6,12 +6,22 @@ from typing import Any
 
 import numpy as np
 
+from lstm_jax.model import named_leaves
 from lstm_jax.run.metrics import METRICS, append_metrics, append_sample, read_metrics
 from lstm_jax.run.nonfinite import finite_steps
 from lstm_jax.terminal import warn
 from lstm_jax.train import StepInfo
 
 OnMetrics = Callable[[dict[str, Any]], None]
+
+
+def leaf_norms(infos: StepInfo, of: np.ndarray) -> dict[str, float]:
+    """The mean norm of each leaf's gradient over some steps, in the six digits that it has."""
+    means = {
+        name: norm_K[of].mean(dtype=np.float64)
+        for name, norm_K in named_leaves(infos.leaf_norms).items()
+    }
+    return {f"grad_norm/{name}": float(f"{mean:.6g}") for name, mean in means.items()}
 
 
 class Journal:
@@ -57,6 +67,7 @@ class Journal:
         if finite.any():
             line["train_loss"] = float(infos.loss[finite].mean(dtype=np.float64))
             line["grad_norm"] = float(infos.grad_norm[finite].mean(dtype=np.float64))
+            line |= leaf_norms(infos, finite)
         line |= {
             "learning_rate": float(infos.learning_rate[-1]),
             "targets_per_second": round(self.targets_at(len(finite)) / seconds),
