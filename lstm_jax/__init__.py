@@ -21,7 +21,7 @@ The map. Imports point one way, from the top of this list to its bottom.
     verification/   reference (NumPy)  cases  notebook  compare  audit
     run/            a training run in its folder: loop, and what it takes turns with:
                     lock checksums signals memory metrics description storage checkpoint
-                    nonfinite folder journal validation figures progress
+                    nonfinite folder journal validation figures progress compiling
 
 A new cell, head, task or optimizer is one file, or one function, and one line in its dict.
 """

@@ -86,6 +86,7 @@ ORDER = [
     "run.validation",
     "run.figures",
     "run.progress",
+    "run.compiling",
     "run.loop",
 ]
 

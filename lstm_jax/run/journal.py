@@ -44,17 +44,19 @@ class Journal:
     ) -> None:
         self._workdir, self._targets, self._check = workdir, targets, check
         self._on_metrics = on_metrics
-        self.seconds = self._seconds_before(step)  # that all steps so far took
+        last = self._last_before(step)
+        self.seconds = last["seconds"]  # that all steps so far took
+        self.compile_seconds = last.get("compile_seconds", 0.0)
 
-    def _seconds_before(self, step: int) -> float:
-        """What the steps before this one took; warns where nobody knows."""
+    def _last_before(self, step: int) -> dict[str, float]:
+        """The line of the steps before this one; warns where there is none."""
         last = [{"step": 0, "seconds": 0.0}, *read_metrics(self._workdir)][-1]
         if last["step"] < step:
             warn(
                 f"{self._workdir / METRICS} does not reach step {step}, where the checkpoint is: "
                 "curves, seconds and a triggered average go by what is left of it"
             )
-        return last["seconds"]
+        return last
 
     def targets_at(self, step: int) -> int:
         """How many targets were seen up to a step."""
@@ -72,6 +74,7 @@ class Journal:
             "learning_rate": float(infos.learning_rate[-1]),
             "targets_per_second": round(self.targets_at(len(finite)) / seconds),
             "seconds": round(self.seconds, 3),
+            "compile_seconds": round(self.compile_seconds, 3),
         }
         if infos.skipped is not None:
             line["skipped"] = int(infos.skipped[-1])

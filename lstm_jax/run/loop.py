@@ -7,7 +7,7 @@ while step < steps:
 """
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +23,7 @@ from lstm_jax.loss import count_targets
 from lstm_jax.masks import evaluation_masks
 from lstm_jax.model import count_parameters
 from lstm_jax.run.checkpoint import Checkpoints
+from lstm_jax.run.compiling import compile_dispatches, dispatch_sizes, next_boundary
 from lstm_jax.run.description import Description
 from lstm_jax.run.figures import draw_curves
 from lstm_jax.run.folder import CONFIG, FIGURES, check_folder, refuse_other_run
@@ -36,7 +37,16 @@ from lstm_jax.run.signals import BROKEN_PIPE, Interrupted, catch_signals
 from lstm_jax.run.validation import begin_where_stalled, validate
 from lstm_jax.tasks import Task
 from lstm_jax.terminal import say, warn
-from lstm_jax.train import StepInfo, TrainState, init_train_state, make_dispatch, state_placement
+from lstm_jax.train import (
+    StepInfo,
+    TrainState,
+    TrainStep,
+    init_train_state,
+    make_dispatch,
+    state_placement,
+)
+
+SUMMED_UP = ("train_loss", "seconds", "compile_seconds", "skipped")  # of the last line
 
 
 def check_run(config: Config, task: Task, workdir: Path) -> Description:
@@ -167,28 +177,36 @@ class Run:
         """Trains to the last step; raises Interrupted, after saving, when asked to stop.
 
         By a signal, in the main thread, or by a reader of stderr that has gone away."""
-        progress = Progress(self.config.train.steps, self.step, self.task.unit)
-        try:
-            with catch_signals() as received:
-                self._train(progress, received)
+        with catch_signals() as received:
+            dispatch = self._compile()
+            steps, seconds = self.config.train.steps, self.journal.seconds
+            with closing(Progress(steps, self.step, self.task.unit, seconds)) as progress:
+                self._train(dispatch, progress, received)
                 if received:
                     self.watch.check_state(self.state)
                     self.checkpoints.save(self.state, self.description, {})
                 self.checkpoints.wait()
-        finally:
-            progress.close()
         if received:
             self.draw_figures()
             raise Interrupted(received[0], self.step)
 
-    def _train(self, progress: Progress, received: list[int]) -> None:
+    def _compile(self) -> TrainStep:
+        """The dispatch, compiled for all the steps to come."""
+        dispatch = make_dispatch(self.config, head_of(self.task))
+        if sizes := dispatch_sizes(self.step, self.config.train):
+            batch = self.task.training_batch(self.step)
+            seconds = compile_dispatches(dispatch, self.state, batch, sizes)
+            self.journal.compile_seconds += seconds
+            say(f"compiled in {seconds:.1f} s")
+        return dispatch
+
+    def _train(self, dispatch: TrainStep, progress: Progress, received: list[int]) -> None:
         """The loop itself; stops between two dispatches once it is asked to, which it notes."""
         train, step = self.config.train, self.step
-        dispatch = make_dispatch(self.config, head_of(self.task))
         unread: tuple[int, StepInfo] | None = None
         clock = time.perf_counter()
         while step < train.steps and not received:
-            boundary = min(step - step % train.validate_every + train.validate_every, train.steps)
+            boundary = next_boundary(step, train)
             K = min(train.steps_per_dispatch, boundary - step)
             self.state, infos = dispatch(self.state, self._batches(step, step + K))
             step += K
@@ -261,7 +279,7 @@ class Run:
             "parameters": sum(count_parameters(self.state.params).values()),
             "step": self.step,
             "targets": self.journal.targets_at(self.step),
-            **{k: last[k] for k in ("train_loss", "seconds", "skipped") if k in last},
+            **{k: last[k] for k in SUMMED_UP if k in last},
         }
         if saved := self.checkpoints.steps():
             best = self.checkpoints.best_step(saved)

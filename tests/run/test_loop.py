@@ -333,7 +333,7 @@ def test_an_interrupted_state_is_looked_at_before_it_is_saved(finished, tmp_path
     """Its last update spoilt it, and no validation has looked at it."""
     workdir = shutil.copytree(finished, tmp_path / "run")
 
-    def spoil(progress, received):
+    def spoil(dispatch, progress, received):
         b_V = run.state.params.readout.b.at[0].set(jnp.nan)
         readout = run.state.params.readout._replace(b=b_V)
         params = run.state.params._replace(readout=readout)
