@@ -3,7 +3,7 @@
 The map. Imports point one way, from the top of this list to its bottom.
 
     errors terminal container options files     errors in one line, output, limits, typed options
-    data/           texts: fetch plays vocabulary corpora batches
+    data/           texts: fetch plays vocabulary corpora batches frequencies
     meshes precision                            many devices, narrow dtypes
     cells/          CELLS; a cell is one file: lstm coupled layer_norm mogrifier peephole gru
                     cell (the contract)  passes (the loops over time, forward and by hand)

@@ -32,6 +32,7 @@ ORDER = [
     "data.vocabulary",
     "data.corpora",
     "data.batches",
+    "data.frequencies",
     "meshes",
     "precision",
     "cells.cell",

@@ -9,7 +9,7 @@ from experiments.support.scoring import score_in_units
 from lstm_jax.config import Config
 from lstm_jax.model import count_parameters
 from lstm_jax.run.loop import Run
-from lstm_jax.run.metrics import counted, measured
+from lstm_jax.run.metrics import counted, in_digits, measured
 from lstm_jax.tasks import TASKS
 from lstm_jax.terminal import say, show, write
 
@@ -34,7 +34,16 @@ def announce(run: Run) -> None:
         f"{sum(sizes.values()):,} parameters: "
         + ", ".join(f"{name} {size:,}" for name, size in sizes.items())
     )
+    if references := run.task.references():
+        say(f"to beat: {in_words(references, run.task.unit)}")
     say(f"{run.config.train.steps:,} steps on {jax.devices()[0].platform}, into {run.workdir}")
+
+
+def in_words(references: dict[str, float], unit: str) -> str:
+    """Losses that are easily reached, as `guessing uniformly 4.1744 nats/char`."""
+    return (
+        ", ".join(f"{name} {in_digits(value)}" for name, value in references.items()) + f" {unit}"
+    )
 
 
 def report(run: Run) -> None:

@@ -281,6 +281,8 @@ class Run:
             "targets": self.journal.targets_at(self.step),
             **{k: last[k] for k in SUMMED_UP if k in last},
         }
+        if references := self.task.references():
+            summary["references"] = references
         if saved := self.checkpoints.steps():
             best = self.checkpoints.best_step(saved)
             if scores := self.checkpoints.scores(best):

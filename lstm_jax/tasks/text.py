@@ -1,8 +1,10 @@
 """A text: from each character, and all before it, the model predicts the next."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import jax
@@ -10,6 +12,7 @@ import numpy as np
 
 from lstm_jax.data.batches import Batch, Streams, split_ids
 from lstm_jax.data.corpora import CORPORA, load_text
+from lstm_jax.data.frequencies import unigram_loss
 from lstm_jax.data.vocabulary import Text, Vocabulary
 from lstm_jax.errors import UserError
 from lstm_jax.model import Interface, Masks, ModelParams
@@ -119,3 +122,16 @@ class TextTask(Task):
         prompt = self.text.ids[:1]
         ids = generate(params, jax.random.key(0), prompt, self.sample_length, masks=masks)
         return self.text.vocabulary.decode(np.concatenate([prompt, ids[0]]))
+
+    def references(self) -> dict[str, float]:
+        return {
+            "guessing uniformly": math.log(self.interface.output_size),
+            "knowing the frequencies alone": self.unigram_loss,
+        }
+
+    @cached_property
+    def unigram_loss(self) -> float:
+        """Of what is validated on; of the training split where nothing is."""
+        training, validation = self.split.train, self.split.validation
+        scored = training if validation is None else validation
+        return unigram_loss(training, scored[1:], self.interface.output_size)

@@ -40,6 +40,9 @@ def refused(*line):
 def test_it_trains(trained):
     folder, (_, stdout, stderr) = trained
     assert "adding: sequences of 20 to 22 steps, 7 held out\n" in stderr
+    assert re.search(
+        r"^to beat: always saying the mean 0\.\d{4} squared error/sequence$", stderr, re.M
+    )
     assert re.search(r"val average loss \S+ wrong \d\.\d{4}  \d+\.\dk sequences/s", stderr)
     assert re.search(r"^val_loss_average +\S+ squared error/sequence  \(step 2\)$", stdout, re.M)
     assert re.search(r"^val_wrong +\d\.\d{4}  \(step 2\)$", stdout, re.M) and "bits" not in stdout

@@ -25,6 +25,7 @@ from lstm_jax.run.metrics import append_sample, read_metrics, rewind
 from lstm_jax.run.signals import Interrupted
 from lstm_jax.scoring.protocols import Evaluation
 from lstm_jax.tasks import text as text_task
+from lstm_jax.tasks.text import TextTask
 from tests.small import CONFIG, TEXT, assert_same_run, run_in
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -239,6 +240,7 @@ def test_what_a_run_leaves_behind(finished):
         best["step"],
         best["val_loss_stream"],
     )
+    assert summary["references"] == TextTask(CONFIG, TEXT).references()
     steps = set(Checkpoints(finished).steps())
     assert steps == {18, 20, best["step"]}
     assert int(load_model(finished, "best")[0].step) == best["step"]
