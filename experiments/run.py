@@ -129,6 +129,12 @@ SPLIT = flags.DEFINE_enum(
     "evaluate: what to score; training_end: as long a piece at the end of the training split, to "
     "tune dynamic evaluation on",
 )
+LOG = flags.DEFINE_enum(
+    "log",
+    None,
+    ["tensorboard"],
+    "train: also write metrics, samples and curves for TensorBoard, into WORKDIR/tensorboard",
+)
 SAMPLE_SEED = flags.DEFINE_integer(
     "sample_seed", 0, "sample: the same seed, the same text", 0, 2**32 - 1
 )
@@ -190,7 +196,7 @@ CONFIG = {
 
 # What each mode reads besides the config, the experiment and the folder.
 READ_BY_MODE = {
-    "train": set(),
+    "train": {"log"},
     "evaluate": {"checkpoint", "split", "ensemble", "draws", "dynamic", *DYNAMIC_OPTIONS},
     "sample": {"checkpoint", "prompt", "length", "num_samples", "sample_seed", *SAMPLING},
 }
@@ -217,6 +223,7 @@ def check_flags(mode: str, changes: dict[str, Any]) -> None:
     for names, meaningless, reader in (
         (set().union(*READ_BY_MODE.values()) - READ_BY_MODE[mode], True, f"to --mode={mode}"),
         (ignored_by(EXPERIMENT.value), train, f"to --experiment={EXPERIMENT.value}"),
+        (("log",), is_study(EXPERIMENTS[EXPERIMENT.value]), f"to --experiment={EXPERIMENT.value}"),
         (("experiment",), in_a_folder and not train, f"to --mode={mode} beside --workdir"),
         (DYNAMIC_OPTIONS, not DYNAMIC.value, "without --dynamic"),
         (("sample_seed", "top_k", "top_p"), TEMPERATURE.value == 0, "at --temperature=0"),
@@ -300,7 +307,7 @@ def run_experiment() -> int:
     config = experiment.get_config().replace(overrides())
     check_read(config, overrides())
     if not is_study(experiment):
-        return train(config, workdir(), EXPERIMENT.value)
+        return train(config, workdir(), EXPERIMENT.value, LOG.value)
     check_state_fits(config, Interface.of(1))
     if not overrides() and hasattr(experiment, "main_unchanged"):
         return experiment.main_unchanged(workdir())

@@ -1,23 +1,31 @@
 """What `--mode=train` does with a recipe: a run in its folder, announced before and reported
 after."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
 
 from experiments.support.scoring import score_in_units
+from experiments.support.tensorboard import TensorBoard
 from lstm_jax.config import Config
 from lstm_jax.model import count_parameters
+from lstm_jax.run.folder import TENSORBOARD
 from lstm_jax.run.loop import Run
 from lstm_jax.run.metrics import counted, in_digits, measured
 from lstm_jax.tasks import TASKS
 from lstm_jax.terminal import say, show, write
 
 
-def train(config: Config, workdir: Path, title: str) -> int:
+def train(config: Config, workdir: Path, title: str, log: str | None = None) -> int:
     """Trains, or resumes, and prints what came of it and a sample."""
-    with Run(config, TASKS[config.data.task].of(config), workdir, title) as run:
+    board = TensorBoard(workdir / TENSORBOARD) if log == "tensorboard" else None
+    hooks = board.hooks if board else {}
+    task = TASKS[config.data.task].of(config)
+    with board or nullcontext(), Run(config, task, workdir, title, **hooks) as run:
         announce(run)
+        if board:
+            board.begin(run.step)
         run.train()
         try:
             report(run)

@@ -12,8 +12,11 @@ from lstm_jax.run.lock import LOCK
 from lstm_jax.run.metrics import METRICS, SAMPLES, SUMMARY
 from lstm_jax.run.nonfinite import FOLDER as DUMPS
 
-CONFIG, FIGURES = "config.json", "figures"
-RUN_FILES = (CONFIG, METRICS, SAMPLES, SUMMARY, FIGURES, CHECKPOINTS, DAMAGED, DUMPS, LOCK)
+CONFIG, FIGURES, TENSORBOARD = "config.json", "figures", "tensorboard"
+RUN_FILES = (
+    *(CONFIG, METRICS, SAMPLES, SUMMARY, FIGURES, TENSORBOARD),
+    *(CHECKPOINTS, DAMAGED, DUMPS, LOCK),
+)
 # Below such a folder orbax writes what nobody can read: it takes the first for patterns of names,
 # and the last for a storage of Google's.
 NO_PLACE = re.compile(r"[\[\]]|(^|/)gs:(/|$)")

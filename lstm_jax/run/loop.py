@@ -7,6 +7,7 @@ while step < steps:
 """
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Self
@@ -88,6 +89,9 @@ class Run:
       workdir: a path, or its name as a user writes it (`~` is the home).
       title: of the summary and the figure; the folder's name, if it is left out.
       on_metrics: called with each line that is added to `metrics.jsonl`.
+      on_sample: called with the step and the text of each sample.
+      on_curves: called with the step and the path of each picture of the curves, which is then
+        drawn at every validation.
     """
 
     def __init__(
@@ -97,10 +101,13 @@ class Run:
         workdir: str | Path,
         title: str = "",
         on_metrics: OnMetrics | None = None,
+        on_sample: Callable[[int, str], None] | None = None,
+        on_curves: Callable[[int, Path], None] | None = None,
     ) -> None:
         workdir = named(str(workdir))
         self.config, self.task, self.workdir = config, task, workdir
         self.title = title or workdir.name
+        self.on_sample, self.on_curves = on_sample, on_curves
         self.description = check_run(config, task, workdir)
         with ExitStack() as held:
             self.lock = held.enter_context(only_process(workdir))
@@ -244,6 +251,8 @@ class Run:
         progress.update(line)
         if boundary:
             self.checkpoints.save(self.state, self.description, scores)
+            if self.on_curves is not None:
+                self.draw_figures()
         return now
 
     def _validate(self) -> dict[str, float]:
@@ -253,6 +262,8 @@ class Run:
         self.watch.check_scores(scores, self.state)
         if (sample := self.sample()) is not None:
             self.journal.write_sample(self.step, scores, self.task.unit, sample)
+            if self.on_sample is not None:
+                self.on_sample(self.step, sample)
         return scores
 
     def _begin_average(self, line: dict[str, Any]) -> None:
@@ -291,7 +302,9 @@ class Run:
         return summary
 
     def draw_figures(self) -> None:
-        """Draws the curves so far. Last of all: nothing hangs on them, and they may take long."""
+        """Draws the curves so far, after all else: nothing hangs on them, and they take long."""
         if lines := self.journal.lines():
             path = self.folder / FIGURES / "curves.png"
             draw_curves([lines], self.title, self.task.unit, path)
+            if self.on_curves is not None and path.exists():
+                self.on_curves(lines[-1]["step"], path)
