@@ -37,7 +37,7 @@ def sample_text(
     if prompt is None:
         prompt = "\n" if "\n" in vocabulary.chars else vocabulary.chars[0]
     prompt_ids = vocabulary.encode(prompt)
-    check_samples_fit(state.params, len(prompt_ids), num_samples)
+    check_samples_fit(state.params, num_samples)
     pieces = generate_pieces(
         state.eval_params,
         jax.random.key(seed),

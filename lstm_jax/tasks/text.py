@@ -120,7 +120,7 @@ class TextTask(Task):
     def sample(self, params: ModelParams, masks: Masks | None) -> str:
         """What the model makes of the text's first character; the same for the same parameters."""
         prompt = self.text.ids[:1]
-        ids = generate(params, jax.random.key(0), prompt, self.sample_length, masks=masks)
+        ids, _ = generate(params, jax.random.key(0), prompt, self.sample_length, masks=masks)
         return self.text.vocabulary.decode(np.concatenate([prompt, ids[0]]))
 
     def references(self) -> dict[str, float]:
