@@ -97,6 +97,9 @@ CHECKPOINT = flags.DEFINE_enum(
 )
 PROMPT = flags.DEFINE_string("prompt", None, "sample: what the model reads first (a new line)")
 LENGTH = flags.DEFINE_integer("length", 500, "sample: characters to write", 1, 2**31 - 1)
+STOP = flags.DEFINE_string(
+    "stop", None, "sample: each sample ends before this text, if it comes to write it"
+)
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "sample: how many", 1, 65536)
 CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices",
@@ -198,7 +201,7 @@ CONFIG = {
 READ_BY_MODE = {
     "train": {"log"},
     "evaluate": {"checkpoint", "split", "ensemble", "draws", "dynamic", *DYNAMIC_OPTIONS},
-    "sample": {"checkpoint", "prompt", "length", "num_samples", "sample_seed", *SAMPLING},
+    "sample": {"checkpoint", "prompt", "length", "stop", "num_samples", "sample_seed", *SAMPLING},
 }
 
 
@@ -219,6 +222,8 @@ def check_flags(mode: str, changes: dict[str, Any]) -> None:
             raise UserError(f"--{name} is empty: name a folder, or leave the flag out")
     if flags.FLAGS["ensemble"].present and not all(ENSEMBLE.value or [""]):
         raise UserError("--ensemble has an empty name: give folders, with commas between them")
+    if STOP.value == "":
+        raise UserError("--stop is empty: name a text, or leave it out")
     train, in_a_folder = mode == "train", flags.FLAGS["workdir"].present
     for names, meaningless, reader in (
         (set().union(*READ_BY_MODE.values()) - READ_BY_MODE[mode], True, f"to --mode={mode}"),
@@ -351,6 +356,7 @@ def sample_run() -> int:
         LENGTH.value,
         NUM_SAMPLES.value,
         SAMPLE_SEED.value,
+        STOP.value,
     )
 
 

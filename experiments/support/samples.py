@@ -1,8 +1,12 @@
 """What `--mode=sample` does with a checkpoint: what its model makes of something, written."""
 
+from collections.abc import Iterator
+
 import jax
+import numpy as np
 
 from experiments.support.scoring import task_of
+from experiments.support.stopping import until, until_all_stop
 from lstm_jax.errors import UserError
 from lstm_jax.masks import evaluation_masks
 from lstm_jax.run.description import Description
@@ -31,8 +35,11 @@ def sample_text(
     length: int,
     num_samples: int,
     seed: int,
+    stop: str | None = None,
 ) -> int:
-    """Writes as the model would go on after the prompt (None: a new line), a piece at a time."""
+    """Writes as the model would go on after the prompt (None: a new line), a piece at a time.
+
+    Each sample ends before the stop, where it comes to write that."""
     vocabulary = vocabulary_of(description.identity, description.interface)
     if prompt is None:
         prompt = "\n" if "\n" in vocabulary.chars else vocabulary.chars[0]
@@ -47,13 +54,23 @@ def sample_text(
         num_samples,
         evaluation_masks(description.config.model),
     )
-    others = [""] * (num_samples - 1)
+    if stop is not None:
+        pieces = until_all_stop(stop, pieces, vocabulary.decode)
+    others: list[np.ndarray] = []
+
+    def first_sample() -> Iterator[str]:
+        for piece in pieces:
+            others.append(piece[1:])
+            yield vocabulary.decode(piece[0])
+
     write(prompt)
-    for piece in pieces:
-        first, *rest = map(vocabulary.decode, piece)
-        write(first)
-        others = [text + more for text, more in zip(others, rest, strict=True)]
+    for text in first_sample() if stop is None else until(stop, first_sample()):
+        write(text)
     write("\n")
-    for number, text in enumerate(others, start=2):
+    others += [piece[1:] for piece in pieces]  # where the first one has stopped
+    for number, ids in enumerate(np.concatenate(others, axis=1), start=2):
+        text = vocabulary.decode(ids)
+        if stop is not None:
+            text = text.partition(stop)[0]
         write(f"{'=' * 12} sample {number} {'=' * 12}\n{prompt}{text}\n")
     return 0

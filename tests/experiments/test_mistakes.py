@@ -1,5 +1,6 @@
 """What a user may get wrong: one line that says so, exit code 2, and nothing left behind."""
 
+import re
 import warnings
 
 import jax
@@ -176,6 +177,7 @@ def test_a_rule_without_an_epsilon(trained):
     [
         (["--prompt=Ж"], "the character 'Ж' is not in the model's alphabet"),
         (["--prompt="], "the prompt is empty"),
+        (["--stop="], "--stop is empty"),
         (["--temperature=-1"], "temperature lies between"),
         (["--top_p=1.5"], "top_p lies between"),
         (["--length=0"], "length"),
@@ -186,6 +188,18 @@ def test_a_rule_without_an_epsilon(trained):
 def test_in_sampling(args, message, trained):
     with process_in(trained):
         assert message in refused(*line_of(SAMPLE), *args)
+
+
+def test_each_sample_ends_before_the_stop(trained):
+    """Each is what it would have been, up to there; that the prompt has it changes nothing."""
+    line = line_of(SAMPLE | {"length": "80", "num_samples": "3", "prompt": "to be"})
+    with process_in(trained):
+        whole, stopped = (call(*line, *more).stdout for more in ((), ("--stop=be",)))
+    between = re.compile(r"\n=+ sample \d =+\n")
+    texts = [text.removeprefix("to be") for text in between.split(whole.removesuffix("\n"))]
+    wanted = [f"to be{text.partition('be')[0]}" for text in texts]
+    assert between.split(stopped.removesuffix("\n")) == wanted
+    assert ["be" in text for text in texts] == [False, True, True]
 
 
 def test_a_long_prompt_and_many_samples_are_not_the_same(trained):
