@@ -4,6 +4,7 @@
     python -m experiments.run --config.model.hidden_size=64 --workdir=runs/small
     python -m experiments.run --mode=evaluate --workdir=runs/shakespeare
     python -m experiments.run --mode=sample --workdir=runs/shakespeare --prompt=ROMEO:
+    python -m experiments.run --mode=compare --workdirs=runs/shakespeare,runs/small
 
 The same command run again in its folder resumes there. Results go to stdout, the rest to stderr.
 """
@@ -30,6 +31,7 @@ from experiments.studies import (
     benchmark,
     benchmark_sampling,
     device_check,
+    figures,
     long_sequences,
     notebook_audit,
     speedrun,
@@ -38,6 +40,7 @@ from experiments.studies import (
     verify_gradients,
     verify_recipes,
 )
+from experiments.support.comparison import compare, find_runs
 from experiments.support.evaluation import Wanted, evaluate_task, evaluate_text
 from experiments.support.machine import keep_memory, use_devices
 from experiments.support.output import READER_LEFT, flush_streams, open_streams, use_hooks
@@ -54,6 +57,7 @@ from lstm_jax.run.checkpoint import load_model
 from lstm_jax.run.folder import RUN_FILES
 from lstm_jax.run.memory import check_state_fits
 from lstm_jax.run.signals import Interrupted
+from lstm_jax.run.style import FORMATS, drawn_as
 from lstm_jax.sample import SamplingConfig
 from lstm_jax.scoring.dynamic import DynamicConfig
 from lstm_jax.terminal import say
@@ -77,15 +81,30 @@ EXPERIMENTS: dict[str, ModuleType] = {
     "benchmark_sampling": benchmark_sampling,
     "long_sequences": long_sequences,
     "speedrun": speedrun,
+    "figures": figures,
 }
 
 EXPERIMENT = flags.DEFINE_enum(
     "experiment", "shakespeare", list(EXPERIMENTS), "which experiment; each is a file of its name"
 )
 MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "evaluate", "sample"], "run the experiment, score it, let it write"
+    "mode",
+    "train",
+    ["train", "evaluate", "sample", "compare"],
+    "run the experiment, score it, let it write, compare several runs",
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "the run's folder (default: runs/EXPERIMENT)")
+WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "the run's folder (default: runs/EXPERIMENT); compare: where the picture goes (default: "
+    "runs/compare)",
+)
+WORKDIRS = flags.DEFINE_list(
+    "workdirs",
+    [],
+    "compare: folders of runs, with commas between them; a folder that holds such folders stands "
+    "for all of them, and a quoted 'runs/small_*' for what matches",
+)
 COMPILE_CACHE = flags.DEFINE_string(
     "compile_cache",
     None,
@@ -137,6 +156,14 @@ LOG = flags.DEFINE_enum(
     None,
     ["tensorboard"],
     "train: also write metrics, samples and curves for TensorBoard, into WORKDIR/tensorboard",
+)
+FIGURES = flags.DEFINE_list(
+    "figures", ["png"], f"train: the formats of pictures, with commas: {', '.join(FORMATS)}"
+)
+flags.register_validator(
+    "figures",
+    lambda names: names and {*names} <= {*FORMATS},
+    f"it takes some of {', '.join(FORMATS)}, with commas between them",
 )
 SAMPLE_SEED = flags.DEFINE_integer(
     "sample_seed", 0, "sample: the same seed, the same text", 0, 2**32 - 1
@@ -199,9 +226,10 @@ CONFIG = {
 
 # What each mode reads besides the config, the experiment and the folder.
 READ_BY_MODE = {
-    "train": {"log"},
+    "train": {"figures", "log"},
     "evaluate": {"checkpoint", "split", "ensemble", "draws", "dynamic", *DYNAMIC_OPTIONS},
     "sample": {"checkpoint", "prompt", "length", "stop", "num_samples", "sample_seed", *SAMPLING},
+    "compare": {"workdirs", "figures"},
 }
 
 
@@ -220,8 +248,11 @@ def check_flags(mode: str, changes: dict[str, Any]) -> None:
     for name in ("workdir", "compile_cache"):
         if flags.FLAGS[name].value == "":
             raise UserError(f"--{name} is empty: name a folder, or leave the flag out")
-    if flags.FLAGS["ensemble"].present and not all(ENSEMBLE.value or [""]):
-        raise UserError("--ensemble has an empty name: give folders, with commas between them")
+    for name in ("ensemble", "workdirs"):
+        if flags.FLAGS[name].present and not all(flags.FLAGS[name].value or [""]):
+            raise UserError(f"--{name} has an empty name: give folders, with commas between them")
+    if mode == "compare" and not WORKDIRS.value:
+        raise UserError("--mode=compare needs --workdirs=DIR,DIR,…: the folders of the runs")
     if STOP.value == "":
         raise UserError("--stop is empty: name a text, or leave it out")
     train, in_a_folder = mode == "train", flags.FLAGS["workdir"].present
@@ -230,6 +261,7 @@ def check_flags(mode: str, changes: dict[str, Any]) -> None:
         (ignored_by(EXPERIMENT.value), train, f"to --experiment={EXPERIMENT.value}"),
         (("log",), is_study(EXPERIMENTS[EXPERIMENT.value]), f"to --experiment={EXPERIMENT.value}"),
         (("experiment",), in_a_folder and not train, f"to --mode={mode} beside --workdir"),
+        (("compile_cache", "cpu_devices", "experiment"), mode == "compare", "to --mode=compare"),
         (DYNAMIC_OPTIONS, not DYNAMIC.value, "without --dynamic"),
         (("sample_seed", "top_k", "top_p"), TEMPERATURE.value == 0, "at --temperature=0"),
         (("sample_seed", "temperature", "top_p"), TOP_K.value == 1, "at --top_k=1"),
@@ -273,7 +305,8 @@ def overrides() -> dict[str, Any]:
 
 
 def workdir() -> Path:
-    return named(f"runs/{EXPERIMENT.value}" if WORKDIR.value is None else WORKDIR.value)
+    name = "compare" if MODE.value == "compare" else EXPERIMENT.value
+    return named(f"runs/{name}" if WORKDIR.value is None else WORKDIR.value)
 
 
 def check_usable(folder: Path, flag: str) -> None:
@@ -360,6 +393,14 @@ def sample_run() -> int:
     )
 
 
+def compare_runs() -> int:
+    """Prints what differs between runs, and their losses."""
+    folders = find_runs(WORKDIRS.value)
+    for folder in folders:
+        check_usable(folder, "workdirs")
+    return compare(folders, workdir())
+
+
 def refuse_flags_of_texts(config: Config) -> None:
     """Refuses what this mode takes for a text alone."""
     for name in sorted(READ_BY_MODE[MODE.value] - {"checkpoint"}):
@@ -389,8 +430,14 @@ def carry_out(argv: Sequence[str]) -> int:
         for folder in ENSEMBLE.value:
             check_usable(named(folder), "ensemble")
         set_compile_cache()
-        modes = {"train": run_experiment, "evaluate": evaluate_run, "sample": sample_run}
-        return modes[MODE.value]()
+        modes = {
+            "train": run_experiment,
+            "evaluate": evaluate_run,
+            "sample": sample_run,
+            "compare": compare_runs,
+        }
+        with drawn_as(*FIGURES.value):
+            return modes[MODE.value]()
     except UserError as error:
         say(f"error: {error}")
         return 2

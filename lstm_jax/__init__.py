@@ -21,7 +21,7 @@ The map. Imports point one way, from the top of this list to its bottom.
     verification/   reference (NumPy)  cases  notebook  compare  audit
     run/            a training run in its folder: loop, and what it takes turns with:
                     lock checksums signals memory metrics description storage checkpoint
-                    nonfinite folder journal validation figures progress compiling
+                    trained nonfinite folder journal validation style figures progress compiling
 
 A new cell, head, task or optimizer is one file, or one function, and one line in its dict.
 """
@@ -32,13 +32,14 @@ from lstm_jax.config import Config
 from lstm_jax.data.batches import Batch
 from lstm_jax.gradients import GRADIENTS
 from lstm_jax.gradients.bptt_layer import bptt_layer
-from lstm_jax.heads import HEADS
+from lstm_jax.heads import HEADS, Head
 from lstm_jax.layer import BothDirections, unroll, unroll_both
 from lstm_jax.loss import sequence_loss
 from lstm_jax.model import Interface, apply, init_carry, init_model
 from lstm_jax.model_config import ModelConfig
 from lstm_jax.run.checkpoint import load_model
 from lstm_jax.run.loop import Run
+from lstm_jax.run.trained import evaluate, sample_text
 from lstm_jax.tasks import TASKS, Task
 
 __all__ = [
@@ -49,16 +50,19 @@ __all__ = [
     "Batch",
     "BothDirections",
     "Config",
+    "Head",
     "Interface",
     "ModelConfig",
     "Run",
     "Task",
     "apply",
     "bptt_layer",
+    "evaluate",
     "init_carry",
     "init_lstm",
     "init_model",
     "load_model",
+    "sample_text",
     "sequence_loss",
     "unroll",
     "unroll_both",

@@ -57,7 +57,8 @@ class Average(NamedTuple):
     """An average of parameters."""
 
     params: ModelParams
-    count: Array  # of updates that it is over; WAITING: it follows the latest
+    # Of updates that it is over; WAITING: it follows the latest.
+    count: Array  # type: ignore[assignment]  # a tuple has a method of that name
 
 
 def init_average(params: ModelParams, config: AverageOptions) -> Average | None:

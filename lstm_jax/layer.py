@@ -50,9 +50,9 @@ def check_shapes(
             f"{type(state).__name__}: the cell's init_state makes one"
         )
     D, H = cell.widths(params)
-    T, B = x.shape[:2] if x.ndim >= 2 else (None, None)
+    T, B = x.shape[:2] if x.ndim >= 2 else (0, 0)
     good = (
-        B is not None
+        x.ndim >= 2
         and fit_each_other(params, D, H)
         and x.shape == ((T, B) if reads_ids(x) else (T, B, D))
         and has_shapes(state, jax.eval_shape(lambda: cell.init_state(params, B)))
@@ -179,8 +179,6 @@ def unroll(
     Raises ValueError, with all shapes, where they do not fit, and TypeError for another cell's
     state, or a truncated rule that the cell does not have.
     """
-    if truncated and cell_of(params).truncate is None:
-        raise TypeError(f"{type(params).__name__} are of a cell that has no truncated rule")
     marks = Marks(resets_TxB, zoneout=zoneout)
     in_time = partial(run, truncated=truncated)
     return in_direction(in_time, params, state, x, mask_BxD, marks, lengths_B, reverse=reverse)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from lstm_jax.cells import CELLS, cell_of
 from lstm_jax.model import Masks, ModelParams, hidden_sizes
@@ -49,7 +50,7 @@ def sample_masks(
     return Masks(tuple(layers), readout, sample(key_embedding, config.embedding_dropout, V), drawn)
 
 
-def sample_zoneout(key: Array, rates: Any, shape: tuple[int, int, int], dtype: str) -> Any:
+def sample_zoneout(key: Array, rates: Any, shape: tuple[int, int, int], dtype: DTypeLike) -> Any:
     """Draws which units of one layer's state stay what they were: 1 or 0, in the shape TxBxH."""
     keys = jax.random.split(key, len(rates))
     return type(rates)(

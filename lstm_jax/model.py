@@ -30,7 +30,7 @@ class Interface(NamedTuple):
     @classmethod
     def of(cls, interface: "Interface | int") -> "Interface":
         """An interface as it is; of a number V, that of a model of V symbols."""
-        return interface if isinstance(interface, cls) else cls(interface, interface)
+        return interface if isinstance(interface, Interface) else cls(interface, interface)
 
 
 class Readout(NamedTuple):
@@ -184,7 +184,10 @@ def read_out(params: ModelParams, h_TxBxH: Array) -> Array:
     W, b_V, P = params.readout
     if P is not None:
         h_TxBxH = h_TxBxH @ P
-    return h_TxBxH @ (params.embedding.T if W is None else W) + b_V[None, None]
+    if W is None:
+        assert params.embedding is not None  # to which the readout is tied
+        W = params.embedding.T
+    return h_TxBxH @ W + b_V[None, None]
 
 
 def apply(

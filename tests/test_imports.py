@@ -81,10 +81,12 @@ ORDER = [
     "run.description",
     "run.storage",
     "run.checkpoint",
+    "run.trained",
     "run.nonfinite",
     "run.folder",
     "run.journal",
     "run.validation",
+    "run.style",
     "run.figures",
     "run.progress",
     "run.compiling",
@@ -180,7 +182,7 @@ def test_imports_point_one_way(name):
 
 
 @pytest.mark.parametrize("name", ORDER)
-def test_only_corpora_and_figures_read_the_environment(name):
-    """The figures, to hide from matplotlib what it cannot use."""
+def test_only_corpora_and_style_read_the_environment(name):
+    """The style, to hide from matplotlib what it cannot use."""
     reads = "environ" in modules()[name].read_text() or "getenv" in modules()[name].read_text()
-    assert reads == (name in ("data.corpora", "run.figures"))
+    assert reads == (name in ("data.corpora", "run.style"))

@@ -7,25 +7,45 @@ optional: one that is not there is named. What every contender does is written i
 """
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.support import peers
-from experiments.support.timing import Contender, Timing, Warm, describe_machine, in_turn, warm_up
+from experiments.support.timing import (
+    Contender,
+    Timing,
+    Warm,
+    describe_machine,
+    in_turn,
+    machine_in_words,
+    warm_up,
+)
 from lstm_jax.config import Config, ModelConfig, OptimizerConfig, TrainConfig
 from lstm_jax.container import usable_cpus
 from lstm_jax.data.batches import Batch, Streams, stack_batches
 from lstm_jax.files import write_json
 from lstm_jax.model import Interface, ModelParams
-from lstm_jax.run.figures import new_figure, picture, save, tidy
 from lstm_jax.run.memory import batch_of_ids, check_run_fits
+from lstm_jax.run.style import (
+    FAINT,
+    QUIET,
+    STRONG,
+    draw_from,
+    new_figure,
+    picture,
+    save,
+)
 from lstm_jax.terminal import overwrite, show
 from lstm_jax.train import init_train_state, make_dispatch
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 READS = (
     "model.hidden_size",
@@ -266,49 +286,82 @@ def title(entry: dict[str, Any]) -> str:
     return str(Shape(*(entry[field] for field in Shape._fields)))
 
 
-COLORS = {
-    OURS: "#c0392b",
-    AUTODIFF: "#7f8c8d",
-    TORCH: "#2c3e50",
-    "haiku": "#2c6fbb",
-    "flax": "#7fb3d5",
-    "equinox": "#bcd9ea",
+NAMES = {
+    OURS: "lstm_jax, by hand",
+    AUTODIFF: "lstm_jax, autodiff",
+    TORCH: "PyTorch",
+    "haiku": "Haiku",
+    "flax": "Flax",
+    "equinox": "Equinox",
 }
 
 
+def drawn_of(result: dict[str, Any]) -> dict[str, Any]:
+    """What of the report is drawn."""
+    shown = ("ms", "ms_quartiles")
+    shapes = [
+        {name: entry[name] for name in (*Shape._fields, "rounds", "best_torch")}
+        | {
+            "contenders": {
+                name: {key: timing[key] for key in shown}
+                for name, timing in entry["contenders"].items()
+            }
+        }
+        for entry in result["shapes"]
+    ]
+    return {"machine": result["machine"], "shapes": shapes}
+
+
 @picture
-def draw(entries: list[dict[str, Any]], path: Path) -> None:
-    """Steps per second of every contender, those of torch (without it, of autodiff) being 1."""
-    times = [{name: c["ms"] for name, c in entry["contenders"].items()} for entry in entries]
-    for ms, entry in zip(times, entries, strict=True):
-        if entry["best_torch"]:
-            ms[TORCH] = ms[entry["best_torch"]]
-    names = [name for name in COLORS if any(name in ms for ms in times)]
-    unit = TORCH if TORCH in names else AUTODIFF
-    figure = new_figure(max(7.0, 1.5 + 1.75 * len(entries)), 5)
-    axes = figure.subplots()
-    width = 0.84 / len(names)
-    for place, name in enumerate(names):
-        at = [n for n, ms in enumerate(times) if name in ms]
-        x = [n + (place - (len(names) - 1) / 2) * width for n in at]
-        y = [times[n][unit] / times[n][name] for n in at]
-        bars = axes.bar(x, y, width * 0.92, color=COLORS[name], label=name)
-        if name == OURS:
-            labels = axes.bar_label(bars, fmt="%.2f", color=COLORS[name], padding=2)
-            for label in labels:
-                label.set(fontweight="bold", bbox={"color": "white", "pad": 0.5})
-    axes.axhline(1, color=COLORS[unit], lw=0.8, ls=":")
-    axes.set_xticks(range(len(entries)), [title(e).replace(", H", "\nH") for e in entries])
-    axes.set(
-        ylabel=f"steps per second, {unit} = 1",
-        xlabel="B sequences of T characters, L layers of H units",
-        title="The same training step in each library, one step per dispatch (taller is faster)",
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Milliseconds per step of every contender, a panel per shape, with quartiles as whiskers.
+
+    Of torch's two settings the faster one is shown.
+    """
+    entries = result["shapes"]
+    machine = machine_in_words(result["machine"], JAX="jax", PyTorch="torch")
+    about = (
+        "The same step in each library: B sequences of T characters, L layers of H units. "
+        f"{machine}; whiskers are quartiles."
     )
-    axes.tick_params(axis="x", length=0)
-    tidy(axes, "y")
-    axes.set_axisbelow(True)
-    figure.legend(loc="outside lower center", ncols=6, frameon=False)
+    columns = min(2, len(entries))
+    rows = math.ceil(len(entries) / columns)
+    figure = new_figure(
+        0.8 + 1.35 * rows, "Milliseconds per training step (shorter is faster)", about
+    )
+    panels = [*figure.subplots(rows, columns, squeeze=False).flat]
+    names = [name for name in NAMES if any(name in entry["contenders"] for entry in entries)]
+    for number, (axes, entry) in enumerate(zip(panels, entries, strict=False)):
+        draw_shape(axes, entry, names, named=number % columns == 0)
+    for axes in panels[len(entries) :]:
+        axes.set_axis_off()
     save(figure, path)
+
+
+def draw_shape(axes: "Axes", entry: dict[str, Any], names: list[str], named: bool) -> None:
+    """A shape's panel with a place for each name; `named`: with the names beside it."""
+    contenders = entry["contenders"]
+    shown = {name: name for name in names if name in contenders}
+    if entry["best_torch"]:
+        shown[TORCH] = entry["best_torch"]
+    places = [names.index(name) for name in shown]
+    ms = [contenders[name]["ms"] for name in shown.values()]
+    quartiles = [contenders[name]["ms_quartiles"] for name in shown.values()]
+    colors = [STRONG if name == OURS else FAINT for name in shown]
+    spread = np.abs(np.array(quartiles).T - ms)
+    axes.barh(places, ms, 0.72, color=colors, xerr=spread, ecolor=QUIET, error_kw={"lw": 0.8})
+    highest = max(high for _, high in quartiles)
+    for place, value, (_, high), name in zip(places, ms, quartiles, shown, strict=True):
+        weight = "bold" if name == OURS else "normal"
+        text = f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f}"
+        axes.text(high + 0.02 * highest, place, text, size=7.5, va="center", weight=weight)
+    axes.set_yticks(range(len(names)), [NAMES[name] for name in names] if named else [])
+    axes.set_xticks([])
+    axes.set(xlim=(0, 1.25 * highest), ylim=(len(names) - 0.4, -0.6))
+    axes.set_title(title(entry), loc="left")
+    axes.spines["bottom"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(False)
 
 
 def main_unchanged(workdir: Path) -> int:
@@ -334,5 +387,5 @@ def compare(shapes: Sequence[Shape], workdir: Path) -> int:
         show(f"\n{table(result['shapes'][-1])}")
         write_json(workdir / "benchmark.json", result)
     show(f"\n{ratios(result['shapes'])}")
-    draw(result["shapes"], workdir / "figures" / "benchmark.png")
+    draw_from(drawn_of(result), draw, workdir / "figures" / "benchmark.png")
     return 0

@@ -23,6 +23,7 @@ from lstm_jax.sample import PIECE, SamplingConfig, generate
 from lstm_jax.terminal import overwrite, show
 
 READS = ("model.hidden_size", "model.num_layers")
+IGNORES = ("figures",)  # it draws nothing
 
 LENGTH = 10 * PIECE  # characters per call of each text
 BUDGET_S = 15.0  # of rounds for a case

@@ -41,6 +41,7 @@ from lstm_jax.terminal import say, show
 from lstm_jax.verification.compare import TOLERANCES, Row, make_row, verify, worst
 
 READS = ()  # no config value changes what is checked
+IGNORES = ("figures",)  # it draws nothing
 
 # How far a loss of the short run may be from a CPU's, in nats: with float32 products everywhere,
 # and with the device's own, which may have ten bits.

@@ -17,20 +17,24 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
-from experiments.support.timing import describe_machine, seconds
+from experiments.support.timing import describe_machine, machine_in_words, seconds
 from lstm_jax.config import Config, ModelConfig, TrainConfig
 from lstm_jax.container import memory_limit
 from lstm_jax.data.batches import Batch, Streams, stack_batches
 from lstm_jax.errors import UserError
 from lstm_jax.files import write_json
-from lstm_jax.run.figures import new_figure, picture, save, tidy
+from lstm_jax.run.figures import in_words
+from lstm_jax.run.style import COLORS, DASHES, MARKERS, draw_from, new_figure, picture, save
 from lstm_jax.terminal import show, write
 from lstm_jax.train import init_train_state, make_dispatch
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 READS = (
     "model.hidden_size",
@@ -175,49 +179,58 @@ def line(entry: dict[str, Any]) -> str:
     return f"{start}{entry['added_bytes'] / 1e6:9.1f}  {entry['step_s']:10.3f}"
 
 
-STYLES = (
-    (False, "#7f8c8d", "everything kept"),
-    (True, "#c0392b", "remat_every"),
-)
+def kept_of(entries: list[dict[str, Any]]) -> str:
+    """What the entries of one kind keep, for the legend."""
+    every = {entry["remat_every"] for entry in entries}
+    if every == {0}:
+        return "everything kept"
+    return f"remat_every = {every.pop() if len(every) == 1 else 'k'}"
 
 
 @picture
-def draw(entries: list[dict[str, Any]], title: str, path: Path) -> None:
+def draw(numbers: dict[str, Any], path: Path) -> None:
     """The memory that a step adds, and its time, against T; hollow: planned, not run."""
-    figure = new_figure(9.5, 4.2)
+    title = "What a training step takes as its sequences grow"
+    figure = new_figure(3.3, title, numbers["about"])
     memory, time = figure.subplots(1, 2)
-    for blocked, color, label in STYLES:
-        mine = [e for e in entries if bool(e["remat_every"]) == blocked]
-        run = [e for e in mine if "left_out" not in e]
-        T = [e["T"] for e in run]
-        # What stays below a page or two leaves no mark on the peak, and no point on a log axis.
-        added = [max(e["added_bytes"], 1e5) / 1e6 for e in run]
-        memory.plot(T, added, color=color, marker="o", label=label)
-        time.plot(T, [e["step_s"] for e in run], color=color, marker="o", label=label)
-        left = [e for e in mine if "left_out" in e and e.get("planned_bytes")]
-        if left:
-            memory.plot(
-                [e["T"] for e in left],
-                [e["planned_bytes"] / 1e6 for e in left],
-                color=color,
-                marker="o",
-                markerfacecolor="white",
-                ls="",
-                label="would need",
-            )
-    memory.set(ylabel="memory that a training step adds (MB)", title=title)
-    time.set(ylabel="seconds per training step", title="its time")
+    for blocked in (False, True):
+        entries = [e for e in numbers["entries"] if bool(e["remat_every"]) == blocked]
+        style = {"color": COLORS[blocked], "ls": DASHES[blocked], "marker": MARKERS[blocked]}
+        draw_entries(memory, time, entries, style)
+    memory.set(title="memory added (MB)")
+    time.set(title="time (seconds)")
     for axes in (memory, time):
-        axes.set(
-            xscale="log",
-            yscale="log",
-            xmargin=0.08,
-            ymargin=0.08,
-            xlabel="T, characters per sequence",
-        )
-        tidy(axes)
-    memory.legend(frameon=False)
+        axes.set(xscale="log", yscale="log", xmargin=0.12, ymargin=0.12)
+        axes.set(xlabel="T, characters per sequence")
+    memory.legend(loc="upper left")
     save(figure, path)
+
+
+def draw_entries(
+    memory: "Axes", time: "Axes", entries: list[dict[str, Any]], style: dict[str, Any]
+) -> None:
+    """The entries of one kind, with the k of those that keep a state every k steps."""
+    run = [e for e in entries if "left_out" not in e]
+    T = [e["T"] for e in run]
+    # What stays below a page or two leaves no mark on the peak, and no point on a log axis.
+    added = [max(e["added_bytes"], 1e5) / 1e6 for e in run]
+    memory.plot(T, added, ms=4, label=kept_of(entries), **style)
+    time.plot(T, [e["step_s"] for e in run], ms=4, **style)
+    if planned := [e for e in entries if "left_out" in e and e.get("planned_bytes")]:
+        needed = [e["planned_bytes"] / 1e6 for e in planned]
+        hollow = style | {"ls": "", "mfc": "white", "label": "it would need"}
+        memory.plot([e["T"] for e in planned], needed, ms=4, **hollow)
+    below = {"xytext": (0, -11), "textcoords": "offset points", "ha": "center", "size": 7}
+    for entry, megabytes in zip(run, added, strict=True):
+        if k := entry["remat_every"]:
+            memory.annotate(f"k = {k}", (entry["T"], megabytes), **below)
+
+
+def about(config: Config, machine: dict[str, Any]) -> str:
+    """The picture's subtitle."""
+    side_by_side = f"{in_words(config.model)}, {config.train.batch_size} sequences side by side"
+    gradient = f"gradient: {config.train.gradient}"
+    return f"{side_by_side}, {gradient}. {machine_in_words(machine, JAX='jax')}."
 
 
 def main(config: Config, workdir: Path) -> int:
@@ -237,10 +250,9 @@ def main(config: Config, workdir: Path) -> int:
         show(line(entry))
         result["entries"].append(entry)
         write_json(workdir / "long_sequences.json", result)
-    model, train = config.model, config.train
-    title = f"B {train.batch_size}, H {model.hidden_size}, L {model.num_layers}, {train.gradient}"
     if any("left_out" not in entry for entry in result["entries"]):
-        draw(result["entries"], title, workdir / "figures" / "long_sequences.png")
+        numbers = {"about": about(config, result["machine"]), "entries": result["entries"]}
+        draw_from(numbers, draw, workdir / "figures" / "long_sequences.png")
     return 0
 
 

@@ -5,17 +5,30 @@ gradient against the true one, by parameter; and the loss over 200 passes of pla
 as printed and with the defects mended one after another.
 """
 
+import statistics
 from pathlib import Path
+from typing import Any
 
 from lstm_jax.config import Config, DataConfig
 from lstm_jax.data.corpora import load_text
 from lstm_jax.files import write_json
-from lstm_jax.run.figures import new_figure, picture, save, tidy
+from lstm_jax.run.style import FAINT, REFERENCE, STRONG, draw_from, new_figure, picture, save
 from lstm_jax.terminal import show
 from lstm_jax.verification import audit
 from lstm_jax.verification.reference import DEFECTS
 
 RATE, PASSES = 0.003, 200
+LAST = 20  # passes whose mean is drawn
+# What is mended, in the order of DEFECTS.
+STAGES = (
+    "as printed",
+    "+ the error has the right sign",
+    "+ it goes through the recurrent weights",
+    "+ the forget gate's factor is C_prev",
+    "+ the candidate's slope is 1 − C_bar²",
+    "+ the first step counts",
+    "+ the biases learn: all is right",
+)
 
 READS = ("data.corpus", "data.path")
 IGNORES = ("compile_cache", "cpu_devices")  # it is all NumPy
@@ -26,26 +39,40 @@ def get_config() -> Config:
 
 
 @picture
-def draw(curves: dict[str, list[float]], path: Path) -> None:
-    """The loss of the notebook's setting, its backward pass mended one defect after another."""
-    figure = new_figure(8, 5)
-    axes = figure.subplots()
-    shades = ("C0", "C1", "C2", "C4", "C5", "C7")
-    colors = ["#000000", *shades[: len(curves) - 2], "#c0392b"]
-    for (stage, losses), color in zip(curves.items(), colors, strict=True):
-        ends = stage in (next(iter(curves)), list(curves)[-1])
-        axes.plot(losses, color=color, lw=2.2 if ends else 1.2, label=stage)
-    start = next(iter(curves.values()))[0]
-    axes.axhline(start, color="#7f8c8d", lw=0.8, ls=":")
-    axes.set(
-        xlabel="pass",
-        ylabel="loss summed over the 25 characters (nats)",
-        ylim=(0, 1.3 * start),
-        title="The notebook's backward pass, mended one defect after another",
+def draw(numbers: dict[str, Any], path: Path) -> None:
+    """What each mended defect brings the loss to, a bar for each stage."""
+    figure = new_figure(
+        2.9,
+        "The notebook's backward pass, mended step by step",
+        f"{numbers['about']}; mean of the last {numbers['last']} passes",
     )
-    axes.legend(frameon=False, fontsize=8, loc="lower left")
-    tidy(axes)
+    axes = figure.subplots()
+    start, losses = numbers["start"], numbers["losses"]
+    end = 1.1 * start
+    last = len(losses) - 1
+    colors = [STRONG if number == last else FAINT for number in range(len(losses))]
+    axes.barh(range(len(losses)), [min(loss, end) for loss in losses], 0.72, color=colors)
+    near = {"textcoords": "offset points", "va": "center", "size": 8}
+    for place, loss in enumerate(losses):
+        text = f"{loss:.2f}" + (" →" if loss > end else "")
+        inside = {"xytext": (-4, 0), "ha": "right"} if loss > 0.8 * end else {"xytext": (4, 0)}
+        axes.annotate(text, (min(loss, end), place), **near, **inside)
+    axes.axvline(start, color=REFERENCE, lw=0.9, ls=":", zorder=0.5)
+    above = {"xytext": (-3, 0), "ha": "right"}
+    axes.annotate(f"untrained: {start:.2f}", (start, -0.75), **near, **above)
+    axes.set_yticks(range(len(losses)), STAGES)
+    axes.set(xlim=(0, end), ylim=(last + 0.5, -1.1), xlabel="loss (nats per character)")
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", visible=False)
     save(figure, path)
+
+
+def drawn_of(curves: dict[str, list[float]]) -> dict[str, Any]:
+    """What of the losses is drawn: their ends, which jump about, as means, per character."""
+    ends = [statistics.fmean(losses[-LAST:]) / audit.LENGTH for losses in curves.values()]
+    about = f"{audit.HIDDEN_SIZE} units, {PASSES} passes over {audit.LENGTH} characters"
+    start = next(iter(curves.values()))[0] / audit.LENGTH
+    return {"about": about, "last": LAST, "start": start, "losses": ends}
 
 
 def main(config: Config, workdir: Path) -> int:
@@ -76,5 +103,5 @@ def main(config: Config, workdir: Path) -> int:
         )
     result = {"effects": [e._asdict() for e in effects], "rate": RATE, "losses": curves}
     write_json(workdir / "audit.json", result)
-    draw(curves, workdir / "figures" / "audit.png")
+    draw_from(drawn_of(curves), draw, workdir / "figures" / "notebook_audit.png")
     return 0

@@ -28,8 +28,8 @@ from lstm_jax.files import write_json
 from lstm_jax.run.metrics import brief, kept, read_metrics
 from lstm_jax.terminal import show
 
-# It decides itself what is kept: first nothing, then everything.
-IGNORES = ("compile_cache",)
+# It decides itself what is kept: first nothing, then everything. And it draws nothing.
+IGNORES = ("compile_cache", "figures")
 
 TARGET = 1.8857
 SEEDS = range(5)

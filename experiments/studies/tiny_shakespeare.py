@@ -18,12 +18,15 @@ from lstm_jax.config import Config
 from lstm_jax.files import write_json
 from lstm_jax.masks import evaluation_masks
 from lstm_jax.run.checkpoint import load_model
-from lstm_jax.run.figures import draw_curves
+from lstm_jax.run.figures import Recipe, curves_of, draw_curves, drops, in_words
 from lstm_jax.run.metrics import read_metrics
+from lstm_jax.run.style import draw_from
 from lstm_jax.scoring.ensemble import evaluate_ensemble
 from lstm_jax.tasks.text import TextTask
 from lstm_jax.terminal import show
 
+# The loss of nanoGPT's transformer, by its README, with a context of 256 characters.
+NANOGPT = {"nanoGPT, windows": 1.4697}
 PROTOCOLS = ("windows", "stream")
 HEADER = f"{'':8}  {'windows':15}  {'stream':15}  parameters   training"
 
@@ -33,6 +36,12 @@ def get_config() -> Config:
     return tiny_shakespeare_hour.get_config().replace(
         {"model.hidden_size": 896, "train.steps": 9600, "train.validate_every": 960}
     )
+
+
+def references_of(config: Config) -> dict[str, float]:
+    """What others have reached on the config's text."""
+    data = config.data
+    return NANOGPT if data.corpus == "tiny_shakespeare" and not data.path else {}
 
 
 def row(name: str, losses: list[str], parameters: int) -> str:
@@ -64,7 +73,8 @@ def main(config: Config, workdir: Path) -> int:
     show(row("ensemble", exactly(ensemble), sum(run["parameters"] for run in runs)))
     record = {"machine": describe_machine(), "config": config.flatten()}
     write_json(workdir / "record.json", record | {"seeds": runs, "ensemble": ensemble})
-    title = f"tiny_shakespeare, {len(runs)} seeds"
-    lines = [read_metrics(folder) for folder in configs]
-    draw_curves(lines, title, TextTask.unit, workdir / "figures" / "record.png")
+    recipe = Recipe("tiny_shakespeare", [*map(read_metrics, configs)], drops(config.model))
+    about = f"{in_words(config.model)}, {len(runs)} seeds"
+    curves = curves_of([recipe], text.name, TextTask.unit, about, references_of(config))
+    draw_from(curves, draw_curves, workdir / "figures" / "tiny_shakespeare.png")
     return 0

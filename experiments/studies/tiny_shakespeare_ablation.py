@@ -18,9 +18,11 @@ from lstm_jax.config import Config, OptimizerConfig
 from lstm_jax.data.vocabulary import Text
 from lstm_jax.errors import UserError
 from lstm_jax.files import write_json
-from lstm_jax.run.figures import STREAM, WINDOWS, new_figure, picture, save, tidy
+from lstm_jax.run.figures import in_words
+from lstm_jax.run.style import COLORS, DASHES, MARKERS, draw_from, new_figure, picture, save
 from lstm_jax.terminal import say, show
 
+PROTOCOLS = ("stream", "windows")
 BASE = "base"
 BY_JAX = {"train.gradient": "autodiff"}  # of cells without a backward by hand
 EMBEDDED = {"model.embedding_size": 128}
@@ -28,20 +30,20 @@ VARIANTS: dict[str, dict[str, Any]] = {
     BASE: {},
     "no dropout": {"model.dropout": 0.0},
     "no weight drop": {"model.weight_drop": 0.0},
-    "no lanes begun afresh": {"train.reset_rate": 0.0},
+    "no sequence begun at zero": {"train.reset_rate": 0.0},
     "weight decay 0.1": {"optimizer.weight_decay": 0.1},
     "input dropout 0.1": {"model.input_dropout": 0.1},
     "embedding of 128": EMBEDDED,
-    "embedding of 128, symbols dropped 0.1": EMBEDDED | {"model.embedding_dropout": 0.1},
-    "zoneout 0.1, 0.05": {"model.zoneout_cell": 0.1, "model.zoneout_hidden": 0.05},
-    "exponential average": {"train.average": "ema", "train.average_decay": 0.99},
+    "embedding of 128, its dropout 0.1": EMBEDDED | {"model.embedding_dropout": 0.1},
+    "zoneout, 0.1 of c and 0.05 of h": {"model.zoneout_cell": 0.1, "model.zoneout_hidden": 0.05},
+    "exponential average of weights": {"train.average": "ema", "train.average_decay": 0.99},
     # What it averages must still move: beside a cosine to zero it would hardly ever begin.
-    "constant rate, triggered average": {
+    "constant rate, then averaged": {
         "optimizer.schedule": "constant",
         "train.average": "triggered",
         "train.average_patience": 0,
     },
-    "coupled gates": {"model.cell": "coupled"} | BY_JAX,
+    "coupled gates (i is 1 - f)": {"model.cell": "coupled"} | BY_JAX,
     "layer norm": {"model.cell": "layer_norm"} | BY_JAX,
     "Mogrifier, rank 64": {"model.cell": "mogrifier", "model.mogrifier_rank": 64} | BY_JAX,
     "weighted skip": {"model.skip": "weighted"},
@@ -85,7 +87,7 @@ def seeded(config: Config, text: Text, workdir: Path, name: str) -> dict[Path, C
 
 def row(name: str, runs: list[dict[str, Any]], base: list[dict[str, Any]]) -> str:
     """A variant's line of the table."""
-    stream, windows = ([run[protocol] for run in runs] for protocol in ("stream", "windows"))
+    stream, windows = ([run[protocol] for run in runs] for protocol in PROTOCOLS)
     differs = statistics.mean(stream) - statistics.mean(run["stream"] for run in base)
     return (
         f"{name:{WIDTH}}  {spread(stream):16}  {differs:+.4f}  {spread(windows):16}  "
@@ -93,26 +95,43 @@ def row(name: str, runs: list[dict[str, Any]], base: list[dict[str, Any]]) -> st
     )
 
 
+def summary_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is drawn of a variant: mean and deviation of its losses."""
+    losses = {protocol: [run[protocol] for run in runs] for protocol in PROTOCOLS}
+    return {
+        protocol: [statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0]
+        for protocol, values in losses.items()
+    }
+
+
 @picture
-def draw(variants: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Each variant's losses, a point per seed, and the base's mean as a line."""
-    figure = new_figure(8, 1.2 + 0.3 * len(variants))
+def draw(numbers: dict[str, Any], path: Path) -> None:
+    """Each variant's mean losses with their deviations, the best first, and the base's as lines."""
+    variants = sorted(numbers["variants"].items(), key=lambda item: item[1]["stream"][0])
+    title = "What each part is worth, one changed at a time"
+    figure = new_figure(1.3 + 0.19 * len(variants), title, numbers["about"])
     axes = figure.subplots()
-    for y, runs in enumerate(variants.values()):
-        for protocol, color in (("stream", STREAM), ("windows", WINDOWS)):
-            losses = [run[protocol] for run in runs]
-            label = f"validation, {protocol}" if y == 0 else None
-            axes.plot(losses, [y] * len(losses), "o", ms=4, color=color, alpha=0.8, label=label)
-            if y == 0:
-                axes.axvline(statistics.mean(losses), color=color, lw=0.8, alpha=0.5)
-    axes.set_yticks(range(len(variants)), list(variants))
-    axes.invert_yaxis()
-    axes.set(
-        xlabel="loss (nats per character), a point per seed", title="one part changed at a time"
-    )
-    axes.legend(frameon=False)
-    tidy(axes, "x")
+    for n, protocol in enumerate(PROTOCOLS):
+        means, deviations = zip(*(losses[protocol] for _, losses in variants), strict=True)
+        style = {"color": COLORS[n], "marker": MARKERS[n], "mfc": "white" if n else COLORS[n]}
+        bars = {"ls": "", "ms": 4, "elinewidth": 0.9, "label": f"validation, {protocol}"}
+        places = [place + 0.16 * (2 * n - 1) for place in range(len(variants))]
+        axes.errorbar(means, places, xerr=deviations, **style, **bars)
+        base = numbers["variants"][BASE][protocol][0]
+        axes.axvline(base, color=COLORS[n], lw=0.8, ls=DASHES[n], alpha=0.6, zorder=1)
+    axes.set_yticks(range(len(variants)), [name for name, _ in variants])
+    axes.get_yticklabels()[[name for name, _ in variants].index(BASE)].set_weight("bold")
+    axes.set(ylim=(len(variants) - 0.4, -0.6), xlabel="loss (nats per character), lower is better")
+    axes.tick_params(axis="y", length=0)
+    axes.legend(loc="lower left")
     save(figure, path)
+
+
+def about(config: Config, text: str) -> str:
+    """The picture's subtitle; `text` names what is learnt."""
+    seeds_of = f"mean and deviation of {len(seeds.SEEDS)} seeds"
+    trained = f"{in_words(config.model)}, {config.train.steps} steps on {text}"
+    return f"{trained}; {seeds_of}; lines: the base"
 
 
 def main(config: Config, workdir: Path) -> int:
@@ -126,7 +145,9 @@ def main(config: Config, workdir: Path) -> int:
         if number == 1:
             show(HEADER)
         show(row(name, runs[name], runs[BASE]))
-        written = {"machine": machine, "config": config.flatten(), "variants": runs}
+        means = {variant: summary_of(of) for variant, of in runs.items()}
+        written = {"machine": machine, "config": config.flatten(), "variants": runs, "means": means}
         write_json(workdir / "ablation.json", written)
-        draw(runs, workdir / "figures" / "ablation.png")
+        path = workdir / "figures" / "tiny_shakespeare_ablation.png"
+        draw_from({"about": about(config, text.name), "variants": means}, draw, path)
     return 0

@@ -6,20 +6,24 @@ masked and reset. Exit code 1 if anything fails.
 """
 
 import dataclasses
-import math
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from lstm_jax.config import Config, ModelConfig, TrainConfig
 from lstm_jax.files import write_json
 from lstm_jax.model import Interface
-from lstm_jax.run.figures import new_figure, picture, save
 from lstm_jax.run.memory import batch_of_ids, check_run_fits
+from lstm_jax.run.style import COLORS, REFERENCE, STRONG, draw_from, new_figure, picture, save
 from lstm_jax.terminal import overwrite, show
 from lstm_jax.verification.cases import Case, by_hand, grid, variants
 from lstm_jax.verification.compare import Row, verify, worst
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SMALLEST = 1e-17  # what is drawn for no difference at all
+PASSED: dict[str, Any] = {"marker": "o", "ms": 4, "ls": "", "color": STRONG}
+FAILED: dict[str, Any] = {"marker": "X", "ms": 7, "ls": "", "color": COLORS[1]}
 READS = (
     "model.hidden_size",
     "model.num_layers",
@@ -90,37 +94,74 @@ def table(field: str, rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+KINDS = {
+    "float64": "in float64",
+    "differences": "against central differences of the loss",
+    "float32": "in float32",
+    "default": "as trained",
+}
+SOURCES = {
+    "autodiff": "autodiff",
+    "bptt rows": "by hand, rows",
+    "bptt columns": "by hand, columns",
+    "reference": "NumPy loops",
+    "differences": "differences",
+}
+# The same sources of the truncated rule.
+TRUNCATED = {
+    "stop_gradient": "autodiff",
+    "truncated rows": "by hand, rows",
+    "truncated columns": "by hand, columns",
+    "truncated reference": "NumPy loops",
+}
+
+
+def drawn_of(rows: list[Row], cases: int) -> dict[str, Any]:
+    """What is drawn: the worst comparison of every two sources."""
+    pairs = []
+    for row in worst(rows, "pair", "kind"):
+        sources = row.pair.split(" ~ ")
+        names = [{**SOURCES, **TRUNCATED}.get(source, source) for source in sources]
+        rule = ", truncated rule" if TRUNCATED.keys() & {*sources} else ""
+        kind = f"{KINDS[row.kind]}{rule}"
+        numbers = {"relative": row.relative, "allowed": row.allowed, "passed": row.passed}
+        pairs.append({"pair": " – ".join(names), "kind": kind, **numbers})
+    return {"cases": cases, "comparisons": sum(row.cases for row in rows), "pairs": pairs}
+
+
 @picture
-def draw(rows: list[Row], path: Path) -> None:
-    """The worst relative error of every leaf (rows) between every two sources (columns)."""
-    pairs = list(dict.fromkeys((row.pair, row.allowed) for row in rows))
-    leaves = sorted({row.leaf for row in rows})
-    errors = np.full((len(leaves), len(pairs)), np.nan)
-    for row in rows:
-        at = leaves.index(row.leaf), pairs.index((row.pair, row.allowed))
-        errors[at] = math.log10(max(row.relative, 1e-17)) if math.isfinite(row.relative) else 0.0
-    figure = new_figure(1.5 + 0.8 * len(pairs), 3.2 + 0.36 * len(leaves))
-    axes = figure.subplots()
-    image = axes.imshow(errors, cmap="viridis_r", vmin=-17, vmax=-4, aspect="auto")
-    for (y, x), value in np.ndenumerate(errors):
-        if not np.isnan(value):
-            bad = value > math.log10(pairs[x][1])
-            text = f"{value:.1f}" + (" FAILED" if bad else "")
-            axes.text(
-                x,
-                y,
-                text,
-                ha="center",
-                va="center",
-                fontsize=7,
-                color="red" if bad else "white" if value > -11 else "black",
-            )
-    labels = [f"{pair}\nallowed {allowed:.0e}" for pair, allowed in pairs]
-    axes.set_xticks(range(len(pairs)), labels, rotation=40, ha="right", fontsize=8)
-    axes.set_yticks(range(len(leaves)), leaves, fontsize=8)
-    axes.set_title("largest difference between two gradients, as a share of the largest gradient")
-    figure.colorbar(image, label="log10")
+def draw(numbers: dict[str, Any], path: Path) -> None:
+    """The worst error between every two sources, beside the bound that it has to stay below."""
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for pair in sorted(numbers["pairs"], key=lambda pair: pair["allowed"]):
+        kinds.setdefault(pair["kind"], []).append(pair)
+    figure = new_figure(
+        1.3 + 0.24 * len(kinds) + 0.135 * len(numbers["pairs"]),
+        "Largest difference between two sources of a gradient",
+        f"As a share of the parameter's largest gradient: the worst of {numbers['comparisons']:,} "
+        f"comparisons in {numbers['cases']} cases",
+    )
+    heights = [len(pairs) + 0.6 for pairs in kinds.values()]
+    panels = figure.subplots(len(kinds), sharex=True, squeeze=False, height_ratios=heights).flat
+    for axes, (kind, pairs) in zip(panels, kinds.items(), strict=True):
+        draw_kind(axes, kind, pairs)
+    for style, label in ((PASSED, "passes"), (FAILED, "fails")):
+        panels[0].plot([], [], label=label, **style)
+    panels[0].legend(loc="center right")
+    axes.set(xscale="log", xlim=(SMALLEST / 2, 2), xlabel="difference; dotted: the bound")
     save(figure, path)
+
+
+def draw_kind(axes: "Axes", kind: str, pairs: list[dict[str, Any]]) -> None:
+    """The pairs of one kind, and their bound."""
+    for place, pair in enumerate(pairs):
+        error = min(max(pair["relative"], SMALLEST), 1.0)
+        axes.plot(error, place, **(PASSED if pair["passed"] else FAILED))
+    axes.axvline(pairs[0]["allowed"], color=REFERENCE, lw=0.9, ls=":")
+    axes.set_yticks(range(len(pairs)), [pair["pair"] for pair in pairs], size=7)
+    axes.set_ylim(len(pairs) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.set_title(kind, loc="left", size=8)
 
 
 def main_unchanged(workdir: Path) -> int:
@@ -144,5 +185,6 @@ def verify_and_report(cases: list[Case], workdir: Path) -> int:
     )
     written = [{**row._asdict(), "passed": row.passed} for row in rows]
     write_json(workdir / "verification.json", written)
-    draw(rows, workdir / "figures" / "verification.png")
+    path = workdir / "figures" / "verify_gradients.png"
+    draw_from(drawn_of(rows, len(cases)), draw, path)
     return 1 if failed else 0

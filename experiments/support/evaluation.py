@@ -12,13 +12,13 @@ from experiments.support.scoring import (
     score_ensemble,
     score_in_units,
     split_to_score,
-    task_of,
     text_of,
 )
 from lstm_jax.config import Config
 from lstm_jax.errors import UserError
 from lstm_jax.masks import evaluation_masks
 from lstm_jax.run.description import Description
+from lstm_jax.run.trained import task_of
 from lstm_jax.run.validation import validate
 from lstm_jax.scoring.dynamic import DynamicConfig
 from lstm_jax.scoring.monte_carlo import check_drops

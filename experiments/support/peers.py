@@ -10,7 +10,7 @@ A peer is imported by the function that makes it, so that none of them is needed
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -67,6 +67,13 @@ def zeros(batch_size: int, hidden_size: int) -> tuple[Array, Array]:
     return jnp.zeros((batch_size, hidden_size)), jnp.zeros((batch_size, hidden_size))
 
 
+def readout_of(params: ModelParams) -> tuple[np.ndarray, np.ndarray]:
+    """W and b of a readout of one matrix, which is what all of them have."""
+    W_HxV, b_V, _ = params.readout
+    assert W_HxV is not None
+    return np.asarray(W_HxV), np.asarray(b_V)
+
+
 def make_haiku(params: ModelParams, batch_size: int) -> Step:
     """hk.LSTM under hk.dynamic_unroll, a layer at a time (hk.DeepRNN takes as long).
 
@@ -75,7 +82,8 @@ def make_haiku(params: ModelParams, batch_size: int) -> Step:
     """
     import haiku as hk
 
-    H, V = params.readout.W.shape
+    W_HxV, b_V = readout_of(params)
+    H, V = W_HxV.shape
 
     def network(carry: tuple, inputs_TxB: Array) -> tuple[Array, tuple]:
         x, states = jax.nn.one_hot(inputs_TxB, V), []
@@ -89,7 +97,7 @@ def make_haiku(params: ModelParams, batch_size: int) -> Step:
         return np.concatenate([i, g, f, o], axis=-1)
 
     forget_G = np.repeat(np.array([0, 1, 0, 0], np.float32), H)
-    theirs = {"readout": {"w": jnp.array(params.readout.W), "b": jnp.array(params.readout.b)}}
+    theirs = {"readout": {"w": jnp.array(W_HxV), "b": jnp.array(b_V)}}
     for n, (W_DxG, U_HxG, b_G) in enumerate(params.layers):
         theirs[f"layer_{n}/linear"] = {
             "w": jnp.array(reorder(np.concatenate([W_DxG, U_HxG]))),
@@ -109,7 +117,8 @@ def make_flax(params: ModelParams, batch_size: int) -> Step:
     """nnx.RNN over nnx.OptimizedLSTMCell, whose one bias is the recurrent layer's; carry (c, h)."""
     from flax import nnx
 
-    H, V = params.readout.W.shape
+    W_HxV, b_V = readout_of(params)
+    H, V = W_HxV.shape
     rngs = nnx.Rngs(0)
 
     class LanguageModel(nnx.Module):
@@ -122,8 +131,8 @@ def make_flax(params: ModelParams, batch_size: int) -> Step:
                 cell.dense_h.bias[...] = jnp.array(b_G)
                 self.layers.append(nnx.RNN(cell, time_major=True, return_carry=True, rngs=False))
             self.readout = nnx.Linear(H, V, rngs=rngs)
-            self.readout.kernel[...] = jnp.array(params.readout.W)
-            self.readout.bias[...] = jnp.array(params.readout.b)
+            self.readout.kernel[...] = jnp.array(W_HxV)
+            self.readout.bias[...] = jnp.array(b_V)
 
         def __call__(self, carry: tuple, inputs_TxB: Array) -> tuple[Array, tuple]:
             x, states = jax.nn.one_hot(inputs_TxB, V), []
@@ -145,7 +154,8 @@ def make_equinox(params: ModelParams, batch_size: int) -> Step:
     """eqx.nn.LSTMCell in a scan for each layer, all of it vmapped over the batch; state (h, c)."""
     import equinox as eqx
 
-    H, V = params.readout.W.shape
+    W_HxV, b_V = readout_of(params)
+    H, V = W_HxV.shape
     key = jax.random.key(0)
 
     class LanguageModel(eqx.Module):
@@ -172,7 +182,7 @@ def make_equinox(params: ModelParams, batch_size: int) -> Step:
     readout = eqx.tree_at(
         lambda linear: (linear.weight, linear.bias),
         eqx.nn.Linear(H, V, key=key),
-        (jnp.array(params.readout.W.T), jnp.array(params.readout.b)),
+        (jnp.array(W_HxV.T), jnp.array(b_V)),
     )
 
     def sequence_loss(model: Any, carry: Any, inputs_TxB: Array, targets_TxB: Array) -> Any:
@@ -194,7 +204,7 @@ def torch_device() -> str:
     return "cuda"
 
 
-def fill_torch(module: Any, weights: dict[str, np.ndarray]) -> None:
+def fill_torch(module: Any, weights: Mapping[str, np.ndarray]) -> None:
     """Copies weights into a torch module's parameters, by their names."""
     import torch
 
@@ -206,9 +216,10 @@ def fill_torch(module: Any, weights: dict[str, np.ndarray]) -> None:
 def torch_readout(params: ModelParams) -> Any:
     import torch
 
-    H, V = params.readout.W.shape
+    W_HxV, b_V = readout_of(params)
+    H, V = W_HxV.shape
     readout = torch.nn.Linear(H, V)
-    fill_torch(readout, {"weight": params.readout.W.T, "bias": params.readout.b})
+    fill_torch(readout, {"weight": W_HxV.T, "bias": b_V})
     return readout.to(torch_device())
 
 
@@ -220,7 +231,8 @@ def make_torch(params: ModelParams, batch_size: int, threads: int | None = None)
     import torch
     from torch.nn import functional
 
-    H, V = params.readout.W.shape
+    W_HxV, _ = readout_of(params)
+    H, V = W_HxV.shape
     L, device = len(params.layers), torch_device()
     lstm, readout = torch.nn.LSTM(V, H, L), torch_readout(params)
     for n, (W_DxG, U_HxG, b_G) in enumerate(params.layers):
@@ -260,7 +272,8 @@ def make_torch_sampler(params: ModelParams, threads: int | None = None) -> Sampl
     every call."""
     import torch
 
-    H, V = params.readout.W.shape
+    W_HxV, _ = readout_of(params)
+    H, V = W_HxV.shape
     device = torch_device()
     readout, eye_VxV = torch_readout(params), torch.eye(V, device=device)
     cells = []

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from experiments.support.scoring import task_of
 from experiments.support.stopping import until, until_all_stop
 from lstm_jax.errors import UserError
 from lstm_jax.masks import evaluation_masks
 from lstm_jax.run.description import Description
 from lstm_jax.run.memory import check_samples_fit
+from lstm_jax.run.trained import task_of
 from lstm_jax.sample import SamplingConfig, generate_pieces
 from lstm_jax.tasks.text import vocabulary_of
 from lstm_jax.terminal import write

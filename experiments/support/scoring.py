@@ -32,7 +32,6 @@ from lstm_jax.scoring.protocols import (
     check_lanes,
     evaluate,
 )
-from lstm_jax.tasks import TASKS, Task
 from lstm_jax.tasks.text import vocabulary_of
 from lstm_jax.train import TrainState
 
@@ -43,14 +42,6 @@ class Loss(NamedTuple):
     name: str
     nats: float
     how: str
-
-
-def task_of(description: Description, config: Config) -> Task:
-    """The task that a run was of, with its data; UserError where that has changed."""
-    task = TASKS[config.data.task].of(config)
-    if differ := Description.of(config, task).differences(description.to_json()):
-        raise UserError(f"the task is no longer what was trained on: {'; '.join(differ)}")
-    return task
 
 
 def text_of(description: Description, config: Config) -> Text:

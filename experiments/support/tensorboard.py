@@ -31,7 +31,8 @@ class TensorBoard:
                 "leave --log out"
             ) from error
         self._folder, self._step, self._drawn = folder, 0, 0
-        self._events, self._flushed_s, self._failed = None, 0.0, False
+        self._events: Any = None
+        self._flushed_s, self._failed = 0.0, False
 
     @property
     def hooks(self) -> dict[str, Callable[..., None]]:

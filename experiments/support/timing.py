@@ -2,9 +2,12 @@
 
 import importlib.metadata
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -93,6 +96,23 @@ def in_turn(
     return {name: Timing(w.first_s, w.contender.steps, times[name]) for name, w in warm.items()}
 
 
+def processor() -> str:
+    """The CPU's name where the system tells, or else its architecture."""
+    with suppress(OSError):
+        if found := re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M):
+            return found[1]
+    return platform.machine()
+
+
+def machine_in_words(machine: dict[str, Any], **libraries: str) -> str:
+    """A described machine for people, with the versions of some distributions, such as
+    `JAX="jax"`."""
+    cores = f"{machine['cpus']} core{'s' * (machine['cpus'] > 1)} of {machine['processor']}"
+    on = cores if machine["device"] == "cpu" else machine["device"]
+    versions = ((name, machine["versions"].get(known)) for name, known in libraries.items())
+    return ", ".join([on, *(f"{name} {version}" for name, version in versions if version)])
+
+
 def describe_machine() -> dict[str, Any]:
     """What a time means nothing without: the machine, and the version of whatever is installed."""
     versions: dict[str, str | None] = {}
@@ -103,7 +123,7 @@ def describe_machine() -> dict[str, Any]:
             versions[name] = None
     return {
         "system": platform.system(),
-        "processor": platform.machine(),
+        "processor": processor(),
         "cpus": usable_cpus(),
         "device": jax.devices()[0].device_kind,
         "python": platform.python_version(),

@@ -56,8 +56,8 @@ class Cell(NamedTuple):
     by_hand: its passes by the name of their layout; empty: nobody has derived its backward.
     """
 
-    params: type
-    state: type
+    params: type[Any]
+    state: type[Any]
     init: Callable[..., Any]
     init_state: Callable[[Any, int], Any]
     prepare: Callable[[Any, Array, Array | None], Any]
@@ -74,7 +74,7 @@ def widths(params: Any) -> tuple[int, int]:
     return params.W.shape[0], params.U.shape[0]
 
 
-def make_init_state(state: type) -> Callable[[Any, int], Any]:
+def make_init_state(state: type[Any]) -> Callable[[Any, int], Any]:
     """The zero state of a layer, every field BxH, in the dtype of its parameters."""
 
     def init_state(params: Any, batch_size: int) -> Any:

@@ -10,6 +10,8 @@ error for the layer below are taken there too. No TxBxG block of projected input
 Sequences are TxDxB here, and states inside the loop HxB.
 """
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -76,7 +78,7 @@ def make_read(params: LSTMParams, x: Array) -> Read:
 
     joined = lax.optimization_barrier(Gates(*map(lambda W, U: jnp.hstack([W, U]), W, U)))
 
-    def read_block(x_DxB: Array, _: None, h_HxB: Array) -> Gates:
+    def read_block(x_DxB: Array, _: Array | None, h_HxB: Array) -> Gates:
         both = jnp.concatenate([x_DxB, h_HxB])
         return Gates(*(w @ both + b_Hx1 for w, b_Hx1 in zip(joined, b, strict=True)))
 
@@ -105,7 +107,8 @@ def backward(
     """(B1) to (B3) and dx: what arrives at the state before, dz and dx, all of them NxB."""
     c_before, c = read
     dz, dc_HxB = gates_backward(gates, c_before, c, d.h, d.c)
-    both = sum(w @ dz_HxB for w, dz_HxB in zip(weights, dz, strict=True))
+    products = (w @ dz_HxB for w, dz_HxB in zip(weights, dz, strict=True))
+    both = functools.reduce(operator.add, products)
     D = weights.i.shape[0] - dc_HxB.shape[0]
     dx_DxB, dh_HxB = both[:D], both[D:]  # (B5), (B3)
     return LSTMState(dh_HxB, dc_HxB), (dz, dx_DxB)

@@ -113,10 +113,14 @@ def scan_cell(
 ) -> tuple[Any, Array]:
     """(S1) to (S3) over a sequence, for JAX to differentiate: the final state and outputs TxBxH."""
 
+    if truncated and cell.truncate is None:
+        raise TypeError(f"{type(params).__name__} are of a cell that has no truncated rule")
+    truncate = cell.truncate if truncated else None
+
     def step(state: Any, inputs: tuple[Any, Marks]) -> tuple[Any, Array]:
         prepared, marks = inputs
         before = reset(state, marks.resets)
-        read = cell.truncate(before) if truncated else before
+        read = before if truncate is None else truncate(before)
         state = settle(state, before, cell.step(params, read, prepared), marks)
         return state, put_out(state.h, marks)
 

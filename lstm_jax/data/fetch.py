@@ -111,7 +111,7 @@ def read_body(url: str, size: int) -> bytes:
         error.close()  # its connection, which would stay open for as long as the error lives
         raise
     if len(data) < size:
-        raise http.client.IncompleteRead(data, size - len(data))
+        raise http.client.IncompleteRead(bytes(data), size - len(data))
     return bytes(data)
 
 

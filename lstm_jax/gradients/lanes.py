@@ -83,7 +83,7 @@ def over_lanes(value_and_grad: GradFn, mesh: Mesh) -> GradFn:
             on_a_device,
             mesh=mesh,
             in_specs=(P(), lanes, later_lanes, of_masks),
-            out_specs=((P(), Aux(carry=lanes, count=P())), P()),
+            out_specs=((P(), Aux._make((lanes, P()))), P()),
             check_vma=False,
         )(params, carry, batch, masks)
 

@@ -1,12 +1,12 @@
 """Compiling before the first step: what that takes is no part of a run's speed."""
 
 import time
+from collections.abc import Callable
 
-from jax.stages import Wrapped
+from jax.stages import Lowered
 
 from lstm_jax.config import TrainConfig
 from lstm_jax.data.batches import Batch, stack_batches
-from lstm_jax.train import TrainState
 
 
 def next_boundary(step: int, config: TrainConfig) -> int:
@@ -25,14 +25,16 @@ def dispatch_sizes(step: int, config: TrainConfig) -> list[int]:
     return sorted(sizes - {0}, reverse=True)
 
 
-def compile_dispatches(
-    dispatch: Wrapped, state: TrainState, batch: Batch, sizes: list[int]
-) -> float:
+def compile_dispatches(lower: Callable[[Batch], Lowered], batch: Batch, sizes: list[int]) -> float:
     """Compiles a dispatch of each size, so that calls only run; returns the seconds that it took.
 
     JAX keeps what `lower` and `compile` make, and the calls find it there.
+
+    Args:
+      lower: the dispatch's `lower`, of the batches alone.
+      batch: of one step.
     """
     start = time.perf_counter()
     for K in sizes:
-        dispatch.lower(state, stack_batches([batch] * K)).compile()
+        lower(stack_batches([batch] * K)).compile()
     return time.perf_counter() - start

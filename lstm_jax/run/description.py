@@ -13,10 +13,11 @@ from lstm_jax.errors import UserError, shorten
 from lstm_jax.files import read_json
 from lstm_jax.heads import HEADS
 from lstm_jax.model import Interface
-from lstm_jax.tasks import Task
+from lstm_jax.tasks import TASKS, Task
 
 FORMAT = 1  # of checkpoints and config.json
 PARTS = {"config": dict, "identity": dict, "interface": dict, "dtype": str}
+LONGEST_UNIT = 100  # characters
 LARGEST = 2**40  # more inputs or outputs than any task has
 
 
@@ -33,11 +34,12 @@ class Description(NamedTuple):
     identity: Mapping[str, Any]  # of the task
     interface: Interface
     dtype: str  # of the parameters
+    unit: str = Task.unit  # what its losses are counted in
 
     @classmethod
     def of(cls, config: Config, task: Task) -> "Description":
         identity = json.loads(json.dumps(dict(task.identity)))  # as it will be read again
-        return cls(config, identity, task.interface, default_dtype())
+        return cls(config, identity, task.interface, default_dtype(), unit=task.unit)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -46,6 +48,7 @@ class Description(NamedTuple):
             "identity": dict(self.identity),
             "interface": self.interface._asdict(),
             "dtype": self.dtype,
+            "unit": self.unit,
         }
 
     def differences(self, other: dict[str, Any]) -> list[str]:
@@ -76,7 +79,13 @@ class Description(NamedTuple):
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Description":
         config = Config().replace(data["config"])
-        return cls(config, data["identity"], interface_of(data["interface"]), data["dtype"])
+        interface, unit = (
+            interface_of(data["interface"]),
+            data.get("unit", TASKS[config.data.task].unit),
+        )
+        if type(unit) is not str or len(unit) > LONGEST_UNIT:
+            raise ValueError(f"its unit is {shorten(unit)}")
+        return cls(config, data["identity"], interface, data["dtype"], unit=unit)
 
 
 def interface_of(described: dict[str, Any]) -> Interface:

@@ -9,6 +9,7 @@ process may lock the new one. So whoever holds a lock asks it (`Lock.check`) bef
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ from lstm_jax.errors import UserError
 from lstm_jax.files import cannot_write
 from lstm_jax.terminal import warn
 
-if os.name == "nt":
+if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
@@ -30,7 +31,7 @@ LOCKED_BYTE = 1 << 30
 
 def try_lock(file: BinaryIO) -> None:
     """Locks an open file for this process; BlockingIOError or PermissionError: another has it."""
-    if os.name == "nt":
+    if sys.platform == "win32":
         file.seek(LOCKED_BYTE)
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     else:

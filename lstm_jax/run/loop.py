@@ -9,11 +9,13 @@ while step < steps:
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import jax
 import numpy as np
+from jax.stages import Wrapped
 
 from lstm_jax.config import Config
 from lstm_jax.data.batches import Batch, stack_batches
@@ -26,7 +28,7 @@ from lstm_jax.model import count_parameters
 from lstm_jax.run.checkpoint import Checkpoints
 from lstm_jax.run.compiling import compile_dispatches, dispatch_sizes, next_boundary
 from lstm_jax.run.description import Description
-from lstm_jax.run.figures import draw_curves
+from lstm_jax.run.figures import Recipe, curves_of, draw_curves, drops, in_words
 from lstm_jax.run.folder import CONFIG, FIGURES, check_folder, refuse_other_run
 from lstm_jax.run.journal import Journal, OnMetrics
 from lstm_jax.run.lock import only_process
@@ -41,7 +43,6 @@ from lstm_jax.terminal import say, warn
 from lstm_jax.train import (
     StepInfo,
     TrainState,
-    TrainStep,
     init_train_state,
     make_dispatch,
     state_placement,
@@ -197,17 +198,17 @@ class Run:
             self.draw_figures()
             raise Interrupted(received[0], self.step)
 
-    def _compile(self) -> TrainStep:
+    def _compile(self) -> Wrapped:
         """The dispatch, compiled for all the steps to come."""
         dispatch = make_dispatch(self.config, head_of(self.task))
         if sizes := dispatch_sizes(self.step, self.config.train):
             batch = self.task.training_batch(self.step)
-            seconds = compile_dispatches(dispatch, self.state, batch, sizes)
+            seconds = compile_dispatches(partial(dispatch.lower, self.state), batch, sizes)
             self.journal.compile_seconds += seconds
             say(f"compiled in {seconds:.1f} s")
         return dispatch
 
-    def _train(self, dispatch: TrainStep, progress: Progress, received: list[int]) -> None:
+    def _train(self, dispatch: Wrapped, progress: Progress, received: list[int]) -> None:
         """The loop itself; stops between two dispatches once it is asked to, which it notes."""
         train, step = self.config.train, self.step
         unread: tuple[int, StepInfo] | None = None
@@ -304,7 +305,11 @@ class Run:
     def draw_figures(self) -> None:
         """Draws the curves so far, after all else: nothing hangs on them, and they take long."""
         if lines := self.journal.lines():
+            model, task = self.config.model, self.task
+            about = f"{in_words(model)} on {task.describe().partition(':')[0]}"
+            recipe = Recipe(self.title, [lines], drops(model))
+            curves = curves_of([recipe], self.title, task.unit, about, task.references())
             path = self.folder / FIGURES / "curves.png"
-            draw_curves([lines], self.title, self.task.unit, path)
+            draw_curves(curves, path)
             if self.on_curves is not None and path.exists():
                 self.on_curves(lines[-1]["step"], path)

@@ -31,8 +31,9 @@ FLOAT_BYTES = 4
 def memory_bytes() -> int:
     """The memory of all devices together; on a CPU, the machine's, or the container's."""
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
-    if all(limits):
-        return sum(limits)
+    known = [limit for limit in limits if limit]
+    if len(known) == len(limits):
+        return sum(known)
     return min(psutil.virtual_memory().total, memory_limit() or sys.maxsize)
 
 
@@ -79,7 +80,9 @@ def batch_bytes(config: Config, interface: Interface, batch: Batch) -> int:
 def batch_of_ids(config: Config) -> Batch:
     """The shapes of a batch as a text has them whose symbols number at most 256."""
     shape = config.train.sequence_length, config.train.batch_size
-    ids, flags = (jax.ShapeDtypeStruct(shape, dtype) for dtype in (np.uint8, np.bool_))
+    # As a step is traced with them, they stand for arrays.
+    ids: Any = jax.ShapeDtypeStruct(shape, np.uint8)
+    flags: Any = jax.ShapeDtypeStruct(shape, np.bool_)
     return Batch(ids, ids, resets=flags)
 
 

@@ -93,7 +93,10 @@ class Watch:
         if infos.in_a_row is None:
             bad, what = ~finite_steps(infos), ""
         else:
-            bad, what = infos.in_a_row >= MAX_IN_A_ROW, f"{MAX_IN_A_ROW} updates in a row skipped: "
+            bad, what = (
+                np.asarray(infos.in_a_row) >= MAX_IN_A_ROW,
+                f"{MAX_IN_A_ROW} updates in a row skipped: ",
+            )
         if bad.any():
             k, first = int(np.argmax(bad)), step - len(bad)
             what += describe_step(infos, k)

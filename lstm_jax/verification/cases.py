@@ -196,7 +196,9 @@ def by_hand() -> Iterator[Case]:
             *(({}, {"vectors": True, "head": name}) for name in heads),
         ]
     ):
-        sizes = {} if "hidden_sizes" in options else {"hidden_size": 6, "num_layers": 2}
+        sizes: dict[str, Any] = {"hidden_size": 6, "num_layers": 2}
+        if "hidden_sizes" in options:
+            sizes = {}
         model = ModelConfig(dropout=0.2, input_dropout=0.2, **sizes, **options)
         yield Case(model, 7, 3, masked=True, resets=True, carry=True, seed=number, **others)
 

@@ -23,6 +23,7 @@ import numpy as np
 from lstm_jax.cells import CELLS
 from lstm_jax.cells.passes import COLUMNS, ROWS
 from lstm_jax.container import usable_cpus
+from lstm_jax.data.batches import Values
 from lstm_jax.gradients import GRADIENTS, GradFn, bptt, by_jax
 from lstm_jax.gradients.known import missing_by_hand
 from lstm_jax.gradients.weight_drop import with_weight_drop
@@ -132,13 +133,13 @@ def difference(
 
     def loss_at(offset: float) -> float:
         moved = leaves[leaf] + offset * direction
-        return loss(structure.unflatten([*leaves[:leaf], moved, *leaves[leaf + 1 :]]))
+        return loss(jax.tree.unflatten(structure, [*leaves[:leaf], moved, *leaves[leaf + 1 :]]))
 
     s = DIFFERENCE_STEP
     return (8 * (loss_at(s) - loss_at(-s)) - (loss_at(2 * s) - loss_at(-2 * s))) / (12 * s)
 
 
-def make_row(pair: str, kind: str, leaf: str, a: np.ndarray, b: np.ndarray, scale: float) -> Row:
+def make_row(pair: str, kind: str, leaf: str, a: Values, b: Values, scale: float) -> Row:
     """How far two gradients of a leaf are apart, where its largest gradient is `scale`.
 
     What is not finite, or of another shape, is infinitely far.

@@ -23,12 +23,13 @@ def to_reference(params: ModelParams) -> reference.Parameters:
         named |= {f"b_{gate}": b for gate, b in zip(GATES, biases, strict=True)}
         return reference.Layer(**named)
 
+    W, b = (np.asarray(a) for a in params.readout[:2])
     return reference.Parameters(
         tuple(map(split, params.layers)),
-        params.readout.W.T,
-        params.readout.b[:, None],
-        None if params.embedding is None else params.embedding.T,
-        tuple(s[:, None] for s in params.skips or ()),
+        W.T,
+        b[:, None],
+        None if params.embedding is None else np.asarray(params.embedding).T,
+        tuple(np.asarray(s)[:, None] for s in params.skips or ()),
     )
 
 
@@ -56,16 +57,16 @@ def reference_gradient(
     params = params if weights is None else drop_weights(params, weights)
     everywhere = np.ones(batch.inputs.shape, bool)
     sequence = reference.Sequence(
-        batch.inputs,
-        batch.targets,
-        everywhere if batch.mask is None else batch.mask,
-        ~everywhere if batch.resets is None else batch.resets,
+        np.asarray(batch.inputs),
+        np.asarray(batch.targets),
+        everywhere if batch.mask is None else np.asarray(batch.mask),
+        ~everywhere if batch.resets is None else np.asarray(batch.resets),
     )
     drops = None
     if masks is not None:
         ones = np.ones((1, 1))
         drawn = (*masks.layers, masks.readout, masks.embedding)
-        *layers, readout, embedding = (ones if m is None else m.T for m in drawn)
+        *layers, readout, embedding = (ones if m is None else np.asarray(m).T for m in drawn)
         drops = reference.Drops(tuple(layers), readout, embedding)
     states = [reference.State(s.h.T, s.c.T) for s in carry]
     done = reference.forward(to_reference(params), states, sequence, drops)

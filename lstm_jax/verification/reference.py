@@ -142,7 +142,8 @@ def forward(
 ) -> Forward:
     """Reads a sequence from the given states; the loss is the mean over its counted targets."""
     V, states = len(params.W_v), list(states)
-    steps, tops, ys, total = [], [], [], 0.0
+    steps: list[list[Step]] = []
+    tops, ys, total = [], [], 0.0
     for t in range(len(sequence.inputs)):
         keep = np.where(sequence.resets[t], 0.0, 1.0)
         x = one_hot(sequence.inputs[t], V)

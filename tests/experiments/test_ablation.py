@@ -10,7 +10,7 @@ from experiments.support import seeds
 from lstm_jax.run.metrics import read_metrics
 from tests.cli import TEXT, TRAIN, call, line_of, process_in
 
-FEW = ("base", "exponential average")
+FEW = ("base", "exponential average of weights")
 EVERY = ablation.VARIANTS
 VARIANTS = {name: ablation.VARIANTS[name] for name in FEW}
 LINE = line_of(TRAIN | {"experiment": "tiny_shakespeare_ablation", "config.train.steps": "2"})
@@ -55,7 +55,7 @@ def test_its_figures_are_those_of_its_runs(done):
     change = statistics.mean(others) - statistics.mean(losses)
     assert f"{statistics.mean(others):.4f} ± {statistics.stdev(others):.4f}" in first.stdout
     assert f"  {change:+.4f}  " in first.stdout.splitlines()[2]
-    assert (folder / "figures" / "ablation.png").exists()
+    assert (folder / "figures" / "tiny_shakespeare_ablation.png").exists()
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def values(name, field):
 CONFIG = {name: values(name, field) for name, field in FIELDS.items()}
 OTHER = {
     "experiment": one_of(*run.EXPERIMENTS) | no_values,
-    "mode": one_of("train", "evaluate", "sample") | texts,
+    "mode": one_of("train", "evaluate", "sample", "compare") | texts,
     "workdir": workdirs | texts.filter(lambda text: "/" not in text and text != ".."),
     "compile_cache": one_of("off") | workdirs,
     "cpu_devices": one_of(0, 1, 1024, 1025) | no_values,
@@ -118,7 +118,16 @@ EVALUATE = {
     **{f"dynamic_{field.name}": values(field.name, field) for field in fields(DynamicConfig)},
     **{name: value for name, value in CONFIG.items() if name.startswith("config.evaluate.")},
 }
-BY_MODE = {"train": CONFIG | OTHER, "evaluate": EVALUATE, "sample": SAMPLE}
+COMPARE = {
+    "workdirs": one_of("finished,finished", "text", "*", ".", "", ",") | workdirs | texts,
+    "workdir": workdirs,
+}
+BY_MODE = {
+    "train": CONFIG | OTHER,
+    "evaluate": EVALUATE,
+    "sample": SAMPLE,
+    "compare": COMPARE,
+}
 # All of them without the values that are made to be good ones.
 WILD = {mode: dict.fromkeys(flags, no_values) for mode, flags in BY_MODE.items()}
 WILD["train"] = WILD["train"] | {"workdir": odd_names}
@@ -136,9 +145,10 @@ def command_lines(draw, by_mode=BY_MODE):
         names = st.lists(st.sampled_from(sorted(flags)), min_size=least, max_size=most, unique=True)
         return {name: draw(flags[name]) for name in draw(names)}
 
-    mode = draw(st.sampled_from(["train"] * 5 + ["evaluate", "sample"]))
-    flags = TRAIN if mode == "train" else {"mode": mode, "workdir": "finished"}
-    flags = flags | some(by_mode[mode], 1, 3)
+    mode = draw(st.sampled_from(["train"] * 5 + ["evaluate", "sample", "compare"]))
+    named = "workdirs" if mode == "compare" else "workdir"
+    flags = TRAIN if mode == "train" else {"mode": mode, named: "finished"}
+    flags = flags | some(by_mode[mode], 1, min(3, len(by_mode[mode])))
     if draw(st.integers(0, 3)) == 0:
         flags |= some(CONFIG | OTHER | SAMPLE, 1, 1)
     return line_of(flags) + ([draw(junk)] if draw(st.integers(0, 5)) == 0 else [])

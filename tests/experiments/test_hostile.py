@@ -163,6 +163,8 @@ CHANGES = [
     ({"format": 10**30}, "another version of lstm_jax"),
     ({"format": "1"}, "its format is '1'"),
     ({"dtype": "float64; rm -rf /"}, "cannot be read|computes in"),
+    ({"unit": 3}, "its unit is 3"),
+    ({"unit": "x" * 10**7}, "its unit is 'xxx"),
 ]
 
 
@@ -225,6 +227,30 @@ def test_links_and_pipes_are_refused(make, mode, workdir, folder, tmp_path):
             kept.rename(path)
 
 
+# Beside a run that is as it should be; what is said goes elsewhere.
+COMPARE = ("--mode=compare", "--workdirs=finished,run", "--workdir=pictures")
+
+
+def refused_beside_another(folder):
+    """The line with which the comparison of the run with a good one is refused."""
+    before = around(folder)
+    code, stdout, stderr = call(*COMPARE)
+    assert code == 2 and stdout == "" and is_one_line(stderr) and around(folder) == before
+    return stderr
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
+def test_runs_that_are_compared_are_looked_at_as_hard(name, workdir, folder, impatient):
+    for content in CONTENTS.values():
+        put(workdir / name, content)
+        assert f"run/{name} " in refused_beside_another(folder)
+    sparse(workdir / name, 2**40)
+    assert "it has 1,099,511,627,776 bytes, more than" in refused_beside_another(folder)
+    (workdir / name).unlink()
+    os.mkfifo(workdir / name)
+    assert f"run/{name} is neither a file nor a folder" in refused_beside_another(folder)
+
+
 def test_what_a_run_deletes_while_its_folder_is_looked_at_is_no_error(tmp_path, monkeypatch):
     (tmp_path / "checkpoints" / "1.part").mkdir(parents=True)
     (tmp_path / "checkpoints" / "1.part" / "file").write_text("")
@@ -265,6 +291,7 @@ import json, os, pickle, sys
 import matplotlib.font_manager  # has a program list the system's fonts, the first time
 from tests.cli import EVALUATE, SAMPLE, TRAIN, call, line_of, process_in
 
+COMPARE = {"mode": "compare", "workdirs": "run", "workdir": "run"}
 opened, forbidden = [], ("pickle.find_class", "os.system", "os.exec", "subprocess.Popen")
 
 def watch(event, args):
@@ -275,7 +302,7 @@ def watch(event, args):
 
 sys.addaudithook(watch)
 with process_in("."):
-    outcomes = [call(*line_of(flags)) for flags in (TRAIN, EVALUATE, SAMPLE)]
+    outcomes = [call(*line_of(flags)) for flags in (TRAIN, EVALUATE, SAMPLE, COMPARE)]
 try:
     pickle.loads(pickle.dumps(call))
 except RuntimeError as error:
@@ -301,7 +328,7 @@ def test_nothing_is_unpickled_or_run_and_no_file_is_written_elsewhere(workdir, f
         check=True,
     )
     outcomes, opened = json.loads(done.stdout)
-    assert [outcome[0] for outcome in outcomes] == [0, 0, 0, "forbidden: pickle.find_class"]
+    assert [outcome[0] for outcome in outcomes] == [0, 0, 0, 0, "forbidden: pickle.find_class"]
     assert (workdir / "figures" / "curves.png").exists()
     assert any(path.startswith(f"{workdir}/.summary.json") for path in opened)
     allowed = (str(workdir), f"{tmp_path}/cache", "/dev/")

@@ -140,7 +140,7 @@ def test_verify_gradients_runs_on_a_config_of_ones_own(tmp_path):
     assert "2 cases" in done.stdout and "0 kinds of them failed" in done.stdout
     rows = json.loads((tmp_path / "verification.json").read_text())
     assert all(row["passed"] for row in rows) and len({row["leaf"] for row in rows}) == 8
-    assert (tmp_path / "figures" / "verification.png").exists()
+    assert (tmp_path / "figures" / "verify_gradients.png").exists()
 
 
 def test_verify_gradients_fails_where_a_comparison_fails(tmp_path, monkeypatch, capsys):
@@ -171,7 +171,7 @@ def test_the_audit_writes_its_table_and_its_picture(tmp_path, tiny_shakespeare):
     assert re.search(r"as printed +104.508 at first", done.stdout)
     losses = json.loads((tmp_path / "audit.json").read_text())["losses"]
     assert losses["as printed"][-1] > 110 and losses["all mended"][-1] < 60
-    assert (tmp_path / "figures" / "audit.png").exists()
+    assert (tmp_path / "figures" / "notebook_audit.png").exists()
 
 
 def test_help_names_every_experiment_and_every_config_value():

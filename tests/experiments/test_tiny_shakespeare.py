@@ -67,7 +67,7 @@ def test_the_ensemble_is_that_of_the_folders(done):
     of_seed = lines_of(stdout)["seed 0"][2]
     one, both = (int(number.replace(",", "")) for number in (of_seed, parameters))
     assert both == 2 * one
-    assert (folder / "figures" / "record.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "figures" / "tiny_shakespeare.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_seed_of_its_own_cannot_be_given(tmp_path):

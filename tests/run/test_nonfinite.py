@@ -16,7 +16,7 @@ from lstm_jax.model import named_leaves
 from lstm_jax.optimizer import skip_nonfinite
 from lstm_jax.run import nonfinite
 from lstm_jax.run.checkpoint import Checkpoints
-from lstm_jax.run.figures import draw_curves
+from lstm_jax.run.figures import Recipe, curves_of, draw_curves
 from lstm_jax.run.metrics import read_metrics
 from lstm_jax.run.nonfinite import describe_state, describe_step, finite_steps
 from lstm_jax.run.progress import Progress
@@ -191,7 +191,8 @@ def test_a_dispatch_in_which_every_update_was_skipped_has_no_loss(tmp_path, fini
     assert "train_loss" not in line and "grad_norm" not in line and line["skipped"] == 2
     Progress(22, 20, "nats/char").update(line)
     assert "step 22/22  loss nan  2 updates skipped" in capsys.readouterr().err
-    draw_curves([[*read_metrics(workdir), line]], "title", "nats/char", tmp_path / "curves.png")
+    recipe = Recipe("run", [[*read_metrics(workdir), line]])
+    draw_curves(curves_of([recipe], "title", "nats/char"), tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
