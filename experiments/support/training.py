@@ -48,7 +48,7 @@ def announce(run: Run) -> None:
 
 
 def in_words(references: dict[str, float], unit: str) -> str:
-    """Losses that are easily reached, as `guessing uniformly 4.1744 nats/char`."""
+    """Losses that are easily reached, as `uniform guessing 4.1744 nats/char`."""
     return (
         ", ".join(f"{name} {in_digits(value)}" for name, value in references.items()) + f" {unit}"
     )

@@ -125,8 +125,8 @@ class TextTask(Task):
 
     def references(self) -> dict[str, float]:
         return {
-            "guessing uniformly": math.log(self.interface.output_size),
-            "knowing the frequencies alone": self.unigram_loss,
+            "uniform guessing": math.log(self.interface.output_size),
+            "frequencies alone": self.unigram_loss,
         }
 
     @cached_property

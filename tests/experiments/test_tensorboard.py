@@ -77,6 +77,20 @@ def test_what_cannot_be_written_is_said_once_and_costs_nothing(tmp_path, capfd):
     assert "file (" in lines[0] and "no.png" in lines[1]
 
 
+def test_a_full_disk_is_said_once(tmp_path, capfd):
+    class Full:
+        def write_event(self, event):
+            raise OSError("No space left on device")
+
+        flush = close = lambda self: self.write_event(None)
+
+    with TensorBoard(tmp_path) as board:
+        board._open = Full
+        for step in (1, 2):
+            board.sample(step, "a text")
+    assert capfd.readouterr().err.count("No space left on device); the run goes on") == 1
+
+
 def test_without_the_package_it_is_said_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(UserError, match="run pip install tensorboardX, or leave --log out"):
