@@ -147,7 +147,7 @@ DRAWS = flags.DEFINE_integer(
 SPLIT = flags.DEFINE_enum(
     "split",
     "validation",
-    ["validation", "training_end"],
+    ["validation", "test", "training_end"],
     "evaluate: what to score; training_end: as long a piece at the end of the training split, to "
     "tune dynamic evaluation on",
 )
@@ -156,6 +156,9 @@ LOG = flags.DEFINE_enum(
     None,
     ["tensorboard"],
     "train: also write metrics, samples and curves for TensorBoard, into WORKDIR/tensorboard",
+)
+TEXT = flags.DEFINE_string(
+    "text", None, "evaluate: a file to score all of, in place of a split, by the run's alphabet"
 )
 FIGURES = flags.DEFINE_list(
     "figures", ["png"], f"train: the formats of pictures, with commas: {', '.join(FORMATS)}"
@@ -224,10 +227,12 @@ CONFIG = {
     for key, field in fields_of(section).items()
 }
 
+PATHS = ("config.data.path", "config.data.validation_path", "config.data.test_path")
+
 # What each mode reads besides the config, the experiment and the folder.
 READ_BY_MODE = {
     "train": {"figures", "log"},
-    "evaluate": {"checkpoint", "split", "ensemble", "draws", "dynamic", *DYNAMIC_OPTIONS},
+    "evaluate": {"checkpoint", "split", "text", "ensemble", "draws", "dynamic", *DYNAMIC_OPTIONS},
     "sample": {"checkpoint", "prompt", "length", "stop", "num_samples", "sample_seed", *SAMPLING},
     "compare": {"workdirs", "figures"},
 }
@@ -245,9 +250,9 @@ def ignored_by(experiment: str) -> tuple[str, ...]:
 
 def check_flags(mode: str, changes: dict[str, Any]) -> None:
     """Refuses flags that this mode, this experiment, or another flag, would make meaningless."""
-    for name in ("workdir", "compile_cache"):
+    for name, what in (("workdir", "folder"), ("compile_cache", "folder"), ("text", "file")):
         if flags.FLAGS[name].value == "":
-            raise UserError(f"--{name} is empty: name a folder, or leave the flag out")
+            raise UserError(f"--{name} is empty: name a {what}, or leave the flag out")
     for name in ("ensemble", "workdirs"):
         if flags.FLAGS[name].present and not all(flags.FLAGS[name].value or [""]):
             raise UserError(f"--{name} has an empty name: give folders, with commas between them")
@@ -263,6 +268,8 @@ def check_flags(mode: str, changes: dict[str, Any]) -> None:
         (("experiment",), in_a_folder and not train, f"to --mode={mode} beside --workdir"),
         (("compile_cache", "cpu_devices", "experiment"), mode == "compare", "to --mode=compare"),
         (DYNAMIC_OPTIONS, not DYNAMIC.value, "without --dynamic"),
+        (("split",), TEXT.value is not None, "beside --text"),
+        (PATHS, TEXT.value is not None and not DYNAMIC.value, "beside --text without --dynamic"),
         (("sample_seed", "top_k", "top_p"), TEMPERATURE.value == 0, "at --temperature=0"),
         (("sample_seed", "temperature", "top_p"), TOP_K.value == 1, "at --top_k=1"),
         (("sample_seed", "temperature", "top_k"), TOP_P.value == 0, "at --top_p=0"),
@@ -288,7 +295,8 @@ def check_changes(mode: str, changes: dict[str, Any]) -> None:
         wrong = [name for name in changes if name not in reads]
         reader = f"--experiment={EXPERIMENT.value}"
     else:
-        kept = ("evaluate.", "data.path") if mode == "evaluate" else ()
+        paths = [name.removeprefix("config.") for name in PATHS]
+        kept = ("evaluate.", *paths) if mode == "evaluate" else ()
         wrong = [name for name in changes if not name.startswith(kept)]
         reader = f"--mode={mode}, which takes the run's own config"
     if wrong:
@@ -367,6 +375,7 @@ def evaluate_run() -> int:
         workdir(),
         CHECKPOINT.value,
         SPLIT.value,
+        TEXT.value,
         ENSEMBLE.value,
         DRAWS.value,
         rule if DYNAMIC.value else None,

@@ -3,8 +3,10 @@
 The map. Imports point one way, from the top of this list to its bottom.
 
     errors terminal container options files     errors in one line, output, limits, typed options
-    data/           texts: fetch plays vocabulary corpora batches frequencies
-    meshes precision                            many devices, narrow dtypes
+    data/           texts: fetch plays corpora batches texts (TOKENS: what a config asks for)
+                    tokens (the contract) and its kinds: vocabulary octets words made_ids mapped
+                    frequencies
+    meshes precision pieces                     many devices, narrow dtypes, sequences in pieces
     cells/          CELLS; a cell is one file: lstm coupled layer_norm mogrifier peephole gru
                     cell (the contract)  passes (the loops over time, forward and by hand)
                     projection (x W)  lstm_gates lstm_columns (parts of lstm)
@@ -14,7 +16,8 @@ The map. Imports point one way, from the top of this list to its bottom.
     loss            the mean over the targets that count
     gradients/      GRADIENTS; known  bptt (by hand)  bptt_layer  remat  weight_drop
                     lanes (several devices)
-    optimizer averaging sample                  steps, their averages; text as the model writes it
+    optimizer stalling averaging sample         steps, their rate and end, their averages; text as
+                                                the model writes it
     scoring/        protocols  ensemble  monte_carlo  dynamic
     tasks/          TASKS; task (the contract); a task is one file: text adding
     config train                                all that decides a run; the training step

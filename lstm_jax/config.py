@@ -91,6 +91,12 @@ class TrainConfig(AverageOptions, Section):
         200, "steps from a validation, sample and checkpoint to the next", low=1, high=2**40
     )
     sample_length: int = option(400, "characters of each sample", low=1, high=2**20)
+    patience: int = option(
+        0,
+        "end the run after so many validations in a row without a loss lower in float32; 0: never",
+        low=0,
+        high=2**31 - 1,
+    )
     keep_checkpoints: int = option(
         2, "how many of the latest checkpoints to keep, besides the best", low=1, high=1000
     )
@@ -108,11 +114,21 @@ class Config:
 
     def __post_init__(self) -> None:
         self.check_gradient(softmax)  # the head is the task's, which may not be there yet
-        if self.train.average == "triggered" and not TASKS[self.data.task].validates(self):
-            raise UserError(
-                "train.average=triggered waits for a validation loss, and this task keeps nothing "
-                "to validate on"
-            )
+        self.check_validation(TASKS[self.data.task].validates(self))
+
+    def check_validation(self, validates: bool) -> None:
+        """Raises UserError where there is no validation loss, and something waits for one."""
+        train, schedule = self.train, self.optimizer.schedule
+        for name, waits in (
+            ("train.average=triggered", train.average == "triggered"),
+            (f"train.patience={train.patience}", train.patience),
+            ("optimizer.schedule=plateau", schedule == "plateau"),
+        ):
+            if waits and not validates:
+                raise UserError(
+                    f"{name} waits for a validation loss, and this task keeps nothing to "
+                    "validate on"
+                )
 
     def check_gradient(self, head: Head) -> None:
         """Raises UserError where the gradient is one by hand, and of this model there is none."""

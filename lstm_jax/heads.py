@@ -30,12 +30,15 @@ class Head(NamedTuple):
     losses: (outputs TxBxN, targets) -> TxB, the loss of each target.
     by_hand: (outputs TxBxN, targets) -> the same losses, and dy TxBxN, the derivative of each loss
       by the outputs that it is of. None: nobody has derived it.
+    most_outputs: how many are made at once. What a sequence has more of is made, scored and
+      differentiated in pieces of time (`pieces`), and so never in memory as a whole.
 
     Those of HEADS raise ValueError for targets of another shape, some of which would broadcast.
     """
 
     losses: Callable[[Array, Array], Array]
     by_hand: Callable[[Array, Array], tuple[Array, Array]] | None = None
+    most_outputs: int = 2**23  # 32 MiB in float32: BUILD_NOTES.md has the times of others
 
 
 def widen(outputs: Array) -> Array:

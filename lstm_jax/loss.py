@@ -3,12 +3,14 @@
 import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from lstm_jax.data.batches import Batch
 from lstm_jax.heads import Head, softmax
-from lstm_jax.model import Carry, Masks, ModelParams, apply
+from lstm_jax.model import Carry, Masks, ModelParams, output_size, read_out, run_stack
+from lstm_jax.pieces import cut, steps_at_once
 
 
 class Aux(NamedTuple):
@@ -53,6 +55,25 @@ def count_targets(batch: Batch) -> Array:
     return jnp.asarray(T * B) if mask_TxB is None else jnp.sum(mask_TxB)
 
 
+def target_losses(params: ModelParams, h_TxBxH: Array, targets: Array, head: Head) -> Array:
+    """The head's loss of every target, TxB, where the readout reads h.
+
+    In pieces of time, each made again for its derivative, where the outputs are too many for one.
+    """
+
+    def losses(h_TxBxH: Array, targets: Array) -> Array:
+        return head.losses(read_out(params, h_TxBxH), targets)
+
+    T, B = h_TxBxH.shape[:2]
+    length = steps_at_once(T, B, output_size(params), head.most_outputs)
+    if length == T:
+        return losses(h_TxBxH, targets)
+    remade = jax.checkpoint(losses, prevent_cse=False)
+    pieces, last = cut((h_TxBxH, targets), length)
+    losses_NxLxB = lax.map(lambda piece: remade(*piece), pieces)
+    return jnp.concatenate([losses_NxLxB.reshape(-1, B), remade(*last)])
+
+
 def sequence_loss(
     params: ModelParams,
     carry: Carry,
@@ -71,10 +92,10 @@ def sequence_loss(
     target counts has loss 0. Of a batch that is a part of a longer one, `count` is how many targets
     count in the whole: the parts' losses then add up to the whole's mean.
     """
-    outputs_TxBxN, carry = apply(
+    h_TxBxH, carry = run_stack(
         params, carry, batch.inputs, masks, batch.resets, batch.live, truncated=truncated
     )
-    losses_TxB = head.losses(outputs_TxBxN, known_targets(batch))
+    losses_TxB = target_losses(params, h_TxBxH, known_targets(batch), head)
     mask_TxB = counted(batch)
     if mask_TxB is None and count is None:
         return jnp.mean(losses_TxB), Aux(carry, jnp.asarray(losses_TxB.size))

@@ -190,6 +190,32 @@ def read_out(params: ModelParams, h_TxBxH: Array) -> Array:
     return h_TxBxH @ W + b_V[None, None]
 
 
+def run_stack(
+    params: ModelParams,
+    carry: Carry,
+    inputs: Array,
+    masks: Masks | None = None,
+    resets_TxB: Array | None = None,
+    live_TxB: Array | None = None,
+    *,
+    truncated: bool = False,
+) -> tuple[Array, Carry]:
+    """`apply` without the readout: what that reads, TxBxH, and the carry."""
+    masks = masks or no_masks(params)
+    x = embed(params, inputs, live_TxB, masks.embedding)
+    states = []
+    for n, (layer, state, mask_BxD) in enumerate(
+        zip(params.layers, carry, masks.layers, strict=True)
+    ):
+        below = x
+        marks = Marks(resets_TxB, live_TxB, masks.zoneout and masks.zoneout[n])
+        state, x = run(layer, state, x, mask_BxD, marks, truncated=truncated)
+        if n and params.skips is not None:
+            x = x + params.skips[n - 1][None, None] * below
+        states.append(state)
+    return x if masks.readout is None else x * masks.readout[None], tuple(states)
+
+
 def apply(
     params: ModelParams,
     carry: Carry,
@@ -213,19 +239,10 @@ def apply(
     Returns:
       outputs TxBxV and the carry after the last step.
     """
-    masks = masks or no_masks(params)
-    x = embed(params, inputs, live_TxB, masks.embedding)
-    states = []
-    for n, (layer, state, mask_BxD) in enumerate(
-        zip(params.layers, carry, masks.layers, strict=True)
-    ):
-        below = x
-        marks = Marks(resets_TxB, live_TxB, masks.zoneout and masks.zoneout[n])
-        state, x = run(layer, state, x, mask_BxD, marks, truncated=truncated)
-        if n and params.skips is not None:
-            x = x + params.skips[n - 1][None, None] * below
-        states.append(state)
-    return read_out(params, x if masks.readout is None else x * masks.readout[None]), tuple(states)
+    h_TxBxH, carry = run_stack(
+        params, carry, inputs, masks, resets_TxB, live_TxB, truncated=truncated
+    )
+    return read_out(params, h_TxBxH), carry
 
 
 def named_leaves(params: ModelParams) -> dict[str, Array]:

@@ -1,5 +1,6 @@
 """Optimizers and schedules by name, all of them optax's, and updates that are skipped."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -33,12 +34,31 @@ class OptimizerConfig(Section):
     name: str = option("adamw", "the update rule, from optax", choices=OPTIMIZERS)
     learning_rate: float = option(2e-3, "the peak of the schedule", low=0, high=1e6)
     schedule: str = option(
-        "cosine", "the learning rate after warm-up", choices=("constant", "cosine")
+        "cosine",
+        "the learning rate after warm-up; plateau: lower wherever validations get no better",
+        choices=("constant", "cosine", "plateau"),
     )
     warmup_steps: int = option(
         0, "steps of linear warm-up; the first takes peak / warmup_steps", low=0, high=2**31 - 1
     )
-    final_ratio: float = option(0.0, "cosine: where it ends, as a share of the peak", low=0, high=1)
+    final_ratio: float = option(
+        0.0,
+        "cosine: where it ends, as a share of the peak; plateau: never below that",
+        low=0,
+        high=1,
+    )
+    plateau_factor: float = option(
+        0.1, "plateau: what the rate is multiplied by", low=1e-6, high=0.999999
+    )
+    plateau_patience: int = option(
+        10, "plateau: after so many validations without a lower loss", low=1, high=2**31 - 1
+    )
+    plateau_threshold: float = option(
+        1e-4, "plateau: lower by that share of the lowest, at the least", low=1e-9, high=1
+    )
+    plateau_cooldown: int = option(
+        0, "plateau: validations that are not counted after that", low=0, high=2**31 - 1
+    )
     clip_norm: float = option(1.0, "clip the gradient's global norm; 0: never", low=0, high=1e9)
     b1: float = option(0.9, "adam, adamw: decay of the mean", low=0, high=0.999999)
     b2: float = option(0.999, "adam, adamw: decay of the square", low=0, high=0.999999)
@@ -59,13 +79,23 @@ class OptimizerConfig(Section):
                 "means nothing to the constant schedule: leave it out, or take "
                 "optimizer.schedule=cosine"
             )
+        if self.schedule != "plateau":
+            for f in dataclasses.fields(self):
+                if f.name.startswith("plateau_"):
+                    unread[f.name] = (
+                        f"means nothing to the {self.schedule} schedule: leave it out, or take "
+                        "optimizer.schedule=plateau"
+                    )
         return unread
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Step -> learning rate: linear warm-up, then constant or a cosine down to the end."""
+    """Step -> learning rate: linear warm-up, then constant or a cosine down to the end.
+
+    Of `plateau` it is the rate that `stalling` multiplies by what plateaus have left of it.
+    """
     peak, warmup = config.learning_rate, config.warmup_steps
-    if config.schedule == "constant":
+    if config.schedule != "cosine":
         after = optax.schedules.constant_schedule(peak)
     else:
         after = optax.schedules.cosine_decay_schedule(
@@ -86,6 +116,17 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     if not config.clip_norm:
         return update
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
+
+
+def make_plateau(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:
+    """optax's rule for the schedule `plateau`; its `update` takes each validation's loss."""
+    return optax.contrib.reduce_on_plateau(
+        factor=config.plateau_factor,
+        patience=config.plateau_patience,
+        rtol=config.plateau_threshold,
+        cooldown=config.plateau_cooldown,
+        min_scale=config.final_ratio,
+    )
 
 
 class SkipState(NamedTuple):

@@ -22,6 +22,7 @@ from lstm_jax.heads import Head, softmax
 from lstm_jax.masks import sample_masks
 from lstm_jax.model import Carry, Interface, ModelParams, init_carry, init_model
 from lstm_jax.optimizer import SkipState, make_optimizer, make_schedule, skip_nonfinite
+from lstm_jax.stalling import Stall, init_stall, slowed
 
 
 class TrainState(NamedTuple):
@@ -32,6 +33,7 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
     carry: Carry
     average: Average | None = None
+    stall: Stall | None = None
 
     @property
     def eval_params(self) -> ModelParams:
@@ -65,7 +67,9 @@ def state_placement(config: Config) -> TrainState:
     placement = Placement.of(mesh_of(config))
     everywhere = placement.replicated
     average = None if config.train.average == "none" else everywhere
-    return TrainState(everywhere, everywhere, everywhere, placement.carry, average)
+    stalls = init_stall(config.optimizer, config.train.patience) is not None
+    stall = everywhere if stalls else None
+    return TrainState(everywhere, everywhere, everywhere, placement.carry, average, stall)
 
 
 def optimizer_of(config: Config) -> optax.GradientTransformationExtraArgs:
@@ -85,6 +89,7 @@ def init_train_state(config: Config, interface: Interface | int) -> TrainState:
         opt_state=optimizer_of(config).init(params),
         carry=init_carry(params, config.train.batch_size),
         average=init_average(params, config.train),
+        stall=init_stall(config.optimizer, config.train.patience),
     )
     return jax.device_put(state, state_placement(config))
 
@@ -124,7 +129,7 @@ def make_train_step(config: Config, head: Head = softmax) -> TrainStep:
     draws_key = jax.random.fold_in(jax.random.key(config.train.seed), 2**31)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepInfo]:
-        step, params, opt_state, carry, average = state
+        step, params, opt_state, carry, average, stall = state
         keys = jax.random.split(jax.random.fold_in(draws_key, step), 3)
         T, B = batch.inputs.shape[:2]
         masks = sample_masks(keys[0], params, config.model, B, T)
@@ -132,7 +137,7 @@ def make_train_step(config: Config, head: Head = softmax) -> TrainStep:
         batch = sample_resets(keys[2], batch, config.train.reset_rate)
         (loss, aux), grads = with_weight_drop(value_and_grad, weights)(params, carry, batch, masks)
         updates, opt_state = optimizer.update(grads, opt_state, params, loss=loss)
-        params = optax.apply_updates(params, updates)
+        params = optax.apply_updates(params, slowed(updates, stall))
         if average is not None:
             updated = update_average(average, params, config.train)
             average = keep_where_skipped(opt_state, updated, average) if skips else updated
@@ -140,18 +145,18 @@ def make_train_step(config: Config, head: Head = softmax) -> TrainStep:
             loss=loss,
             grad_norm=optax.tree.norm(grads),
             leaf_norms=jax.tree.map(optax.tree.norm, grads),
-            learning_rate=jnp.asarray(schedule(step)),
+            learning_rate=slowed(jnp.asarray(schedule(step)), stall),
         )
         if not skips:
-            return TrainState(step + 1, params, opt_state, aux.carry, average), info
+            return TrainState(step + 1, params, opt_state, aux.carry, average, stall), info
         # The optimizer's own count, which its schedule follows, stands still while it skips.
         info = info._replace(
-            learning_rate=jnp.asarray(schedule(step - opt_state.skipped)),
+            learning_rate=slowed(jnp.asarray(schedule(step - opt_state.skipped)), stall),
             skipped=opt_state.skipped,
             in_a_row=opt_state.in_a_row,
         )
         carry = reset_nonfinite(aux.carry)
-        return TrainState(step + 1, params, opt_state, carry, average), info
+        return TrainState(step + 1, params, opt_state, carry, average, stall), info
 
     return train_step
 

@@ -38,6 +38,14 @@ from lstm_jax.tasks import TASKS
             "optimizer.name is one of adam, adamw, sgd, rmsprop; not 'adamm'",
         ),
         ({"optimizer.momentum": 0.9}, "optimizer.momentum=0.9 means nothing to adamw"),
+        (
+            {"optimizer.plateau_patience": 3},
+            "optimizer.plateau_patience=3 means nothing to the cosine schedule",
+        ),
+        (
+            {"optimizer.schedule": "constant", "optimizer.plateau_factor": 0.3},
+            "optimizer.plateau_factor=0.3 means nothing to the constant schedule",
+        ),
         ({"train.steps": None}, "takes int"),
         (
             {"model.cell": "mogrifier", "model.mogrifier_rounds": 0, "model.mogrifier_rank": 2},

@@ -32,6 +32,7 @@ from jax import lax
 
 from experiments.studies.verify_gradients import cases_of, get_config
 from lstm_jax.cells import lstm, passes
+from lstm_jax.heads import softmax
 from lstm_jax.model import ModelParams, named_leaves
 from lstm_jax.terminal import show, write
 from lstm_jax.verification import compare
@@ -133,7 +134,7 @@ def gradients_of(trial: Trial, problem: Problem) -> list[ModelParams]:
     suspects = compare.Suspects()
     gradients = [suspects.autodiff if trial.autodiff else suspects.rows]
     gradients += [suspects.truncated_rows] * trial.beside
-    gradients = [compare.with_head(gradient, "softmax") for gradient in gradients]
+    gradients = [compare.with_head(gradient, softmax) for gradient in gradients]
     dtypes = [trial.dtype] + ["float32"] * trial.both
 
     def all_of(*problem: Any) -> Any:

@@ -110,17 +110,18 @@ def free_bytes() -> int:
     return min(free, memory_limit() or sys.maxsize)
 
 
-def make_batches(config: Config) -> Batch:
+def make_batches(config: Config, vocabulary_size: int) -> Batch:
     """One batch of random ids, as training stacks them."""
     B, T = config.train.batch_size, config.train.sequence_length
-    ids = np.random.default_rng(0).integers(VOCABULARY_SIZE, size=B * T + 1)
-    return stack_batches([Streams(ids.astype(np.uint8), B, T).batch_at(0)])
+    ids = np.random.default_rng(0).integers(vocabulary_size, size=B * T + 1)
+    ids = ids.astype(np.min_scalar_type(vocabulary_size - 1))
+    return stack_batches([Streams(ids, B, T).batch_at(0)])
 
 
-def measure(config: Config) -> dict[str, Any]:
+def measure(config: Config, vocabulary_size: int = VOCABULARY_SIZE) -> dict[str, Any]:
     """A step of this config, in this process: what it adds to memory and how long it takes."""
-    batches = jax.device_put(make_batches(config))
-    state = init_train_state(config, VOCABULARY_SIZE)
+    batches = jax.device_put(make_batches(config, vocabulary_size))
+    state = init_train_state(config, vocabulary_size)
     dispatch = make_dispatch(config).lower(state, batches).compile()
     analysis, free = dispatch.memory_analysis(), free_bytes()
     planned = None if analysis is None else analysis.temp_size_in_bytes
@@ -256,5 +257,6 @@ def main(config: Config, workdir: Path) -> int:
     return 0
 
 
-if __name__ == "__main__":  # in_fresh_process starts it
-    write(json.dumps(measure(Config().replace(json.loads(sys.argv[1])))))
+if __name__ == "__main__":  # in_fresh_process starts it; by hand, also with another alphabet's size
+    changes, *size = sys.argv[1:]
+    write(json.dumps(measure(Config().replace(json.loads(changes)), *map(int, size))))

@@ -67,14 +67,14 @@ def main(config: Config, workdir: Path) -> int:
         show(row(f"seed {run['seed']}", exactly(run), run["parameters"]) + seconds)
     means = [spread([run[protocol] for run in runs]) for protocol in PROTOCOLS]
     show(row("mean", means, runs[0]["parameters"]))
-    validation, masks = TextTask(config, text).split.validation, evaluation_masks(config.model)
+    task, masks = TextTask(config, text), evaluation_masks(config.model)
     models = [(load_model(folder, "best")[0].eval_params, masks) for folder in configs]
-    ensemble = evaluate_ensemble(models, validation, config.evaluate)._asdict()
+    ensemble = evaluate_ensemble(models, task.split.validation, config.evaluate)._asdict()
     show(row("ensemble", exactly(ensemble), sum(run["parameters"] for run in runs)))
     record = {"machine": describe_machine(), "config": config.flatten()}
     write_json(workdir / "record.json", record | {"seeds": runs, "ensemble": ensemble})
     recipe = Recipe("tiny_shakespeare", [*map(read_metrics, configs)], drops(config.model))
     about = f"{in_words(config.model)}, {len(runs)} seeds"
-    curves = curves_of([recipe], text.name, TextTask.unit, about, references_of(config))
+    curves = curves_of([recipe], text.name, task.unit, about, references_of(config))
     draw_from(curves, draw_curves, workdir / "figures" / "tiny_shakespeare.png")
     return 0

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from experiments.support.scoring import (
     in_units,
     load_members,
+    other_text,
     score_alone,
     score_draws,
     score_dynamically,
@@ -15,6 +16,8 @@ from experiments.support.scoring import (
     text_of,
 )
 from lstm_jax.config import Config
+from lstm_jax.data.batches import Ids
+from lstm_jax.data.texts import kind_of, published_paths, split_text
 from lstm_jax.errors import UserError
 from lstm_jax.masks import evaluation_masks
 from lstm_jax.run.description import Description
@@ -22,16 +25,23 @@ from lstm_jax.run.trained import task_of
 from lstm_jax.run.validation import validate
 from lstm_jax.scoring.dynamic import DynamicConfig
 from lstm_jax.scoring.monte_carlo import check_drops
-from lstm_jax.tasks.text import TextTask
 from lstm_jax.terminal import show
 from lstm_jax.train import TrainState
+
+PREFIXES = {"validation": "val", "test": "test", "training_end": "train"}  # of a loss's name
+OF_SPLIT = {
+    "validation": "",
+    "test": ", the test split",
+    "training_end": ", the end of the training split",
+}
 
 
 class Wanted(NamedTuple):
     """What is to be scored of a text's model, besides itself.
 
     workdir, checkpoint: where the model is from; the other runs' are the same.
-    split: `validation` or `training_end`.
+    split: `validation`, `test` or `training_end`.
+    text: the file of another text, in place of a split; None: none.
     ensemble: folders of other runs.
     draws: of Monte Carlo dropout; 0: none.
     dynamic: how the model goes on learning; None: it does not.
@@ -40,6 +50,7 @@ class Wanted(NamedTuple):
     workdir: Path
     checkpoint: str
     split: str
+    text: str | None
     ensemble: list[str]
     draws: int
     dynamic: DynamicConfig | None
@@ -58,19 +69,37 @@ def evaluate_task(state: TrainState, description: Description, config: Config) -
     return 0
 
 
+def to_score(
+    description: Description, config: Config, wanted: Wanted
+) -> tuple[Ids | None, Ids, str]:
+    """The training text before what is scored, where anything needs it; what is scored; and that in
+    words."""
+    plural = kind_of(config.data).plural
+    if wanted.text is not None:
+        scored, before = other_text(wanted.text, description, config), None
+        if wanted.dynamic is not None:
+            before = split_text(text_of(description, config), config.data).train
+        return before, scored, f"{len(scored):,} {plural} of {wanted.text}"
+    text = text_of(description, config)
+    training, scored = split_to_score(text, config, wanted.split)
+    name = published_paths(config.data).get(wanted.split, text.name)
+    return training, scored, f"{len(scored):,} {plural} of {name}{OF_SPLIT[wanted.split]}"
+
+
 def evaluate_text(
     state: TrainState, description: Description, config: Config, wanted: Wanted
 ) -> int:
     """Prints the losses of a text's model, alone and in what is wanted besides."""
-    text = text_of(description, config)
-    before, scored = split_to_score(text, config, wanted.split)
+    before, scored, what = to_score(description, config, wanted)
     params, masks = state.eval_params, evaluation_masks(config.model)
     # What can be refused is refused before anything is scored.
     others = load_members(state, description, wanted.workdir, wanted.ensemble, wanted.checkpoint)
     if wanted.draws:
         check_drops(config.model)
     learning_on = (
-        [score_dynamically(params, masks, before, scored, wanted.dynamic)] if wanted.dynamic else []
+        [score_dynamically(params, masks, before, scored, wanted.dynamic)]
+        if wanted.dynamic and before is not None
+        else []
     )
     losses = score_alone(state, config, scored)
     if others:
@@ -78,11 +107,10 @@ def evaluate_text(
     if wanted.draws:
         losses += score_draws(params, config, scored, wanted.draws)
     losses += learning_on
-    validated = wanted.split == "validation"
-    split, of = ("val", "") if validated else ("train", ", the end of the training split")
-    show(f"step {int(state.step)}, {len(scored):,} characters of {text.name}{of}")
+    split = "text" if wanted.text else PREFIXES[wanted.split]
+    show(f"step {int(state.step)}, {what}")
     by_name = {f"{split}_loss_{loss.name}": loss for loss in losses}
     width = max(17, *map(len, by_name))
     for name, loss in by_name.items():
-        show(f"{name:{width}} {in_units(loss.nats, TextTask.unit)}  ({loss.how})")
+        show(f"{name:{width}} {in_units(loss.nats, description.unit)}  ({loss.how})")
     return 0

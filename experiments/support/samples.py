@@ -1,6 +1,6 @@
 """What `--mode=sample` does with a checkpoint: what its model makes of something, written."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import jax
 import numpy as np
@@ -37,13 +37,12 @@ def sample_text(
     seed: int,
     stop: str | None = None,
 ) -> int:
-    """Writes as the model would go on after the prompt (None: a new line), a piece at a time.
+    """Writes as the model would go on after the prompt, a piece at a time.
 
-    Each sample ends before the stop, where it comes to write that."""
+    None stands for a new line, or whatever else these tokens begin with. Each sample ends before
+    the stop, where it comes to write that."""
     vocabulary = vocabulary_of(description.identity, description.interface)
-    if prompt is None:
-        prompt = "\n" if "\n" in vocabulary.chars else vocabulary.chars[0]
-    prompt_ids = vocabulary.encode(prompt)
+    prompt_ids = vocabulary.encode(vocabulary.start if prompt is None else prompt)
     check_samples_fit(state.params, num_samples)
     pieces = generate_pieces(
         state.eval_params,
@@ -58,19 +57,22 @@ def sample_text(
         pieces = until_all_stop(stop, pieces, vocabulary.decode)
     others: list[np.ndarray] = []
 
-    def first_sample() -> Iterator[str]:
+    def first_sample() -> Iterator[np.ndarray]:
+        yield prompt_ids
         for piece in pieces:
             others.append(piece[1:])
-            yield vocabulary.decode(piece[0])
+            yield piece[0]
 
-    write(prompt)
-    for text in first_sample() if stop is None else until(stop, first_sample()):
+    def texts_of(prompt_and_written: Iterable[np.ndarray]) -> Iterator[str]:
+        texts = iter(vocabulary.decode_pieces(prompt_and_written))
+        yield next(texts)
+        yield from texts if stop is None else until(stop, texts)
+
+    for text in texts_of(first_sample()):
         write(text)
     write("\n")
     others += [piece[1:] for piece in pieces]  # where the first one has stopped
     for number, ids in enumerate(np.concatenate(others, axis=1), start=2):
-        text = vocabulary.decode(ids)
-        if stop is not None:
-            text = text.partition(stop)[0]
-        write(f"{'=' * 12} sample {number} {'=' * 12}\n{prompt}{text}\n")
+        text = "".join(texts_of([prompt_ids, ids]))
+        write(f"{'=' * 12} sample {number} {'=' * 12}\n{text}\n")
     return 0

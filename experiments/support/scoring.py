@@ -2,6 +2,7 @@
 goes on learning, each with how it was come by."""
 
 import hashlib
+import math
 import stat
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,8 +12,15 @@ from tqdm import tqdm
 
 from lstm_jax.averaging import is_waiting
 from lstm_jax.config import Config
-from lstm_jax.data.batches import split_ids
-from lstm_jax.data.corpora import load_text
+from lstm_jax.data.batches import Ids
+from lstm_jax.data.texts import (
+    in_documents,
+    kind_of,
+    published_paths,
+    read_part,
+    read_text,
+    split_text,
+)
 from lstm_jax.data.vocabulary import Text
 from lstm_jax.errors import UserError, shorten
 from lstm_jax.files import named
@@ -35,9 +43,11 @@ from lstm_jax.scoring.protocols import (
 from lstm_jax.tasks.text import vocabulary_of
 from lstm_jax.train import TrainState
 
+PERPLEXITY = ("word", "token")  # of these a loss is compared as a perplexity, of others in bits
+
 
 class Loss(NamedTuple):
-    """A loss in nats per character under the name of its protocol, and how it was come by."""
+    """A loss in nats per target under the name of its protocol, and how it was come by."""
 
     name: str
     nats: float
@@ -45,20 +55,34 @@ class Loss(NamedTuple):
 
 
 def text_of(description: Description, config: Config) -> Text:
-    """The text that a model was trained on; UserError where another one is found."""
+    """The text that a model was trained on, with what was published beside it; UserError where
+    another one is found."""
     vocabulary = vocabulary_of(description.identity, description.interface)
-    path, wanted = config.data.path, description.identity.get("sha256", "")
-    if path == description.config.data.path != "":
-        check_text_of_run(named(path), wanted)
-    text = load_text(config.data.corpus, path)
-    check_sha256(text.name, text.sha256, wanted)
+    own = description.config.data
+    paths = {"": config.data.path} | published_paths(config.data)
+    own_paths = {"": own.path} | published_paths(own)
+    wanted = {
+        name: description.identity.get(f"{name}_sha256" if name else "sha256", "") for name in paths
+    }
+    for name, path in paths.items():
+        if path == own_paths.get(name) != "":
+            check_text_of_run(named(path), wanted[name], option_of(name))
+    text = read_text(config.data)
+    check_sha256(text.name, text.sha256, wanted[""], option_of(""))
+    for name, part in text.published.items():
+        check_sha256(paths[name], part.sha256, wanted[name], option_of(name))
     if vocabulary != text.vocabulary:
         raise UserError(f"the alphabet of this model is not that of {text.name}")
     return text
 
 
-def check_text_of_run(path: Path, wanted: str) -> None:
-    """Refuses what a run's own data.path leads to, where nobody should wait for it.
+def option_of(name: str) -> str:
+    """What names the file of a split that was published; of the text itself where it has none."""
+    return f"data.{name}_path" if name else "data.path"
+
+
+def check_text_of_run(path: Path, wanted: str, option: str) -> None:
+    """Refuses what a run's own data.path, or such, leads to, where nobody should wait for it.
 
     The folder may be somebody else's: a pipe would be read for ever, and a text of many gigabytes
     be turned into ids before it is known to be another.
@@ -67,47 +91,55 @@ def check_text_of_run(path: Path, wanted: str) -> None:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode) or not status.st_size:  # the system's own have no size
             raise UserError(
-                f"the run's data.path={shorten(str(path))} is no plain file with a text in it: put "
-                "the text into one and name that with --config.data.path"
+                f"the run's {option}={shorten(str(path))} is no plain file with a text in it: put "
+                f"the text into one and name that with --config.{option}"
             )
-        check_sha256(str(path), sha256_of(path), wanted)
+        check_sha256(str(path), sha256_of(path), wanted, option)
     except UserError:
         raise
     except (OSError, ValueError):
         pass  # `load_text` says it better
 
 
-def check_sha256(name: str, found: str, wanted: str) -> None:
+def check_sha256(name: str, found: str, wanted: str, option: str) -> None:
     if found != wanted:
         raise UserError(
             f"{name} is not the text that this model was trained on: its sha256 is {found}, not "
-            f"{wanted}; name that one with --config.data.path"
+            f"{wanted}; name that one with --config.{option}"
         )
 
 
-def split_to_score(text: Text, config: Config, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """What comes before a split, and the split: `validation`, or `training_end`, as long a piece
-    at the end of the training split."""
-    training, validation = split_ids(
-        text.ids, config.data.validation_fraction, config.data.train_chars
-    )
-    if validation is None:
+def split_to_score(text: Text, config: Config, split: str) -> tuple[Ids, Ids]:
+    """The training split before what is scored, and the split: `validation`, `test`, or
+    `training_end`, a piece as long as the first at the end of the training split."""
+    training, validation, test = split_text(text, config.data)
+    scored = test if split == "test" else validation
+    if scored is None:
+        what = "test" if split == "test" else "validation"
         raise UserError(
-            "this run keeps no validation split to score (data.validation_fraction is 0): train "
-            "with one, in another --workdir"
+            f"this run keeps no {what} split to score (data.{what}_fraction is 0): train with one, "
+            "in another --workdir"
         )
-    check_lanes(len(validation), config.evaluate)
-    if split == "validation":
-        return training, validation
-    if len(training) < 2 * len(validation):
+    check_lanes(len(scored), config.evaluate)
+    if split != "training_end":
+        return training, scored
+    if len(training) < 2 * len(scored):
         raise UserError(
-            f"--split=training_end needs a training split of twice the {len(validation):,} "
-            f"characters that are kept for validation; it has {len(training):,}"
+            f"--split=training_end needs a training split of twice the {len(scored):,} "
+            f"{text.vocabulary.plural} that are kept for validation; it has {len(training):,}"
         )
-    return training[: -len(validation)], training[-len(validation) :]
+    return training[: -len(scored)], training[-len(scored) :]
 
 
-def score_alone(state: TrainState, config: Config, scored: np.ndarray) -> list[Loss]:
+def other_text(path: str, description: Description, config: Config) -> Ids:
+    """All of another text in the symbols of a model; UserError where it has others."""
+    vocabulary = vocabulary_of(description.identity, description.interface)
+    ids = in_documents(read_part(vocabulary, path, "--text").ids, vocabulary, config.data)
+    check_lanes(len(ids), config.evaluate)
+    return ids
+
+
+def score_alone(state: TrainState, config: Config, scored: Ids) -> list[Loss]:
     """The losses of the parameters, and of their average where there is one."""
     masks = evaluation_masks(config.model)
     evaluation = evaluate(state.params, scored, config.evaluate, masks)
@@ -120,14 +152,14 @@ def score_alone(state: TrainState, config: Config, scored: np.ndarray) -> list[L
 
 
 def score_ensemble(
-    members: list[tuple[ModelParams, Masks | None]], config: Config, scored: np.ndarray
+    members: list[tuple[ModelParams, Masks | None]], config: Config, scored: Ids
 ) -> list[Loss]:
     """The losses of the models' predictions, averaged."""
     evaluation = evaluate_ensemble(members, scored, config.evaluate)
     return by_protocol(evaluation, "_ensemble", config, f"{len(members)} models, averaged; ")
 
 
-def score_draws(params: ModelParams, config: Config, scored: np.ndarray, draws: int) -> list[Loss]:
+def score_draws(params: ModelParams, config: Config, scored: Ids, draws: int) -> list[Loss]:
     """The losses of Monte Carlo dropout, with a bar while it lasts."""
     with tqdm(total=100, unit="%", desc="Monte Carlo dropout", disable=None) as bar:
         evaluation = evaluate_monte_carlo(
@@ -171,8 +203,9 @@ def load_members(
 
 def text_and_split(description: Description) -> tuple[Any, ...]:
     """What two runs have in common whose losses are of the same characters."""
-    fraction = description.config.data.validation_fraction
-    return description.identity, description.interface, fraction
+    data = description.config.data
+    splits = (data.validation_fraction, data.test_fraction, data.document_separator)
+    return description.identity, description.interface, splits
 
 
 def content_of(params: ModelParams) -> bytes:
@@ -187,8 +220,8 @@ def content_of(params: ModelParams) -> bytes:
 def score_dynamically(
     params: ModelParams,
     masks: Masks | None,
-    before: np.ndarray,
-    scored: np.ndarray,
+    before: Ids,
+    scored: Ids,
     config: DynamicConfig,
 ) -> Loss:
     """The loss of dynamic evaluation, with a bar while it lasts."""
@@ -209,31 +242,34 @@ def by_protocol(
     evaluation: Evaluation, suffix: str, config: Config, prefix: str = ""
 ) -> list[Loss]:
     """A loss for each protocol."""
+    afresh = ", each document from the zero state" if config.data.document_separator else ""
     return [
-        Loss(f"{name}{suffix}", getattr(evaluation, name), prefix + how)
-        for name, how in describe(config.evaluate).items()
+        Loss(f"{name}{suffix}", getattr(evaluation, name), prefix + how + afresh)
+        for name, how in describe(config.evaluate, kind_of(config.data).plural).items()
     ]
 
 
-def describe(config: EvaluateConfig) -> dict[str, str]:
+def describe(config: EvaluateConfig, plural: str = "characters") -> dict[str, str]:
     """Each protocol in words."""
     lanes = (
-        f"{config.lanes} lanes, each but the first after {config.warmup} unscored characters"
+        f"{config.lanes} lanes, each but the first after {config.warmup} unscored {plural}"
         if config.lanes > 1
-        else "strictly one character after another"
+        else f"strictly one {plural.removesuffix('s')} after another"
     )
     return {
         "stream": f"state carried, {lanes}",
-        "windows": f"{config.window_length} characters from the zero state",
+        "windows": f"{config.window_length} {plural} from the zero state",
     }
 
 
 def in_units(value: float, unit: str) -> str:
-    """A loss as it is printed everywhere: what is in nats in bits as well."""
-    also = ""
+    """A loss as it is printed everywhere: what is in nats as a perplexity or in bits as well, as
+    it is compared in the literature."""
+    also, what = "", counted(unit)
     if unit.startswith("nats/"):
-        also = f"  {in_digits(bits(value))} bits/{counted(unit)}"
-    return f"{in_digits(value)} {unit}{also}"
+        perplexity = f"perplexity {math.exp(min(value, 700)):.6g}"
+        also = perplexity if what in PERPLEXITY else f"{in_digits(bits(value))} bits/{what}"
+    return f"{in_digits(value)} {unit}  {also}".rstrip()
 
 
 def score_in_units(name: str, value: float, unit: str) -> str:

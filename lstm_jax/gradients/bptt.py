@@ -40,9 +40,19 @@ from lstm_jax.cells.projection import add_rows, mask_of_ids, outer_sum, reads_id
 from lstm_jax.data.batches import Batch
 from lstm_jax.gradients.known import missing_by_hand
 from lstm_jax.heads import Head, softmax
-from lstm_jax.loss import Aux, counted, known_targets
+from lstm_jax.loss import Aux, count_targets, counted, known_targets
 from lstm_jax.meshes import split_lanes, vary_alike
-from lstm_jax.model import Carry, Masks, ModelParams, Readout, embed, hidden_sizes, no_masks
+from lstm_jax.model import (
+    Carry,
+    Masks,
+    ModelParams,
+    Readout,
+    embed,
+    hidden_sizes,
+    no_masks,
+    output_size,
+)
+from lstm_jax.pieces import cut, steps_at_once
 
 # From this hidden size on, CPUs run columns faster than rows: BUILD_NOTES.md has the times.
 COLUMNS_FROM = 512
@@ -153,9 +163,9 @@ def backpropagate_in(
     """`backpropagate` in a given layout, whatever the platform."""
     masks = masks or no_masks(params)
     states, h_TxBxH, kept = stack_forward(layout, params, carry, batch, masks)
-    read = read_forward(params, h_TxBxH, masks.readout)
-    loss, count, dy_TxBxV = loss_backward(head, read.outputs, batch, count)
-    dreadout, dtied, e_TxBxH = read_backward(params, read, masks.readout, dy_TxBxV)
+    (loss, dreadout, dtied), count, e_TxBxH = outputs_backward(
+        head, params, h_TxBxH, batch, masks.readout, count
+    )
     if dcarry is None:
         dcarry = jax.tree.map(jnp.zeros_like, states)
     e = layout.enter(e_TxBxH)
@@ -167,6 +177,47 @@ def backpropagate_in(
         dembedding = dembedding if dtied is None else dembedding + dtied
     dparams = in_dtypes_of(params, ModelParams(dembedding, stack.layers, dreadout, stack.skips))
     return (loss, Aux(states, count)), dparams, stack.carry
+
+
+# The loss, the readout's gradient, and what a tied readout adds to the embedding's.
+OverTime = tuple[Array, Readout, Array | None]  # sums over steps and lanes, all of them
+
+
+def outputs_backward(
+    head: Head,
+    params: ModelParams,
+    h_TxBxH: Array,
+    batch: Batch,
+    mask_BxH: Array | None,
+    count: Array | None,
+) -> tuple[OverTime, Array, Array]:
+    """(M3), (M4), (N1) and (N2): what is a sum over time, the count n, and e TxBxH.
+
+    In pieces of time where the outputs are too many for one.
+    """
+
+    def backward(
+        h_TxBxH: Array, batch: Batch, count: Array | None
+    ) -> tuple[OverTime, Array, Array]:
+        read = read_forward(params, h_TxBxH, mask_BxH)
+        loss, count, dy_TxBxV = loss_backward(head, read.outputs, batch, count)
+        dreadout, dtied, e_TxBxH = read_backward(params, read, mask_BxH, dy_TxBxV)
+        return (loss, dreadout, dtied), count, e_TxBxH
+
+    T, B, H = h_TxBxH.shape
+    length = steps_at_once(T, B, output_size(params), head.most_outputs)
+    if length == T:
+        return backward(h_TxBxH, batch, count)
+    count = count_targets(batch) if count is None else count
+
+    def add(total: OverTime, piece: tuple[Array, Batch]) -> tuple[OverTime, Array]:
+        part, _, e_LxBxH = backward(*piece, count)
+        return jax.tree.map(jnp.add, total, part), e_LxBxH
+
+    pieces, last = cut((h_TxBxH, batch), length)
+    total, _, e_last = backward(*last, count)
+    total, e_NxLxBxH = lax.scan(add, total, pieces)
+    return total, count, jnp.concatenate([e_NxLxBxH.reshape(-1, B, H), e_last])
 
 
 def loss_backward(

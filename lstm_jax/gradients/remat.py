@@ -20,6 +20,7 @@ from lstm_jax.gradients import BLOCK_GRADIENTS, GRADIENTS, BlockGradient, GradFn
 from lstm_jax.heads import Head, softmax
 from lstm_jax.loss import Aux, count_targets
 from lstm_jax.model import Carry, Masks, ModelParams
+from lstm_jax.pieces import cut
 
 
 def make_gradient(name: str, remat_every: int = 0, head: Head = softmax) -> GradFn:
@@ -48,13 +49,6 @@ class Part(NamedTuple):
     zoneout: tuple[Any, ...] | None  # the one part of the masks that does
 
 
-def cut_blocks(part: Part, length: int) -> tuple[Part, Part]:
-    """Blocks of `length` steps, Nx(length)x... in every leaf, and the last one, no longer."""
-    last = (part.batch.inputs.shape[0] - 1) // length * length
-    blocks = jax.tree.map(lambda a: a[:last].reshape(-1, length, *a.shape[1:]), part)
-    return blocks, jax.tree.map(lambda a: a[last:], part)
-
-
 def in_blocks(
     block: BlockGradient,
     length: int,
@@ -76,7 +70,7 @@ def in_blocks(
     zoneout = jax.tree.map(  # one rate for all steps is cut, too
         lambda k: jnp.broadcast_to(k, (T, *k.shape[1:])), masks and masks.zoneout
     )
-    blocks, last = cut_blocks(Part(batch, zoneout), length)
+    blocks, last = cut(Part(batch, zoneout), length)
     count = count_targets(batch)
 
     def masks_of(part: Part) -> Masks | None:

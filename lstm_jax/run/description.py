@@ -17,6 +17,7 @@ from lstm_jax.tasks import TASKS, Task
 
 FORMAT = 1  # of checkpoints and config.json
 PARTS = {"config": dict, "identity": dict, "interface": dict, "dtype": str}
+PATHS = ("data.path", "data.validation_path", "data.test_path")
 LONGEST_UNIT = 100  # characters
 LARGEST = 2**40  # more inputs or outputs than any task has
 
@@ -54,7 +55,7 @@ class Description(NamedTuple):
     def differences(self, other: dict[str, Any]) -> list[str]:
         """How this run differs from a described one (its `to_json`), one phrase per difference.
 
-        A text is known by its hash, so it may lie elsewhere (data.path).
+        A text is known by its hash, so its files may lie elsewhere (data.path).
         """
 
         def flatten(described: dict[str, Any]) -> dict[str, Any]:
@@ -73,7 +74,7 @@ class Description(NamedTuple):
         return [
             f"{key} is {shorten(there.get(key))} there and {shorten(here.get(key))} here"
             for key in {**here, **there}
-            if there.get(key) != here.get(key) and key != "data.path"
+            if there.get(key) != here.get(key) and key not in PATHS
         ]
 
     @classmethod

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.stages import Wrapped
 
+from lstm_jax.averaging import is_waiting
 from lstm_jax.config import Config
 from lstm_jax.data.batches import Batch, stack_batches
 from lstm_jax.errors import UserError, shorten
@@ -33,11 +34,20 @@ from lstm_jax.run.folder import CONFIG, FIGURES, check_folder, refuse_other_run
 from lstm_jax.run.journal import Journal, OnMetrics
 from lstm_jax.run.lock import only_process
 from lstm_jax.run.memory import check_run_fits, check_state_fits
-from lstm_jax.run.metrics import METRICS, SAMPLES, measured, read_metrics, rewind, write_summary
+from lstm_jax.run.metrics import (
+    METRICS,
+    SAMPLES,
+    measured,
+    minimised,
+    read_metrics,
+    rewind,
+    write_summary,
+)
 from lstm_jax.run.nonfinite import Watch
 from lstm_jax.run.progress import Progress
 from lstm_jax.run.signals import BROKEN_PIPE, Interrupted, catch_signals
 from lstm_jax.run.validation import begin_where_stalled, validate
+from lstm_jax.stalling import after_validation, why_over
 from lstm_jax.tasks import Task
 from lstm_jax.terminal import say, warn
 from lstm_jax.train import (
@@ -57,6 +67,7 @@ def check_run(config: Config, task: Task, workdir: Path) -> Description:
     UserError where its head has no such gradient, there is too little memory for it, or its folder
     holds another."""
     config.check_gradient(head_of(task))
+    config.check_validation(type(task).validates(config))
     check_state_fits(config, task.interface)
     check_run_fits(config, task.interface, first_batch(config, task))
     description = Description.of(config, task)
@@ -197,11 +208,19 @@ class Run:
         if received:
             self.draw_figures()
             raise Interrupted(received[0], self.step)
+        if over := self.why_over():
+            say(f"ended at step {self.step:,} of {self.config.train.steps:,}: {over}")
+
+    def why_over(self) -> str | None:
+        """Why the run ends before its last step; None: it does not."""
+        train = self.config.train
+        return why_over(self.state.stall, train.patience) if self.step < train.steps else None
 
     def _compile(self) -> Wrapped:
         """The dispatch, compiled for all the steps to come."""
         dispatch = make_dispatch(self.config, head_of(self.task))
-        if sizes := dispatch_sizes(self.step, self.config.train):
+        sizes = dispatch_sizes(self.step, self.config.train)
+        if sizes and not self.why_over():
             batch = self.task.training_batch(self.step)
             seconds = compile_dispatches(partial(dispatch.lower, self.state), batch, sizes)
             self.journal.compile_seconds += seconds
@@ -212,8 +231,8 @@ class Run:
         """The loop itself; stops between two dispatches once it is asked to, which it notes."""
         train, step = self.config.train, self.step
         unread: tuple[int, StepInfo] | None = None
-        clock = time.perf_counter()
-        while step < train.steps and not received:
+        clock, over = time.perf_counter(), self.why_over()
+        while step < train.steps and not received and not over:
             boundary = next_boundary(step, train)
             K = min(train.steps_per_dispatch, boundary - step)
             self.state, infos = dispatch(self.state, self._batches(step, step + K))
@@ -223,7 +242,7 @@ class Run:
             unread = step, infos
             if step == boundary:
                 self._report(progress, *unread, clock, boundary=True)
-                unread, clock = None, time.perf_counter()
+                unread, over, clock = None, self.why_over(), time.perf_counter()
             if progress.reader_left:
                 received.append(BROKEN_PIPE)
         if unread is not None:
@@ -247,6 +266,7 @@ class Run:
         if boundary:
             scores = self._validate()
             line |= scores
+            self._heed(scores)
             self._begin_average(line)
         self.journal.write(line)
         progress.update(line)
@@ -266,6 +286,15 @@ class Run:
             if self.on_sample is not None:
                 self.on_sample(self.step, sample)
         return scores
+
+    def _heed(self, scores: dict[str, float]) -> None:
+        """Remembers whether what is minimised got any better, where something depends on it."""
+        if (stall := self.state.stall) is not None:
+            self.config.check_validation(bool(scores))
+            waits = self.state.average is not None and is_waiting(self.state.average)
+            config = self.config.optimizer
+            stall = after_validation(stall, minimised(scores), waits, config)
+            self.state = self.state._replace(stall=stall)
 
     def _begin_average(self, line: dict[str, Any]) -> None:
         """Begins a triggered average where what is minimised has stalled up to this line."""
@@ -295,6 +324,8 @@ class Run:
         }
         if references := self.task.references():
             summary["references"] = references
+        if over := self.why_over():
+            summary["ended_early"] = over
         if saved := self.checkpoints.steps():
             best = self.checkpoints.best_step(saved)
             if scores := self.checkpoints.scores(best):

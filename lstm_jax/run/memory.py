@@ -21,7 +21,9 @@ from lstm_jax.config import Config
 from lstm_jax.container import memory_limit
 from lstm_jax.data.batches import Batch
 from lstm_jax.errors import UserError
+from lstm_jax.heads import HEADS
 from lstm_jax.model import Interface, ModelParams, init_carry, output_size
+from lstm_jax.pieces import steps_at_once
 from lstm_jax.sample import PIECE
 from lstm_jax.train import init_train_state
 
@@ -66,13 +68,16 @@ def residual_floats(cell: Cell, hidden_size: int) -> int:
 
 
 def batch_bytes(config: Config, interface: Interface, batch: Batch) -> int:
-    """What one step keeps of its batch for the backward, and the batches of one dispatch."""
+    """What one step keeps of its batch for the backward, one block of outputs (a piece of them, if
+    they are made in pieces), and the batches of one dispatch."""
     model, train = config.model, config.train
     T, B = batch.inputs.shape[:2]
     kept = min(T, train.remat_every or T)  # steps whose residuals exist at once
     cell = CELLS[model.cell]
     residuals = sum(residual_floats(cell, H) for H in model.layer_sizes)
-    floats_B = kept * (residuals + interface.output_size)
+    V = interface.output_size
+    read_out = steps_at_once(kept, B, V, HEADS[interface.head].most_outputs)
+    floats_B = kept * residuals + read_out * V
     K = min(train.steps_per_dispatch, train.validate_every, train.steps)
     return FLOAT_BYTES * B * floats_B + K * bytes_of(batch)
 

@@ -28,7 +28,7 @@ class Progress:
     """
 
     def __init__(self, steps: int, done: int, unit: str, seconds: float = 0.0) -> None:
-        self._counted = f"{counted(unit)}s"
+        self._unit, self._counted = unit, f"{counted(unit)}s"
         self._steps, self._done, self._seconds = steps, done, seconds
         # The step after the first validation, and what the clock and the line said there.
         self._validated: tuple[int, float, float] | None = None
@@ -63,7 +63,7 @@ class Progress:
             )
         skipped = f"  {line['skipped']} updates skipped" if line.get("skipped") else ""
         text = (
-            f"loss {in_digits(line.get('train_loss', math.nan))}{self._val}{skipped}  "
+            f"loss {in_digits(line.get('train_loss', math.nan))} {self._unit}{self._val}{skipped}  "
             f"{self._targets_per_second(line) / 1e3:.1f}k {self._counted}/s"
         )
         if validated or self._paced is None:

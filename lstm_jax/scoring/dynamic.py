@@ -24,7 +24,7 @@ import numpy as np
 from jax import Array, lax
 
 from lstm_jax.cells import cell_of
-from lstm_jax.data.batches import Batch
+from lstm_jax.data.batches import Batch, Documents, Ids, begin_at
 from lstm_jax.errors import UserError
 from lstm_jax.gradients import GRADIENTS
 from lstm_jax.gradients.known import missing_by_hand
@@ -73,17 +73,18 @@ class Rule(NamedTuple):
     pull: ModelParams
 
 
-def stack_segments(ids: np.ndarray, length: int) -> list[Batch]:
+def stack_segments(ids: Ids, length: int) -> list[Batch]:
     """The whole split in one lane, as stacks of segments of `length` targets; the last stack is
-    filled up with targets that do not count."""
+    filled up with targets that do not count. Resets stand where a document begins."""
     last = len(ids) - 2
     length = min(length, last + 1)
     segments = -(-(last + 1) // length)
     size = min(DISPATCH_SEGMENTS, segments)
     stacks = -(-segments // size)
     positions_KxSxTx1 = np.arange(stacks * size * length).reshape(stacks, size, length, 1)
+    resets = begin_at if isinstance(ids, Documents) else lambda *_: None
     return [
-        Batch(ids[here], ids[here + 1], counts)
+        Batch(ids[here], ids[here + 1], counts, resets(ids, here))
         for here, counts in zip(
             np.minimum(positions_KxSxTx1, last), positions_KxSxTx1 <= last, strict=True
         )
@@ -114,7 +115,7 @@ def _add_squares(
 
 
 def mean_squares(
-    params: ModelParams, training_ids: np.ndarray, length: int, masks: Masks | None = None
+    params: ModelParams, training_ids: Ids, length: int, masks: Masks | None = None
 ) -> ModelParams:
     """s: the mean square of a segment's gradient, over the last segments of the training text."""
     count = min(SQUARES_SEGMENTS, (len(training_ids) - 1) // length)
@@ -132,7 +133,7 @@ def mean_squares(
 
 def make_rule(
     params: ModelParams,
-    training_ids: np.ndarray,
+    training_ids: Ids,
     config: DynamicConfig,
     masks: Masks | None = None,
 ) -> Rule:
@@ -182,7 +183,7 @@ def _score_and_learn(
 
 def segment_losses(
     params: ModelParams,
-    ids: np.ndarray,
+    ids: Ids,
     rule: Rule,
     length: int,
     report: Callable[[float], None] = lambda _: None,
@@ -207,8 +208,8 @@ def segment_losses(
 
 def evaluate_dynamic(
     params: ModelParams,
-    training_ids: np.ndarray,
-    ids: np.ndarray,
+    training_ids: Ids,
+    ids: Ids,
     config: DynamicConfig,
     report: Callable[[float], None] = lambda _: None,
     masks: Masks | None = None,

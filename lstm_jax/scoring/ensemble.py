@@ -5,28 +5,26 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from lstm_jax.data.batches import Batch
+from lstm_jax.data.batches import Batch, Ids
 from lstm_jax.model import Masks, ModelParams
 from lstm_jax.scoring.protocols import (
     EvaluateConfig,
     Evaluation,
     score,
-    segment_length,
     stream_segments,
     window_segments,
 )
 
 
 def evaluate_ensemble(
-    models: Sequence[tuple[ModelParams, Masks | None]], ids: np.ndarray, config: EvaluateConfig
+    models: Sequence[tuple[ModelParams, Masks | None]], ids: Ids, config: EvaluateConfig
 ) -> Evaluation:
     """The loss of several models of one alphabet whose distributions are averaged, by both
     protocols."""
-    T = segment_length(models[0][0])
 
     def mean(segments: Callable[..., Iterable[Batch]]) -> float:
         each = (
-            np.concatenate([*score(params, segments(ids, config, T), masks)])
+            np.concatenate([*score(params, segments(ids, config), masks)])
             for params, masks in models
         )
         return float(mix(each).mean())

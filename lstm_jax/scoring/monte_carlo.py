@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from lstm_jax.data.batches import Batch
+from lstm_jax.data.batches import Batch, Ids
 from lstm_jax.errors import UserError
 from lstm_jax.gradients.weight_drop import drop_weights, sample_weight_masks
 from lstm_jax.masks import sample_masks
@@ -24,7 +24,6 @@ from lstm_jax.scoring.protocols import (
     EvaluateConfig,
     Evaluation,
     score,
-    segment_length,
     stream_segments,
     window_segments,
 )
@@ -52,7 +51,7 @@ def check_drops(config: ModelConfig) -> None:
 
 def evaluate_monte_carlo(
     params: ModelParams,
-    ids: np.ndarray,
+    ids: Ids,
     model: ModelConfig,
     config: EvaluateConfig,
     draws: int,
@@ -66,13 +65,12 @@ def evaluate_monte_carlo(
       model: what training drops.
       report: is told after every draw which share of the work is done.
     """
-    T = segment_length(params)
 
     def each(segments: Callable[..., Iterable[Batch]], done: int) -> Iterator[np.ndarray]:
-        shape = next(iter(segments(ids, config, T))).inputs.shape
+        shape = next(iter(segments(ids, config))).inputs.shape
         for k in range(draws):
             drawn, masks = sample_network(jax.random.key(k), params, model, shape[1], shape[0])
-            yield np.concatenate([*score(drawn, segments(ids, config, T), masks)])
+            yield np.concatenate([*score(drawn, segments(ids, config), masks)])
             report((done + k + 1) / (2 * draws))
 
     return Evaluation(

@@ -7,6 +7,9 @@ first reads `evaluate.warmup` unscored characters beforehand; lanes=1 is the str
 `windows`: the split is cut into windows of `evaluate.window_length` predicted characters, and each
 starts from the zero state. That is the condition a model with a fixed context is scored in
 (nanoGPT), here over the whole split instead of a sample of it.
+
+Where the split falls into documents (`batches.Documents`), the state also starts afresh at each, by
+both protocols: they count the same targets as without.
 """
 
 import math
@@ -18,14 +21,13 @@ import jax
 import numpy as np
 from jax import Array
 
-from lstm_jax.data.batches import MAX_LANES, MAX_TIME, Batch, cut_segments
+from lstm_jax.data.batches import MAX_LANES, MAX_TIME, Batch, Ids, cut_segments
 from lstm_jax.errors import UserError
 from lstm_jax.gradients.lanes import Placement, lane_mesh
 from lstm_jax.heads import softmax
-from lstm_jax.model import Carry, Masks, ModelParams, apply, hidden_sizes, init_carry, output_size
+from lstm_jax.loss import target_losses
+from lstm_jax.model import Carry, Masks, ModelParams, hidden_sizes, init_carry, run_stack
 from lstm_jax.options import Section, option
-
-LOGITS_BYTES = 2**27  # in float32
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,8 @@ def _score(
     params: ModelParams, carry: Carry, batch: Batch, masks: Masks | None
 ) -> tuple[Array, Carry]:
     """The loss of every target, TxB, and the carry."""
-    logits_TxBxV, carry = apply(params, carry, batch.inputs, masks, batch.resets, batch.live)
-    return softmax.losses(logits_TxBxV, batch.targets), carry
+    h_TxBxH, carry = run_stack(params, carry, batch.inputs, masks, batch.resets, batch.live)
+    return target_losses(params, h_TxBxH, batch.targets, softmax), carry
 
 
 def score(
@@ -102,14 +104,7 @@ def mean_loss(params: ModelParams, segments: Iterable[Batch], masks: Masks | Non
     return float(total / count)
 
 
-def segment_length(params: ModelParams) -> int:
-    """Steps of a segment whose logits, of MAX_LANES lanes, stay within LOGITS_BYTES."""
-    return max(1, min(MAX_TIME, LOGITS_BYTES // (4 * MAX_LANES * output_size(params))))
-
-
-def stream_segments(
-    ids: np.ndarray, config: EvaluateConfig, max_time: int = MAX_TIME
-) -> Iterable[Batch]:
+def stream_segments(ids: Ids, config: EvaluateConfig, max_time: int = MAX_TIME) -> Iterable[Batch]:
     """The segments of the `stream` protocol."""
     length = -(-(len(ids) - 1) // config.lanes)
     return cut_segments(ids, length, warmup=config.warmup, max_time=max_time)
@@ -132,19 +127,16 @@ def check_lanes(length: int, config: EvaluateConfig) -> None:
         )
 
 
-def window_segments(
-    ids: np.ndarray, config: EvaluateConfig, max_time: int = MAX_TIME
-) -> Iterable[Batch]:
+def window_segments(ids: Ids, config: EvaluateConfig, max_time: int = MAX_TIME) -> Iterable[Batch]:
     """The segments of the `windows` protocol."""
     return cut_segments(ids, config.window_length, max_time=max_time)
 
 
 def evaluate(
-    params: ModelParams, ids: np.ndarray, config: EvaluateConfig, masks: Masks | None = None
+    params: ModelParams, ids: Ids, config: EvaluateConfig, masks: Masks | None = None
 ) -> Evaluation:
     """The loss of a model on a split, by both protocols; `masks` as `score` takes them."""
-    T = segment_length(params)
     return Evaluation(
-        stream=mean_loss(params, stream_segments(ids, config, T), masks),
-        windows=mean_loss(params, window_segments(ids, config, T), masks),
+        stream=mean_loss(params, stream_segments(ids, config), masks),
+        windows=mean_loss(params, window_segments(ids, config), masks),
     )

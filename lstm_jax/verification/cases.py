@@ -10,7 +10,7 @@ import numpy as np
 from lstm_jax.cells import CELLS
 from lstm_jax.data.batches import Batch
 from lstm_jax.gradients.weight_drop import WeightMasks, sample_weight_masks
-from lstm_jax.heads import HEADS
+from lstm_jax.heads import HEADS, Head
 from lstm_jax.masks import sample_masks
 from lstm_jax.model import Carry, Interface, Masks, ModelParams, init_carry, init_model
 from lstm_jax.model_config import ModelConfig
@@ -34,6 +34,7 @@ class Case:
     lengths: bool = False  # lanes are of unequal length
     vectors: bool = False  # vectors come in, instead of ids
     head: str = "softmax"
+    read_out_steps: int | None = None  # are read out and scored at a time; None: all
     vocabulary_size: int = VOCABULARY_SIZE
     seed: int = 0
 
@@ -42,6 +43,14 @@ class Case:
         """As many numbers come out as symbols, or numbers, come in."""
         V = self.vocabulary_size
         return Interface(V, V, reads_ids=not self.vectors, head=self.head)
+
+    @property
+    def scored_by(self) -> Head:
+        """The head, which makes no more outputs at once than the case says."""
+        head = HEADS[self.head]
+        if self.read_out_steps is None:
+            return head
+        return head._replace(most_outputs=self.read_out_steps * self.B * self.vocabulary_size)
 
     @property
     def plain(self) -> bool:
@@ -164,13 +173,20 @@ BY_HAND: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
         {"cell": "peephole", "readout": "tied", "embedding_size": 6, "zoneout_cell": 0.3},
         {"lengths": True},
     ),
-    ({"cell": "peephole", "readout_rank": 3}, {"vectors": True, "head": "bernoulli"}),
+    (
+        {"cell": "peephole", "readout_rank": 3},
+        {"vectors": True, "head": "bernoulli", "read_out_steps": 2},
+    ),
     (
         {"hidden_sizes": (5, 7, 4), "zoneout_cell": 0.3, "zoneout_hidden": 0.1},
-        {"vectors": True, "head": "squared", "lengths": True},
+        {"vectors": True, "head": "squared", "lengths": True, "read_out_steps": 3},
     ),
-    ({"readout": "tied", "embedding_size": 4, "embedding_dropout": 0.3}, {"lengths": True}),
+    (
+        {"readout": "tied", "embedding_size": 4, "embedding_dropout": 0.3},
+        {"lengths": True, "read_out_steps": 2},
+    ),
     ({"readout_rank": 3, "skip": "weighted"}, {"head": "bernoulli"}),
+    ({}, {"read_out_steps": 1}),
 )
 
 

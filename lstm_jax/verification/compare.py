@@ -110,9 +110,9 @@ def cast(problem: Any, dtype: str) -> Any:
 
 
 @cache
-def compile_loss(head: str) -> Callable[..., float]:
+def compile_loss(head: Head) -> Callable[..., float]:
     """(params, carry, batch, masks) -> the loss in float64, for the central differences."""
-    compiled = jax.jit(partial(sequence_loss, head=HEADS[head]), compiler_options=UNOPTIMIZED)
+    compiled = jax.jit(partial(sequence_loss, head=head), compiler_options=UNOPTIMIZED)
 
     def run(*problem: object) -> float:
         with jax.enable_x64(True), jax.default_matmul_precision("highest"):
@@ -172,7 +172,7 @@ def compare_differences(
 
     A direction moves every coordinate, each by its own part.
     """
-    rng, rows, compiled = np.random.default_rng(0), [], compile_loss(case.head)
+    rng, rows, compiled = np.random.default_rng(0), [], compile_loss(HEADS[case.head])
 
     def loss(params: ModelParams) -> float:
         return compiled(params, *problem[1:])
@@ -206,7 +206,7 @@ def autodiff(*problem: Any, head: Head) -> Any:
 class Suspects(NamedTuple):
     """The gradients under test, so that a broken one can be put in (the mutation suite does).
 
-    Each takes a problem, and the head by name.
+    Each takes a problem, and the head as an argument by name.
     """
 
     autodiff: Callable[..., Any] = autodiff
@@ -219,9 +219,9 @@ class Suspects(NamedTuple):
 
 
 @cache  # one function for each head, so that its programs are found again
-def with_head(function: Callable[..., Any], head: str) -> GradFn:
+def with_head(function: Callable[..., Any], head: Head) -> GradFn:
     """A suspect's gradient under a head."""
-    return partial(function, head=HEADS[head])
+    return partial(function, head=head)
 
 
 def verify_case(
@@ -244,7 +244,7 @@ def verify_case(
       optimized: see `compile_gradients`; float32 then is a program of its own, as in training.
     """
     problem, cell = make_problem(case), CELLS[case.model.cell]
-    if missing_by_hand([cell], HEADS[case.head]):
+    if missing_by_hand([cell], case.scored_by):
         return verify_by_differences(case, problem, suspects.autodiff, directions, optimized)
     dtypes = ("float64", "float32")[: 1 + float32]
     rules = RULES[: 1 + (truncated and cell.truncate is not None)]
@@ -255,7 +255,7 @@ def verify_case(
     def take(sources: dict[str, Callable[..., Any]], dtypes: tuple[str, ...] = dtypes) -> None:
         """Takes the gradients by named sources, one per rule, in each dtype."""
         named = dict(zip(rules, sources.items(), strict=False))
-        functions = tuple(with_head(function, case.head) for _, function in named.values())
+        functions = tuple(with_head(function, case.scored_by) for _, function in named.values())
         for program in [(dtype,) for dtype in dtypes] if optimized else [dtypes]:
             by_dtype = compile_gradients(functions, program, optimized)(*problem)
             for dtype, grads in zip(program, by_dtype, strict=True):
@@ -293,7 +293,7 @@ def verify_by_differences(
     optimized: bool,
 ) -> list[Row]:
     """The one gradient of a model that the others do not know, against central differences."""
-    function = with_head(autodiff, case.head)
+    function = with_head(autodiff, case.scored_by)
     by_dtype = compile_gradients((function,), ("float64",), optimized)(*problem)
     rows = compare_differences(case, problem, {"autodiff": by_dtype[0][0]}, directions)
     return of_cell(case, rows)
@@ -315,11 +315,11 @@ def verify_as_trained(case: Case, suspects: Suspects = Suspects()) -> list[Row]:
     precision that the platform chooses."""
     problem, weights = make_problem(case), make_weight_masks(case)
     sources = {
-        "autodiff": with_head(suspects.autodiff, case.head),
-        "bptt rows": with_head(suspects.rows, case.head),
+        "autodiff": with_head(suspects.autodiff, case.scored_by),
+        "bptt rows": with_head(suspects.rows, case.scored_by),
     }
     if COLUMNS.name in CELLS[case.model.cell].by_hand:
-        sources["bptt columns"] = with_head(suspects.columns, case.head)
+        sources["bptt columns"] = with_head(suspects.columns, case.scored_by)
 
     def take(gradient: GradFn, dtype: str, precision: str | None = "highest") -> ModelParams:
         function = with_weights(gradient)
@@ -332,7 +332,7 @@ def verify_as_trained(case: Case, suspects: Suspects = Suspects()) -> list[Row]:
     rows, oracle = compare_all("float64", exact), exact["autodiff"]
     for name, gradient in sources.items():
         rows += compare(f"{name} ~ float64", "float32", take(gradient, "float32"), oracle)
-    default = take(GRADIENTS["bptt"](HEADS[case.head]), "float32", precision=None)
+    default = take(GRADIENTS["bptt"](case.scored_by), "float32", precision=None)
     return rows + compare("bptt as trained ~ float64", "default", default, oracle)
 
 

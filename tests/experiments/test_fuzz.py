@@ -111,7 +111,8 @@ SAMPLE = {
 EVALUATE = {
     "checkpoint": SAMPLE["checkpoint"],
     "config.data.path": paths,
-    "split": one_of("validation", "training_end") | no_values,
+    "split": one_of("validation", "test", "training_end") | no_values,
+    "text": paths,
     "dynamic": one_of("true") | no_values,
     "draws": one_of(0, 1, 3, -1, 4097) | no_values,
     "ensemble": one_of("finished", "finished,finished", "", ",", "finished,") | workdirs | texts,

@@ -394,6 +394,14 @@ def test_a_text_that_a_folder_names_is_not_waited_for(kind, workdir, folder, imp
     assert code == 2 and re.search("data.path=|is not the text that this model", stderr), stderr
 
 
+@pytest.mark.parametrize("name", ["data.validation_path", "data.test_path"])
+def test_nor_is_a_file_of_a_split(name, workdir, folder, impatient, tmp_path):
+    os.mkfifo(tmp_path / "it")
+    redescribe(workdir, **{name: str(tmp_path / "it")})
+    code, stderr = look("evaluate", folder)
+    assert code == 2 and f"the run's {name}=" in stderr and "is no plain file" in stderr
+
+
 def sparse(path, size):
     path.touch()
     os.truncate(path, size)

@@ -41,20 +41,31 @@ def config_of(changes):
     return Config().replace(small | {"train.steps_per_dispatch": 2} | changes)
 
 
-@pytest.mark.parametrize("changes", SHAPES)
-def test_no_run_takes_less(changes):
+LARGE = 50_000  # symbols: the outputs are made in pieces
+TO_PLAN = [*((changes, V) for changes in SHAPES), ({"model.hidden_size": 1}, LARGE)]
+
+
+@pytest.mark.parametrize("changes, size", TO_PLAN)
+def test_no_run_takes_less(changes, size):
     """Held against the arrays themselves, and against what XLA plans for the dispatch."""
-    config = config_of(changes)
-    state = init_train_state(config, V)
+    config, interface = config_of(changes), Interface.of(size)
+    state = init_train_state(config, interface)
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    assert state_bytes(config, INTERFACE) == held
+    assert state_bytes(config, interface) == held
     train = config.train
     ids = np.zeros(train.batch_size * train.sequence_length + 1, np.uint8)
     streams = Streams(ids, train.batch_size, train.sequence_length)
     batches = stack_batches([streams.batch_at(step) for step in range(2)])
     planned = make_dispatch(config).lower(state, batches).compile().memory_analysis()
     needed = planned.temp_size_in_bytes + sum(leaf.nbytes for leaf in jax.tree.leaves(batches))
-    assert needed / 8 < batch_bytes(config, INTERFACE, streams.batch_at(0)) <= needed
+    assert needed / 8 < batch_bytes(config, interface, streams.batch_at(0)) <= needed
+
+
+def test_of_a_large_alphabet_there_is_a_piece_of_outputs_at_a_time():
+    config = config_of({"train.steps_per_dispatch": 1})
+    floats = 8 * (64 * 7 * 32 + 20 * LARGE)  # 8,000,000 outputs: 21 steps have more than 2**23
+    ids = 8 * 64 * len(["input", "target", "reset"])
+    assert batch_bytes(config, Interface.of(LARGE), batch_of_ids(config)) == 4 * floats + ids
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,7 @@ def test_a_dispatch_in_which_every_update_was_skipped_has_no_loss(tmp_path, fini
         line = run.journal.line(22, infos, 1.0)
     assert "train_loss" not in line and "grad_norm" not in line and line["skipped"] == 2
     Progress(22, 20, "nats/char").update(line)
-    assert "step 22/22  loss nan  2 updates skipped" in capsys.readouterr().err
+    assert "step 22/22  loss nan nats/char  2 updates skipped" in capsys.readouterr().err
     recipe = Recipe("run", [[*read_metrics(workdir), line]])
     draw_curves(curves_of([recipe], "title", "nats/char"), tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -7,6 +7,7 @@ import pytest
 
 from lstm_jax.cells.lstm import LSTMState
 from lstm_jax.config import EvaluateConfig, ModelConfig
+from lstm_jax.data.batches import Documents
 from lstm_jax.errors import UserError
 from lstm_jax.masks import evaluation_masks
 from lstm_jax.model import ModelParams, init_carry, init_model
@@ -123,6 +124,25 @@ def test_the_statistics_too_are_of_a_model_with_its_zoneout(problem):
     rule = make_rule(params, training, config)
     losses, counts = segment_losses(params, ids, rule, LENGTH, masks=masks)
     assert abs(losses @ counts / counts.sum() - found) > 1e-4
+
+
+def test_each_document_is_read_from_the_zero_state(problem):
+    """Documents of two segments each, the second of which ends with a separator."""
+    params, *texts = problem
+    training, ids = (np.where(np.arange(13) % 6 == 5, 3, text[:13] % 3) for text in texts)
+    plain, config = Plain(params), DynamicConfig("rms", LENGTH, 0.3, 0.7, epsilon=0.1)
+    roots = np.sqrt((plain.squares(training[:7]) + plain.squares(training[6:])) / 2)
+    step, pull = 0.3 / (roots + 0.1), np.minimum(0.7 * roots / roots.mean(), 1)
+    flat, carry, expected = plain.start, plain.carry, []
+    for number, piece in enumerate(plain.pieces(ids)):
+        carry = carry if number % 2 else plain.carry
+        gradient = plain.gradient(flat, carry, piece)
+        loss, carry = plain.loss(flat, carry, piece)
+        expected.append(loss)
+        flat = flat - step * gradient + pull * (plain.start - flat)
+    rule = make_rule(params, Documents(training, np.array([3])), config)
+    found, _ = segment_losses(params, Documents(ids, np.array([3])), rule, LENGTH)
+    np.testing.assert_allclose(found, expected, atol=1e-8)
 
 
 def test_the_statistics_are_of_the_last_segments(problem, monkeypatch):

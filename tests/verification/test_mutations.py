@@ -184,6 +184,35 @@ LOW_RANK = [
     ),
 ]
 
+# (N1), (N2) over pieces of time.
+PIECES = [
+    ("the pieces after the first forgotten", "jax.tree.map(jnp.add, total, part), e", "total, e"),
+    ("the last piece twice", "total, e_NxLxBxH = lax.scan", "_, e_NxLxBxH = lax.scan"),
+    ("each piece a mean of its own", "backward(*piece, count)", "backward(*piece, None)"),
+    ("the last piece a mean of its own", "backward(*last, count)", "backward(*last, None)"),
+    (
+        "the mean over all targets",
+        "count = count_targets(batch) if count is None else count",
+        "count = jnp.asarray(T * B)",
+    ),
+    (
+        "the errors in another order",
+        "[e_NxLxBxH.reshape(-1, B, H), e_last]",
+        "[e_last, e_NxLxBxH.reshape(-1, B, H)]",
+    ),
+    (
+        "the pieces' errors backwards",
+        "[e_NxLxBxH.reshape(-1, B, H), e_last]",
+        "[e_NxLxBxH[::-1].reshape(-1, B, H), e_last]",
+    ),
+    ("the last error forgotten", ", e_last])", ", 0 * e_last])"),
+    (
+        "the outputs of another piece",
+        "lax.scan(add, total, pieces)",
+        "lax.scan(add, total, (pieces[0][::-1], pieces[1]))",
+    ),
+]
+
 MARKS = [
     ("the resets forgotten", "Marks(batch.resets, batch", "Marks(None, batch"),
     ("the lengths forgotten", "batch.live, masks.zoneout", "None, masks.zoneout"),
@@ -657,6 +686,8 @@ IDS = STACKS[:1]
 ZONEOUT = {"zoneout_cell": 0.3, "zoneout_hidden": 0.3}
 # The seed resets some lane at the step that `interrupted` takes away.
 LENGTHS = [make_case(ZONEOUT, lengths=True, seed=2), make_case({})]
+# Of a sequence of five steps: two, two, one.
+PIECEWISE = [make_case({"readout": "tied", "embedding_size": 3}, read_out_steps=2)]
 STACKED_LENGTHS = [make_case(ZONEOUT | {"num_layers": 2}, lengths=True, seed=2)]
 
 
@@ -676,6 +707,7 @@ GROUPS = {
     "stack": Group(bptt, STACK, STACKS),
     "tied readout": Group(bptt, TIED, [make_case({"readout": "tied", "embedding_size": 3})]),
     "low-rank readout": Group(bptt, LOW_RANK, [make_case({"readout_rank": 3})]),
+    "pieces": Group(bptt, PIECES, PIECEWISE),
     "marks": Group(bptt, MARKS, STACKED_LENGTHS),
     "passes": Group(passes, PASSES, LENGTHS, (ROWS, COLUMNS)),
     "projection": Group(projection, PROJECTION, IDS),
