@@ -143,6 +143,9 @@ CHECKPOINT = flags.DEFINE_enum(
 )
 PROMPT = flags.DEFINE_string("prompt", None, "sample: what the model reads first (a new line)")
 LENGTH = flags.DEFINE_integer("length", 500, "sample: characters to write", 1, 2**31 - 1)
+STOP = flags.DEFINE_string(
+    "stop", None, "sample: each sample ends before this text, if it comes to write it"
+)
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "sample: how many", 1, 65536)
 CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices",
@@ -174,6 +177,12 @@ SPLIT = flags.DEFINE_enum(
     ["validation", "test", "training_end"],
     "evaluate: what to score; training_end: as long a piece at the end of the training split, to "
     "tune dynamic evaluation on",
+)
+LOG = flags.DEFINE_enum(
+    "log",
+    None,
+    ["tensorboard"],
+    "train: also write metrics, samples and curves for TensorBoard, into WORKDIR/tensorboard",
 )
 TEXT = flags.DEFINE_string(
     "text", None, "evaluate: a file to score all of, in place of a split, by the run's alphabet"
@@ -260,9 +269,9 @@ PATHS = ("config.data.path", "config.data.validation_path", "config.data.test_pa
 HELP = {"--help", "-help", "--helpshort", "-h", "-?", "--?"}
 # What each mode reads besides the config, the experiment and the folder.
 READ_BY_MODE = {
-    "train": {"figures", "init_from"},
+    "train": {"figures", "init_from", "log"},
     "evaluate": {"checkpoint", "split", "text", "ensemble", "draws", "dynamic", *DYNAMIC_OPTIONS},
-    "sample": {"checkpoint", "prompt", "length", "num_samples", "sample_seed", *SAMPLING},
+    "sample": {"checkpoint", "prompt", "length", "stop", "num_samples", "sample_seed", *SAMPLING},
     "compare": {"workdirs", "figures"},
 }
 
@@ -297,6 +306,8 @@ def check_flags(mode: str, changes: Changes) -> None:
             raise UserError(f"--{name} has an empty name: give folders, with commas between them")
     if mode == "compare" and not WORKDIRS.value:
         raise UserError("--mode=compare needs --workdirs=DIR,DIR,…: the folders of the runs")
+    if STOP.value == "":
+        raise UserError("--stop is empty: name a text, or leave it out")
     train, in_a_folder = mode == "train", flags.FLAGS["workdir"].present
     for names, meaningless, reader in (
         (set().union(*READ_BY_MODE.values()) - READ_BY_MODE[mode], True, f"to --mode={mode}"),
@@ -309,7 +320,7 @@ def check_flags(mode: str, changes: Changes) -> None:
         ),
         (("compile_cache", "cpu_devices", "config_file"), mode == "compare", "to --mode=compare"),
         (
-            ("init_from",),
+            ("init_from", "log"),
             is_study(find_experiment(EXPERIMENT.value)),
             f"to --experiment={EXPERIMENT.value}",
         ),
@@ -428,7 +439,7 @@ def run_experiment(changes: Changes, folder: Path) -> int:
         check_own_text(described_in(own), config, changes.values)
     if not is_study(experiment):
         title = "" if own == folder else name_of_run(changes)
-        return train(config, folder, title, INIT_FROM.value)
+        return train(config, folder, title, INIT_FROM.value, LOG.value)
     check_state_fits(config, Interface.of(1))
     if not changes.values and hasattr(experiment, "main_unchanged"):
         return experiment.main_unchanged(folder)
@@ -482,6 +493,7 @@ def sample_run(changes: Changes, folder: Path) -> int:
         LENGTH.value,
         NUM_SAMPLES.value,
         SAMPLE_SEED.value,
+        STOP.value,
     )
 
 

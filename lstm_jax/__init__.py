@@ -5,6 +5,7 @@ The map. Imports point one way, from the top of this list to its bottom.
     errors terminal container options files     errors in one line, output, limits, typed options
     data/           texts: fetch plays corpora batches texts (TOKENS: what a config asks for)
                     tokens (the contract) and its kinds: vocabulary octets words made_ids mapped
+                    frequencies
     meshes precision pieces                     many devices, narrow dtypes, sequences in pieces
     cells/          CELLS; a cell is one file: lstm coupled layer_norm mogrifier peephole gru
                     cell (the contract)  passes (the loops over time, forward and by hand)
@@ -25,6 +26,7 @@ The map. Imports point one way, from the top of this list to its bottom.
     run/            a training run in its folder: loop, and what it takes turns with:
                     lock checksums signals memory metrics description storage checkpoint
                     trained beginning nonfinite folder journal validation style figures progress
+                    compiling
 
 A new cell, head, task or optimizer is one file, or one function, and one line in its dict.
 """

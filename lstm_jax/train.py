@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 from jax.sharding import Mesh
+from jax.stages import Wrapped
 
 from lstm_jax.averaging import Average, init_average, update_average
 from lstm_jax.cells.passes import reset
@@ -165,7 +166,7 @@ def make_train_step(config: Config, head: Head = softmax) -> TrainStep:
     return train_step
 
 
-def make_dispatch(config: Config, head: Head = softmax) -> TrainStep:
+def make_dispatch(config: Config, head: Head = softmax) -> Wrapped:
     """Builds the compiled function that makes K training steps: batches and infos have a leading
     axis K. The state, placed by `state_placement`, is donated: what goes in is gone."""
     train_step = make_train_step(config, head)

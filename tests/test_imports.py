@@ -37,6 +37,7 @@ ORDER = [
     "data.made_ids",
     "data.corpora",
     "data.batches",
+    "data.frequencies",
     "data.texts",
     "meshes",
     "precision",
@@ -98,6 +99,7 @@ ORDER = [
     "run.style",
     "run.figures",
     "run.progress",
+    "run.compiling",
     "run.loop",
 ]
 

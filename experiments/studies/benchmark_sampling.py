@@ -62,7 +62,7 @@ def contenders_of(case: Case, missing: dict[str, str]) -> dict[str, Contender]:
     steps = LENGTH * case.num_samples
 
     def ours() -> np.ndarray:
-        return generate(params, key, PROMPT, LENGTH, config, case.num_samples)
+        return generate(params, key, PROMPT, LENGTH, config, case.num_samples)[0]
 
     contenders = {OURS: Contender(ours, steps)}
     if TORCH not in missing:

@@ -2,28 +2,39 @@
 after."""
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
 
 from experiments.support.scoring import in_units, plainly, score_in_units, show_lines
+from experiments.support.tensorboard import TensorBoard
 from lstm_jax.config import Config
 from lstm_jax.model import ModelParams, count_parameters
 from lstm_jax.model_config import ModelConfig
 from lstm_jax.run.checkpoint import FOLDER as CHECKPOINTS
 from lstm_jax.run.figures import in_words
-from lstm_jax.run.folder import FIGURES
+from lstm_jax.run.folder import FIGURES, TENSORBOARD
 from lstm_jax.run.loop import Run
-from lstm_jax.run.metrics import METRICS, SAMPLES, brief, counted, measured
+from lstm_jax.run.metrics import METRICS, SAMPLES, brief, counted, in_digits, measured
 from lstm_jax.tasks import TASKS
 from lstm_jax.terminal import say, write
 
 
-def train(config: Config, workdir: Path, title: str, init_from: str | None) -> int:
+def train(
+    config: Config, workdir: Path, title: str, init_from: str | None = None, log: str | None = None
+) -> int:
     """Trains, or resumes, and prints what came of it and a sample."""
     task = TASKS[config.data.task].of(config)
-    with Run(config, task, workdir, title, init_from=init_from) as run:
+    board = TensorBoard(workdir / TENSORBOARD) if log == "tensorboard" else None
+    hooks = board.hooks if board else {}
+    with (
+        board or nullcontext(),
+        Run(config, task, workdir, title, init_from=init_from, **hooks) as run,
+    ):
         announce(run)
+        if board:
+            board.begin(run.step)
         run.train()
         try:
             report(run)
@@ -45,6 +56,8 @@ def announce(run: Run) -> None:
     say(f"losses: {unit_in_words(unit)}; lower is better")
     for name, meaning in run.task.meanings.items():
         say(f"{brief(name)}: {meaning}")
+    if references := run.task.references():
+        say(f"to beat: {each_in_words(references, unit)}")
     say(f"folder: {run.workdir}")
 
 
@@ -63,6 +76,13 @@ def unit_in_words(unit: str) -> str:
     if not unit.startswith("nats/"):
         return unit
     return f"{unit}, the mean of -log(probability) of each true {counted(unit)}"
+
+
+def each_in_words(references: dict[str, float], unit: str) -> str:
+    """Losses that are easily reached, as `uniform guessing 4.1744 nats/char`."""
+    return (
+        ", ".join(f"{name} {in_digits(value)}" for name, value in references.items()) + f" {unit}"
+    )
 
 
 def report(run: Run) -> None:

@@ -13,9 +13,12 @@ from lstm_jax.run.metrics import METRICS, SAMPLES, SUMMARY
 from lstm_jax.run.nonfinite import FOLDER as DUMPS
 from lstm_jax.terminal import say, warn
 
-CONFIG, FIGURES = "config.json", "figures"
+CONFIG, FIGURES, TENSORBOARD = "config.json", "figures", "tensorboard"
 LONGEST_TITLE = 200
-RUN_FILES = (CONFIG, METRICS, SAMPLES, SUMMARY, FIGURES, CHECKPOINTS, DAMAGED, DUMPS, LOCK)
+RUN_FILES = (
+    *(CONFIG, METRICS, SAMPLES, SUMMARY, FIGURES, TENSORBOARD),
+    *(CHECKPOINTS, DAMAGED, DUMPS, LOCK),
+)
 # Below such a folder orbax writes what nobody can read: it takes the first for patterns of names,
 # and the last for a storage of Google's.
 NO_PLACE = re.compile(r"[\[\]]|(^|/)gs:(/|$)")

@@ -7,12 +7,15 @@ while step < steps:
 """
 
 import time
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import jax
 import numpy as np
+from jax.stages import Wrapped
 
 from lstm_jax.averaging import is_waiting
 from lstm_jax.config import Config
@@ -25,6 +28,7 @@ from lstm_jax.masks import evaluation_masks
 from lstm_jax.model import count_parameters
 from lstm_jax.run.beginning import begin_from, check_beginning
 from lstm_jax.run.checkpoint import Checkpoints
+from lstm_jax.run.compiling import compile_dispatches, dispatch_sizes, next_boundary
 from lstm_jax.run.description import Description, begun_from_in, read_description
 from lstm_jax.run.figures import Recipe, curves_of, draw_curves, drops, in_words
 from lstm_jax.run.folder import (
@@ -54,7 +58,15 @@ from lstm_jax.run.validation import begin_where_stalled, validate
 from lstm_jax.stalling import after_validation, why_over
 from lstm_jax.tasks import Task
 from lstm_jax.terminal import say, warn
-from lstm_jax.train import StepInfo, TrainState, init_train_state, make_dispatch, state_placement
+from lstm_jax.train import (
+    StepInfo,
+    TrainState,
+    init_train_state,
+    make_dispatch,
+    state_placement,
+)
+
+SUMMED_UP = ("train_loss", "seconds", "compile_seconds", "skipped")  # of the last line
 
 
 def check_run(config: Config, task: Task, workdir: Path) -> Description:
@@ -99,6 +111,9 @@ class Run:
       on_metrics: called with each line that is added to `metrics.jsonl`.
       init_from: the folder of another run, with whose best parameters this one begins; where it
         goes on that is not read.
+      on_sample: called with the step and the text of each sample.
+      on_curves: called with the step and the path of each picture of the curves, which is then
+        drawn at every validation.
 
     It resumes where its folder's latest checkpoint is. Raises UserError, in one line, where the
     folder holds another run or is another process's, or the run would not fit into memory; `train`
@@ -123,9 +138,12 @@ class Run:
         title: str = "",
         on_metrics: OnMetrics | None = None,
         init_from: str | Path | None = None,
+        on_sample: Callable[[int, str], None] | None = None,
+        on_curves: Callable[[int, Path], None] | None = None,
     ) -> None:
         workdir = named(str(workdir))
         self.config, self.task, self.workdir = config, task, workdir
+        self.on_sample, self.on_curves = on_sample, on_curves
         self.description = check_run(config, task, workdir)
         self.title = title or recorded_title(workdir) or workdir.name
         self._init_from, self._beginning = init_from and str(init_from), None
@@ -226,16 +244,15 @@ class Run:
         """Trains to the last step; raises Interrupted, after saving, when asked to stop.
 
         By a signal, in the main thread, or by a reader of stderr that has gone away."""
-        progress = Progress(self.config.train.steps, self.step, self.task.unit)
-        try:
-            with catch_signals() as received:
-                self._train(progress, received)
+        with catch_signals() as received:
+            dispatch = self._compile()
+            steps, seconds = self.config.train.steps, self.journal.seconds
+            with closing(Progress(steps, self.step, self.task.unit, seconds)) as progress:
+                self._train(dispatch, progress, received)
                 if received:
                     self.watch.check_state(self.state)
                     self.checkpoints.save(self.state, self.description, {})
                 self.checkpoints.wait()
-        finally:
-            progress.close()
         if received:
             self.draw_figures()
             raise Interrupted(received[0], self.step)
@@ -247,14 +264,24 @@ class Run:
         train = self.config.train
         return why_over(self.state.stall, train.patience) if self.step < train.steps else None
 
-    def _train(self, progress: Progress, received: list[int]) -> None:
+    def _compile(self) -> Wrapped:
+        """The dispatch, compiled for all the steps to come."""
+        dispatch = make_dispatch(self.config, head_of(self.task))
+        sizes = dispatch_sizes(self.step, self.config.train)
+        if sizes and not self.why_over():
+            batch = self.task.training_batch(self.step)
+            seconds = compile_dispatches(partial(dispatch.lower, self.state), batch, sizes)
+            self.journal.compile_seconds += seconds
+            say(f"compiled in {seconds:.1f} s")
+        return dispatch
+
+    def _train(self, dispatch: Wrapped, progress: Progress, received: list[int]) -> None:
         """The loop itself; stops between two dispatches once it is asked to, which it notes."""
         train, step = self.config.train, self.step
-        dispatch = make_dispatch(self.config, head_of(self.task))
         unread: tuple[int, StepInfo] | None = None
         clock, over = time.perf_counter(), self.why_over()
         while step < train.steps and not received and not over:
-            boundary = min(step - step % train.validate_every + train.validate_every, train.steps)
+            boundary = next_boundary(step, train)
             K = min(train.steps_per_dispatch, boundary - step)
             self.state, infos = dispatch(self.state, self._batches(step, step + K))
             step += K
@@ -293,6 +320,8 @@ class Run:
         progress.update(line)
         if boundary:
             self.checkpoints.save(self.state, self.description, scores)
+            if self.on_curves is not None:
+                self.draw_figures()
         return now
 
     def _validate(self) -> dict[str, float]:
@@ -302,6 +331,8 @@ class Run:
         self.watch.check_scores(scores, self.state)
         if (sample := self.sample()) is not None:
             self.journal.write_sample(self.step, scores, self.task.unit, sample)
+            if self.on_sample is not None:
+                self.on_sample(self.step, sample)
         return scores
 
     def _heed(self, scores: dict[str, float]) -> None:
@@ -337,8 +368,10 @@ class Run:
             "parameters": sum(count_parameters(self.state.params).values()),
             "step": self.step,
             "targets": self.journal.targets_at(self.step),
-            **{k: last[k] for k in ("train_loss", "seconds", "skipped") if k in last},
+            **{k: last[k] for k in SUMMED_UP if k in last},
         }
+        if references := self.task.references():
+            summary["references"] = references
         if over := self.why_over():
             summary["ended_early"] = over
         if saved := self.checkpoints.steps():
@@ -349,10 +382,13 @@ class Run:
         return summary
 
     def draw_figures(self) -> None:
-        """Draws the curves so far. Last of all: nothing hangs on them, and they may take long."""
+        """Draws the curves so far, after all else: nothing hangs on them, and they take long."""
         if lines := self.journal.lines():
-            model = self.config.model
-            about = f"{in_words(model)} on {self.task.describe().partition(':')[0]}"
+            model, task = self.config.model, self.task
+            about = f"{in_words(model)} on {task.describe().partition(':')[0]}"
             recipe = Recipe(self.title, [lines], drops(model))
-            curves = curves_of([recipe], self.title, self.task.unit, about)
-            draw_curves(curves, self.folder / FIGURES / "curves.png")
+            curves = curves_of([recipe], self.title, task.unit, about, task.references())
+            path = self.folder / FIGURES / "curves.png"
+            draw_curves(curves, path)
+            if self.on_curves is not None and path.exists():
+                self.on_curves(lines[-1]["step"], path)

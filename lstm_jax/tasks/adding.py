@@ -141,6 +141,12 @@ class AddingTask(Task):
         rng = np.random.default_rng([HELD_OUT_SEED, AFTER_THE_LAST_STEP + n])
         return draw_sequences(rng, SIDE_BY_SIDE, self.length)
 
+    def references(self) -> dict[str, float]:
+        """The variance of the held-out targets."""
+        parts = map(self.held_out_part, range(math.ceil(self.held_out / SIDE_BY_SIDE)))
+        targets_N = np.concatenate([part.targets.sum(axis=(0, 2)) for part in parts])
+        return {"always saying the mean": float(targets_N[: self.held_out].var(dtype=np.float64))}
+
     def answer(self, params: ModelParams, masks: Masks | None) -> np.ndarray:
         """The target and the answer of each held-out sequence, 2xN."""
         parts = map(self.held_out_part, range(math.ceil(self.held_out / SIDE_BY_SIDE)))

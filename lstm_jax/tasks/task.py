@@ -71,6 +71,11 @@ class Task:
         """What the ids of a run stand for, in order, out of its identity; None: it has no such."""
         return None
 
+    def references(self) -> dict[str, float]:
+        """What is easily reached, by its name in plain words: the first score of `evaluate`, of
+        predictions that need no model."""
+        return {}
+
     # By flags: the options, and what can be said of them before there is any data.
 
     Options: ClassVar[type[Section]]  # the config's, under `data.`

@@ -1,13 +1,16 @@
 """A text: from each character, or byte, or word, and all before it, the model predicts the next."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Self
 
 import jax
 import numpy as np
 
 from lstm_jax.data.batches import Batch, Streams
+from lstm_jax.data.frequencies import unigram_loss
 from lstm_jax.data.texts import (
     TOKENS,
     TextOptions,
@@ -134,5 +137,18 @@ class TextTask(Task):
     def sample(self, params: ModelParams, masks: Masks | None) -> str:
         """What the model makes of the text's first character; the same for the same parameters."""
         prompt = self.text.ids[:1]
-        ids = generate(params, jax.random.key(0), prompt, self.sample_length, masks=masks)
+        ids, _ = generate(params, jax.random.key(0), prompt, self.sample_length, masks=masks)
         return self.text.vocabulary.decode(np.concatenate([prompt, ids[0]]))
+
+    def references(self) -> dict[str, float]:
+        return {
+            "uniform guessing": math.log(self.interface.output_size),
+            "frequencies alone": self.unigram_loss,
+        }
+
+    @cached_property
+    def unigram_loss(self) -> float:
+        """Of what is validated on; of the training split where nothing is."""
+        training, validation = self.split.train, self.split.validation
+        scored = training if validation is None else validation
+        return unigram_loss(training, scored[1:], self.interface.output_size)

@@ -41,6 +41,9 @@ def test_it_trains(trained):
     folder, (_, stdout, stderr) = trained
     assert "adding: sequences of 20 to 22 steps, 7 held out\n" in stderr
     assert re.search(
+        r"^to beat: always saying the mean 0\.\d{4} squared error/sequence$", stderr, re.M
+    )
+    assert re.search(
         r"validation of the average loss \S+ wrong \d\.\d{4}  [\d,]+ sequences/s", stderr
     )
     assert "\nwrong: the share of them whose answer is off by 0.04 or more\n" in stderr

@@ -7,7 +7,9 @@ import json
 import os
 import shutil
 import signal
+import sys
 import threading
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -242,9 +244,53 @@ def test_what_a_run_leaves_behind(finished):
         best["step"],
         best["val_loss_stream"],
     )
+    assert summary["references"] == TextTask(CONFIG, TEXT).references()
     steps = set(Checkpoints(finished).steps())
     assert steps == {18, 20, best["step"]}
     assert int(load_model(finished, "best")[0].step) == best["step"]
+
+
+def test_what_a_run_writes_is_handed_on_as_it_comes(tmp_path, finished, monkeypatch):
+    """Metrics to Weights & Biases, by README's lines; samples and curves at each validation, and
+    at the end, where the curves are drawn for people."""
+    logged = []
+
+    class Online:
+        def log(self, data, step):
+            logged.append((step, data))
+
+        def finish(self):
+            logged.append("finished")
+
+    def init(project, config):
+        assert project == "lstm" and config["model.hidden_size"] == 8
+        return Online()
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    import wandb
+
+    def draw(*args):
+        args[-1].parent.mkdir(exist_ok=True)
+        args[-1].write_bytes(b"a picture")
+
+    monkeypatch.setattr(loop, "draw_curves", draw)
+    samples, pictures = [], []
+    hooks = {
+        "on_sample": lambda step, text: samples.append((step, text)),
+        "on_curves": lambda step, path: pictures.append((step, path.read_bytes())),
+    }
+    online = wandb.init(project="lstm", config=CONFIG.flatten())
+    hooks["on_metrics"] = lambda line: online.log(line, step=line["step"])
+    with run_in(tmp_path, **hooks) as run:
+        run.train()
+        run.draw_figures()
+    online.finish()
+    assert logged == [*((line["step"], line) for line in read_metrics(tmp_path)), "finished"]
+    assert len(logged) == 8
+    assert pictures == [(step, b"a picture") for step in (6, 12, 18, 20, 20)]
+    written = (finished / "samples.txt").read_text().split("=" * 12)
+    assert [step for step, _ in samples] == [6, 12, 18, 20]
+    assert [f"\n{text}\n\n" for _, text in samples] == written[2::2]
 
 
 @pytest.mark.parametrize(
@@ -336,7 +382,7 @@ def test_an_interrupted_state_is_looked_at_before_it_is_saved(finished, tmp_path
     """Its last update spoilt it, and no validation has looked at it."""
     workdir = shutil.copytree(finished, tmp_path / "run")
 
-    def spoil(progress, received):
+    def spoil(dispatch, progress, received):
         b_V = run.state.params.readout.b.at[0].set(jnp.nan)
         readout = run.state.params.readout._replace(b=b_V)
         params = run.state.params._replace(readout=readout)

@@ -58,6 +58,19 @@ def test_elsewhere_a_line_comes_every_ten_seconds_at_a_validation_and_at_the_end
     assert [" stream 1.5000 windows 1.6000 " in line for line in lines] == [False] * 2 + [True] * 2
 
 
+def test_the_time_left_has_validations_in_it_but_not_the_first_which_is_compiled(capsys, clock):
+    """A step takes a second, the first validation 100 seconds, the second ten; and what a run has
+    done before is counted at its own speed."""
+    progress = Progress(60, 20, "nats/char", 500.0)
+    losses = {"val_loss_stream": 1.5}
+    for step, elsewhere in ((30, 100), (35, 100), (40, 110), (50, 120)):
+        clock[0] = 100.0 + step - 20 + elsewhere
+        progress.update(line_at(step, 500.0 + step - 20, 500, **losses))
+    lines = capsys.readouterr().err.splitlines()
+    # 30 x 1, 25 x 1, 20 x (1 + 10 / 10), 10 x (1 + 20 / 20)
+    assert [line.split()[-3] for line in lines] == ["30", "25", "40", "20"]
+
+
 def test_on_a_terminal_it_is_a_bar_that_ends_its_line(monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
