@@ -13,6 +13,7 @@ import dataclasses
 import itertools
 import sys
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -576,6 +577,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     Quiet: orbax also raises what it logs as an error, with a traceback, and one line of it will do.
     """
     if HELP.intersection(itertools.takewhile(lambda flag: flag != "--", argv[1:])):
+        with suppress(flags.Error, ValueError):  # what is wrong can wait
+            load_own_experiment(argv)
         flags.FLAGS(argv[:1])
         return [argv[0], "--help"]
     try:

@@ -201,6 +201,7 @@ def test_a_task_of_ones_own_has_flags(folder):
     done = call(*line)
     assert done.code == 0 and "2 in, 2 out" in done.stderr
     assert load_model("run")[1].config.data.rows == 2
+    assert "--config.data.rows=" in call(*line, "--help").stdout
     assert "data.rows lies between 1 and 9" in refused(*line, "--config.data.rows=10")
     assert "means nothing to data.task=rows" in refused(*line, "--config.data.train_chars=9")
     assert Config().data.rows == 3
