@@ -2,19 +2,18 @@
 
     python -m experiments.run --experiment=shakespeare
     python -m experiments.run --config.model.hidden_size=64 --workdir=runs/small
-    python -m experiments.run --sweep.optimizer.learning_rate=1e-3,3e-3 --sweep.train.seed=0,1,2
     python -m experiments.run --mode=evaluate --workdir=runs/shakespeare
     python -m experiments.run --mode=sample --workdir=runs/shakespeare --prompt=ROMEO:
     python -m experiments.run --mode=compare --workdirs=runs/shakespeare,runs/small
 
 The same command run again in its folder resumes there. Results go to stdout, the rest to stderr.
-Every --config.SECTION.KEY has a --sweep.SECTION.KEY: values with commas between them, a run each.
 """
 
 import dataclasses
-import stat
+import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,8 +42,18 @@ from experiments.studies import (
     verify_recipes,
 )
 from experiments.support.comparison import compare, find_runs
+from experiments.support.config_file import Changes, changes_of
 from experiments.support.evaluation import Wanted, evaluate_task, evaluate_text
+from experiments.support.experiment_file import (
+    config_of,
+    is_file,
+    known_experiment,
+    load_experiment,
+)
+from experiments.support.folders import check_own_text, check_usable, described_in
+from experiments.support.help import Flag, help_text, option_help, unknown_flag, wrong_value
 from experiments.support.machine import keep_memory, use_devices
+from experiments.support.naming import NAMING, run_name
 from experiments.support.output import READER_LEFT, flush_streams, open_streams, use_hooks
 from experiments.support.programs import keep_no_programs, keep_programs, keep_programs_unasked
 from experiments.support.samples import sample_task, sample_text
@@ -53,17 +62,17 @@ from experiments.support.training import train
 from lstm_jax.config import SECTIONS, Config, check_read, fields_of
 from lstm_jax.data.fetch import cache_folder
 from lstm_jax.errors import UserError
-from lstm_jax.files import check_plain, named
+from lstm_jax.files import named
 from lstm_jax.model import Interface
 from lstm_jax.options import value_type
 from lstm_jax.run.checkpoint import load_model
-from lstm_jax.run.folder import RUN_FILES
+from lstm_jax.run.folder import CONFIG
 from lstm_jax.run.memory import check_state_fits
 from lstm_jax.run.signals import Interrupted
 from lstm_jax.run.style import FORMATS, drawn_as
 from lstm_jax.sample import SamplingConfig
 from lstm_jax.scoring.dynamic import DynamicConfig
-from lstm_jax.terminal import say
+from lstm_jax.terminal import say, show
 
 # A recipe is a module with a `get_config`, which is trained. A study has more: what it does in
 # place of training (`main`), the config values that it READS, and the flags that it IGNORES. One
@@ -87,8 +96,23 @@ EXPERIMENTS: dict[str, ModuleType] = {
     "figures": figures,
 }
 
-EXPERIMENT = flags.DEFINE_enum(
-    "experiment", "shakespeare", list(EXPERIMENTS), "which experiment; each is a file of its name"
+EXPERIMENT = flags.DEFINE_string(
+    "experiment",
+    "shakespeare",
+    f"{', '.join(EXPERIMENTS)}; or a FILE.py of your own that has a get_config(), and a "
+    "main(config, workdir) where it does something else than train",
+)
+CONFIG_FILE = flags.DEFINE_string(
+    "config_file",
+    None,
+    "config values in a file, .toml or .json (a run's config.json, too): they change the "
+    "experiment's, and flags change them",
+)
+INIT_FROM = flags.DEFINE_string(
+    "init_from",
+    None,
+    "train: begin with the best parameters of the run in that folder, in a new one; without "
+    "--experiment its config is the one to change",
 )
 MODE = flags.DEFINE_enum(
     "mode",
@@ -99,8 +123,9 @@ MODE = flags.DEFINE_enum(
 WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "the run's folder (default: runs/EXPERIMENT); compare: where the picture goes (default: "
-    "runs/compare)",
+    "the run's folder (default: runs/EXPERIMENT, and -TEXT where that is not the experiment's own; "
+    "one that is there goes on with its own config, without --experiment); compare: where the "
+    "picture goes (default: runs/compare)",
 )
 WORKDIRS = flags.DEFINE_list(
     "workdirs",
@@ -119,6 +144,9 @@ CHECKPOINT = flags.DEFINE_enum(
 )
 PROMPT = flags.DEFINE_string("prompt", None, "sample: what the model reads first (a new line)")
 LENGTH = flags.DEFINE_integer("length", 500, "sample: characters to write", 1, 2**31 - 1)
+STOP = flags.DEFINE_string(
+    "stop", None, "sample: each sample ends before this text, if it comes to write it"
+)
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "sample: how many", 1, 65536)
 CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices",
@@ -151,11 +179,17 @@ SPLIT = flags.DEFINE_enum(
     "evaluate: what to score; training_end: as long a piece at the end of the training split, to "
     "tune dynamic evaluation on",
 )
+LOG = flags.DEFINE_enum(
+    "log",
+    None,
+    ["tensorboard"],
+    "train: also write metrics, samples and curves for TensorBoard, into WORKDIR/tensorboard",
+)
 TEXT = flags.DEFINE_string(
     "text", None, "evaluate: a file to score all of, in place of a split, by the run's alphabet"
 )
 FIGURES = flags.DEFINE_list(
-    "figures", ["png"], f"train: the formats of pictures, with commas: {', '.join(FORMATS)}"
+    "figures", ["png"], f"the formats of pictures, with commas: {', '.join(FORMATS)}"
 )
 flags.register_validator(
     "figures",
@@ -165,16 +199,6 @@ flags.register_validator(
 SAMPLE_SEED = flags.DEFINE_integer(
     "sample_seed", 0, "sample: the same seed, the same text", 0, 2**32 - 1
 )
-
-
-def help_of(field: dataclasses.Field) -> str:
-    """What a value means, its range, and its default where the flag has none of its own."""
-    meta, default = field.metadata, field.default
-    numeric = value_type(field) in (int, float, tuple)
-    bounds = f"; {meta['low']:,} to {meta['high']:,}" if numeric else ""
-    return f"{meta['help']}{bounds}" + (
-        f"; default {default}" if default not in (None, "", ()) else ""
-    )
 
 
 class Integers(flags.ArgumentParser):
@@ -191,35 +215,33 @@ class Integers(flags.ArgumentParser):
             raise ValueError("it takes integers with commas between them") from error
 
 
+# What a parser's values are called; any text will do for the others.
+KINDS: dict[type, str] = {
+    flags.IntegerParser: "an integer",
+    flags.FloatParser: "a number",
+    flags.BooleanParser: "true or false",
+    flags.ListParser: "names with commas between them",
+    Integers: "integers with commas between them",
+}
+OPTIONS: dict[str, dataclasses.Field] = {}  # the flags that are of an option
+
+
 def define_flag(name: str, field: dataclasses.Field, default: Any) -> flags.FlagHolder:
     """A flag of the field's own type."""
+    OPTIONS[name], text = field, option_help(name.removeprefix("config."), field)
     if field.metadata["choices"] is not None:
-        return flags.DEFINE_enum(name, default, [*field.metadata["choices"]], help_of(field))
+        flag = flags.DEFINE_enum(name, default, [*field.metadata["choices"]], text)
+        # The dict itself: a file of the user's may add to it.
+        flags.FLAGS[name].parser.enum_values = field.metadata["choices"]
+        return flag
     if value_type(field) is tuple:
-        return flags.DEFINE(Integers(), name, default, help_of(field))
+        return flags.DEFINE(Integers(), name, default, text)
     define = {
         int: flags.DEFINE_integer,
         float: flags.DEFINE_float,
         str: flags.DEFINE_string,
     }[value_type(field)]
-    return define(name, default, help_of(field))
-
-
-SAMPLING = {
-    field.name: define_flag(field.name, field, field.default)
-    for field in dataclasses.fields(SamplingConfig)
-}
-TEMPERATURE, TOP_K, TOP_P = (SAMPLING[name] for name in ("temperature", "top_k", "top_p"))
-DYNAMIC_OPTIONS = {
-    f"dynamic_{field.name}": define_flag(f"dynamic_{field.name}", field, field.default)
-    for field in dataclasses.fields(DynamicConfig)
-}
-# A config value that is not given leaves the experiment's own.
-CONFIG = {
-    f"config.{section}.{key}": define_flag(f"config.{section}.{key}", field, None)
-    for section in SECTIONS
-    for key, field in fields_of(section).items()
-}
+    return define(name, default, text)
 
 
 class Listed(flags.ArgumentParser):
@@ -234,27 +256,65 @@ class Listed(flags.ArgumentParser):
         values = argument.split(self.separator) if isinstance(argument, str) else argument
         return [self.of_one.parse(value) for value in values]
 
+    def wrong(self, argument: str) -> str:
+        """The first value that is none."""
+        for value in argument.split(self.separator):
+            try:
+                self.of_one.parse(value)
+            except (TypeError, ValueError):
+                return value
+        return argument
 
-# Not among the module's own, which --help lists: each means what its --config flag does.
-SWEEP = {
-    name: flags.DEFINE(
+
+SAMPLING = {
+    field.name: define_flag(field.name, field, field.default)
+    for field in dataclasses.fields(SamplingConfig)
+}
+TEMPERATURE, TOP_K, TOP_P = (SAMPLING[name] for name in ("temperature", "top_k", "top_p"))
+DYNAMIC_OPTIONS = {
+    f"dynamic_{field.name}": define_flag(f"dynamic_{field.name}", field, field.default)
+    for field in dataclasses.fields(DynamicConfig)
+}
+
+
+def define_config_flags() -> None:
+    """A flag for each config value that has none yet; not given it leaves the experiment's own."""
+    for section in SECTIONS:
+        for key, field in fields_of(section).items():
+            if (name := f"config.{section}.{key}") not in flags.FLAGS:
+                define_flag(name, field, None)
+                define_sweep_flag(name)
+
+
+def define_sweep_flag(name: str) -> None:
+    """A flag for the values of a config flag in a sweep. Not among the module's own, which --help
+    lists: each means what its config flag does."""
+    flags.DEFINE(
         Listed(flags.FLAGS[name].parser),
         name.replace("config.", "sweep.", 1),
         None,
         f"the values of --{name} in the runs of a sweep",
         module_name="experiments.support.sweep",
     )
-    for name in CONFIG
-}
+
+
+define_config_flags()
+
 PATHS = ("config.data.path", "config.data.validation_path", "config.data.test_path")
 
+HELP = {"--help", "-help", "--helpshort", "-h", "-?", "--?"}
 # What each mode reads besides the config, the experiment and the folder.
 READ_BY_MODE = {
-    "train": {"figures"},
+    "train": {"figures", "init_from", "log"},
     "evaluate": {"checkpoint", "split", "text", "ensemble", "draws", "dynamic", *DYNAMIC_OPTIONS},
-    "sample": {"checkpoint", "prompt", "length", "num_samples", "sample_seed", *SAMPLING},
+    "sample": {"checkpoint", "prompt", "length", "stop", "num_samples", "sample_seed", *SAMPLING},
     "compare": {"workdirs", "figures"},
 }
+
+
+def find_experiment(name: str) -> ModuleType:
+    """The experiment of a name, or in a file; UserError where there is none."""
+    return load_experiment(name) if is_file(name) else known_experiment(name, EXPERIMENTS)
 
 
 def is_study(experiment: ModuleType) -> bool:
@@ -264,12 +324,17 @@ def is_study(experiment: ModuleType) -> bool:
 
 def ignored_by(experiment: str) -> tuple[str, ...]:
     """The flags that mean nothing to an experiment."""
-    return getattr(EXPERIMENTS[experiment], "IGNORES", ())
+    return getattr(find_experiment(experiment), "IGNORES", ())
 
 
-def check_flags(mode: str, changes: dict[str, Any]) -> None:
+def check_flags(mode: str, changes: Changes) -> None:
     """Refuses flags that this mode, this experiment, or another flag, would make meaningless."""
-    for name, what in (("workdir", "folder"), ("compile_cache", "folder"), ("text", "file")):
+    for name, what in (
+        ("workdir", "folder"),
+        ("compile_cache", "folder"),
+        ("init_from", "folder"),
+        ("text", "file"),
+    ):
         if flags.FLAGS[name].value == "":
             raise UserError(f"--{name} is empty: name a {what}, or leave the flag out")
     for name in ("ensemble", "workdirs"):
@@ -277,12 +342,24 @@ def check_flags(mode: str, changes: dict[str, Any]) -> None:
             raise UserError(f"--{name} has an empty name: give folders, with commas between them")
     if mode == "compare" and not WORKDIRS.value:
         raise UserError("--mode=compare needs --workdirs=DIR,DIR,…: the folders of the runs")
+    if STOP.value == "":
+        raise UserError("--stop is empty: name a text, or leave it out")
     train, in_a_folder = mode == "train", flags.FLAGS["workdir"].present
     for names, meaningless, reader in (
         (set().union(*READ_BY_MODE.values()) - READ_BY_MODE[mode], True, f"to --mode={mode}"),
         (ignored_by(EXPERIMENT.value), train, f"to --experiment={EXPERIMENT.value}"),
-        (("experiment",), in_a_folder and not train, f"to --mode={mode} beside --workdir"),
-        (("compile_cache", "cpu_devices", "experiment"), mode == "compare", "to --mode=compare"),
+        (
+            ("experiment",),
+            # A file may be where a run's cell or task is from.
+            (in_a_folder or mode == "compare") and not train and not is_file(EXPERIMENT.value),
+            f"to --mode={mode}" + (" beside --workdir" if in_a_folder else ""),
+        ),
+        (("compile_cache", "cpu_devices", "config_file"), mode == "compare", "to --mode=compare"),
+        (
+            ("init_from", "log"),
+            is_study(find_experiment(EXPERIMENT.value)),
+            f"to --experiment={EXPERIMENT.value}",
+        ),
         (DYNAMIC_OPTIONS, not DYNAMIC.value, "without --dynamic"),
         (("split",), TEXT.value is not None, "beside --text"),
         (PATHS, TEXT.value is not None and not DYNAMIC.value, "beside --text without --dynamic"),
@@ -303,29 +380,29 @@ def check_flags(mode: str, changes: dict[str, Any]) -> None:
     check_changes(mode, changes)
 
 
-def check_changes(mode: str, changes: dict[str, Any]) -> None:
+def check_changes(mode: str, changes: Changes) -> None:
     """Refuses config values that this mode, this experiment, or another one, would make
     meaningless."""
     if mode == "train":
-        reads = getattr(EXPERIMENTS[EXPERIMENT.value], "READS", changes)
-        wrong = [name for name in changes if name not in reads]
+        reads = read_by_experiment()
+        wrong = [name for name in changes.values if name not in reads]
         reader = f"--experiment={EXPERIMENT.value}"
     else:
         paths = [name.removeprefix("config.") for name in PATHS]
         kept = ("evaluate.", *paths) if mode == "evaluate" else ()
-        wrong = [name for name in changes if not name.startswith(kept)]
+        kept += NAMING if WORKDIR.value is None and mode != "compare" else ()
+        wrong = [name for name in changes.values if not name.startswith(kept)]
         reader = f"--mode={mode}, which takes the run's own config"
     if wrong:
-        raise UserError(f"--config.{wrong[0]} means nothing to {reader}: leave it out")
+        by_flag = flags.FLAGS[f"config.{wrong[0]}"].present
+        where = "" if by_flag else f", which --config_file={CONFIG_FILE.value} has,"
+        raise UserError(f"--config.{wrong[0]}{where} means nothing to {reader}: leave it out")
 
 
 def grid() -> dict[str, list[Any]]:
     """The values to sweep over, by the option's name (`train.seed`)."""
-    return {
-        name.removeprefix("config."): holder.value
-        for name, holder in SWEEP.items()
-        if holder.value is not None
-    }
+    values = {name: flags.FLAGS[f"sweep.{name}"].value for name in Config().flatten()}
+    return {name: several for name, several in values.items() if several is not None}
 
 
 def check_grid() -> None:
@@ -333,43 +410,69 @@ def check_grid() -> None:
     for name in grid():
         if MODE.value != "train":
             raise UserError(f"--sweep.{name} means nothing to --mode={MODE.value}: leave it out")
-        if is_study(EXPERIMENTS[EXPERIMENT.value]):
+        if is_study(find_experiment(EXPERIMENT.value)):
             raise UserError(
                 f"--sweep.{name} means nothing to --experiment={EXPERIMENT.value}, which is a "
                 "study and no recipe: take another --experiment, or leave it out"
             )
-        if name in overrides():
+        if flags.FLAGS[f"config.{name}"].present:
             raise UserError(f"--config.{name} and --sweep.{name} are given: leave one out")
+        if LOG.value is not None:
+            raise UserError("--log means nothing to a sweep, which draws its own: leave it out")
 
 
-def overrides() -> dict[str, Any]:
-    """The config values given on the command line, by name (`model.hidden_size`)."""
-    return {
-        name.removeprefix("config."): holder.value
-        for name, holder in CONFIG.items()
-        if holder.value is not None
-    }
+def read_by_experiment() -> Collection[str]:
+    """The config values that mean something to the experiment."""
+    return getattr(find_experiment(EXPERIMENT.value), "READS", Config().flatten())
 
 
-def workdir() -> Path:
-    name = "compare" if MODE.value == "compare" else EXPERIMENT.value
-    default = f"runs/{name}-sweep" if grid() else f"runs/{name}"
-    return named(default if WORKDIR.value is None else WORKDIR.value)
+def given() -> Changes:
+    """The config values that are given, by the file and by flags."""
+    values = {name: flags.FLAGS[f"config.{name}"].value for name in Config().flatten()}
+    by_flags = {name: value for name, value in values.items() if value is not None}
+    return changes_of(CONFIG_FILE.value, by_flags, read_by_experiment())
 
 
-def check_usable(folder: Path, flag: str) -> None:
-    """Refuses what can be no run's folder."""
+def changed(config: Config, changes: Changes) -> Config:
+    """A config with changes; UserError where they do not go together."""
     try:
-        str(folder).encode()  # what writes the checkpoints takes no other names
-        is_folder = stat.S_ISDIR(folder.stat().st_mode)
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL inside the path
-        reason = getattr(error, "strerror", error)
-        raise UserError(f"--{flag}={folder} cannot be used ({reason}): choose another") from error
-    if not is_folder:
-        raise UserError(f"--{flag}={folder} is a file, not a folder: choose another")
-    check_plain(folder, RUN_FILES)
+        config = config.replace(changes.values)
+        check_read(config, changes.chosen)
+    except UserError as error:
+        if CONFIG_FILE.value is None:
+            raise
+        raise UserError(f"{error} (see --config_file={CONFIG_FILE.value})") from error
+    return config
+
+
+def own_run() -> Path | None:
+    """The run whose own config is the one to change, where no experiment is named."""
+    if MODE.value != "train" or flags.FLAGS["experiment"].present:
+        return None
+    if WORKDIR.value is not None and (named(WORKDIR.value) / CONFIG).exists():
+        return named(WORKDIR.value)
+    return None if INIT_FROM.value is None else named(INIT_FROM.value)
+
+
+def base_config() -> Config:
+    """The config that a file and flags change: the experiment's, or the one of a run."""
+    if (folder := own_run()) is not None:
+        return described_in(folder).config
+    return config_of(find_experiment(EXPERIMENT.value), EXPERIMENT.value)
+
+
+def name_of_run(changes: Changes) -> str:
+    """What a run is called by what is asked for."""
+    if MODE.value == "compare":
+        return "compare"
+    own, tuned = base_config().flatten(), INIT_FROM.value is not None
+    name = str((own_run() or Path(EXPERIMENT.value)).absolute())
+    ending = ("-tuned" if tuned else "") + ("-sweep" if grid() else "")
+    return run_name(name, own, own | changes.values) + ending
+
+
+def workdir(changes: Changes) -> Path:
+    return Path("runs", name_of_run(changes)) if WORKDIR.value is None else named(WORKDIR.value)
 
 
 def set_compile_cache() -> None:
@@ -387,26 +490,37 @@ def set_compile_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(named(set_up)))
 
 
-def run_experiment() -> int:
-    """Runs the experiment with its config as the flags change it; returns the exit code."""
-    experiment = EXPERIMENTS[EXPERIMENT.value]
-    config = experiment.get_config().replace(overrides())
+def run_experiment(changes: Changes, folder: Path) -> int:
+    """Runs the experiment with its config as it is changed; returns the exit code."""
+    experiment = find_experiment(EXPERIMENT.value)
+    config = changed(base_config(), changes)
+    if (own := own_run()) is not None:
+        check_own_text(described_in(own), config, changes.values)
     if swept := grid():
-        return train_sweep(config, swept, workdir(), EXPERIMENT.value, [*overrides()])
-    check_read(config, overrides())
+        name = name_of_run(changes).removesuffix("-sweep")
+        return train_sweep(config, swept, folder, name, changes.chosen, INIT_FROM.value)
     if not is_study(experiment):
-        return train(config, workdir(), EXPERIMENT.value)
+        title = "" if own == folder else name_of_run(changes)
+        return train(config, folder, title, INIT_FROM.value, LOG.value)
     check_state_fits(config, Interface.of(1))
-    if not overrides() and hasattr(experiment, "main_unchanged"):
-        return experiment.main_unchanged(workdir())
-    return experiment.main(config, workdir())
+    if not changes.values and hasattr(experiment, "main_unchanged"):
+        return experiment.main_unchanged(folder)
+    return experiment.main(config, folder)
 
 
-def evaluate_run() -> int:
+def check_data(config: Config, changes: Changes, folder: Path) -> None:
+    """Refuses data that led to a folder, and that the run there is not of."""
+    for name in ("data.task", "data.corpus"):
+        wanted = changes.values.get(name, own := config.flatten()[name])
+        if wanted != own:
+            raise UserError(f"{folder} holds a run of {name}={own}, not of {wanted}")
+
+
+def evaluate_run(changes: Changes, folder: Path) -> int:
     """Prints the losses of a checkpoint on its validation split, or on the one that is named."""
-    state, description = load_model(workdir(), CHECKPOINT.value)
-    config = description.config.replace(overrides())
-    check_read(config, overrides())
+    state, description = load_model(folder, CHECKPOINT.value)
+    check_data(description.config, changes, folder)
+    config = changed(description.config, changes)
     if config.data.task != "text":
         refuse_flags_of_texts(config)
         return evaluate_task(state, description, config)
@@ -414,7 +528,7 @@ def evaluate_run() -> int:
         **{name.removeprefix("dynamic_"): flag.value for name, flag in DYNAMIC_OPTIONS.items()}
     )
     wanted = Wanted(
-        workdir(),
+        folder,
         CHECKPOINT.value,
         SPLIT.value,
         TEXT.value,
@@ -425,9 +539,10 @@ def evaluate_run() -> int:
     return evaluate_text(state, description, config, wanted)
 
 
-def sample_run() -> int:
+def sample_run(changes: Changes, folder: Path) -> int:
     """Writes what a text's model would write, or what another task has to show."""
-    state, description = load_model(workdir(), CHECKPOINT.value)
+    state, description = load_model(folder, CHECKPOINT.value)
+    check_data(description.config, changes, folder)
     config = description.config
     if config.data.task != "text":
         refuse_flags_of_texts(config)
@@ -440,15 +555,16 @@ def sample_run() -> int:
         LENGTH.value,
         NUM_SAMPLES.value,
         SAMPLE_SEED.value,
+        STOP.value,
     )
 
 
-def compare_runs() -> int:
+def compare_runs(_: Changes, folder: Path) -> int:
     """Prints what differs between runs, and their losses."""
     folders = find_runs(WORKDIRS.value)
-    for folder in folders:
-        check_usable(folder, "workdirs")
-    return compare(folders, workdir())
+    for other in folders:
+        check_usable(other, "workdirs")
+    return compare(folders, folder)
 
 
 def refuse_flags_of_texts(config: Config) -> None:
@@ -468,18 +584,24 @@ def main(argv: Sequence[str]) -> int:
 
 def carry_out(argv: Sequence[str]) -> int:
     """What the flags ask for; returns the exit code."""
-    if argv[1:]:
+    if argv[1:] and not HELP.issuperset(argv[1:]):
         say(f"error: unexpected argument {argv[1]!r}: flags begin with --")
         return 2
     use_hooks()
     try:
-        check_flags(MODE.value, overrides())
+        if argv[1:]:
+            return show_help()
+        changes = given()
+        check_flags(MODE.value, changes)
         check_grid()
         keep_memory()
         use_devices(CPU_DEVICES.value)
-        check_usable(workdir(), "workdir")
-        for folder in ENSEMBLE.value:
-            check_usable(named(folder), "ensemble")
+        if INIT_FROM.value is not None:
+            check_usable(named(INIT_FROM.value), "init_from")
+        folder = workdir(changes)
+        check_usable(folder, "workdir")
+        for other in ENSEMBLE.value:
+            check_usable(named(other), "ensemble")
         set_compile_cache()
         modes = {
             "train": run_experiment,
@@ -488,7 +610,7 @@ def carry_out(argv: Sequence[str]) -> int:
             "compare": compare_runs,
         }
         with drawn_as(*FIGURES.value):
-            return modes[MODE.value]()
+            return modes[MODE.value](changes, folder)
     except UserError as error:
         say(f"error: {error}")
         return 2
@@ -517,14 +639,75 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
     Quiet: orbax also raises what it logs as an error, with a traceback, and one line of it will do.
     """
+    if HELP.intersection(itertools.takewhile(lambda flag: flag != "--", argv[1:])):
+        with suppress(flags.Error, ValueError):  # what is wrong can wait
+            load_own_experiment(argv)
+        flags.FLAGS(argv[:1])
+        return [argv[0], "--help"]
     try:
+        argv = [argv[0], *flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)]
+        load_own_experiment(argv)
         rest = flags.FLAGS(argv)
         if flags.FLAGS["verbosity"].using_default_value:
             flags.FLAGS.verbosity = logging.FATAL
         return rest
+    except UserError as error:  # of a file of the user's
+        say(f"error: {error}")
     except (flags.Error, ValueError) as error:  # ValueError: a flagfile that is not UTF-8
-        say(f"error: {error} (--help lists the flags)")
-        sys.exit(2)
+        say(f"error: {told(error)} (--help lists the flags)")
+    sys.exit(2)
+
+
+def load_own_experiment(argv: Sequence[str]) -> None:
+    """Loads the file that --experiment names, where it does, and defines flags for its options."""
+    early = flags.FlagValues()
+    flags.DEFINE_string("experiment", "", "", flag_values=early)
+    early(argv, known_only=True)
+    if is_file(name := early["experiment"].value):
+        load_experiment(name)
+    Config()  # which takes in the options of what is now in CELLS and TASKS
+    define_config_flags()
+
+
+def told(error: Exception) -> str:
+    """What absl found wrong, in plain words where it is a flag's name or its value."""
+    if isinstance(error, flags.UnrecognizedFlagError):
+        section = error.flagname.removeprefix("config.")
+        if section == "config" or section in SECTIONS:
+            return (
+                f"there is no flag --{error.flagname}: did you mean --config_file=FILE, or one of "
+                "--config.SECTION.KEY=VALUE?"
+            )
+        sweeps = error.flagname.startswith("sweep")
+        known = [name for name in flags.FLAGS if name.startswith("sweep.") == sweeps]
+        return unknown_flag(error.flagname, known)
+    name, why = f"{error}".partition("=")[0].removeprefix("flag --"), error.__context__
+    if name not in flags.FLAGS or why is None:  # None: a validator says all itself
+        return f"{error}".removeprefix("ERROR:: ").removeprefix("flag ")
+    value = f"{error}".removeprefix(f"flag --{name}=").removesuffix(f": {why}")
+    if isinstance(listed := flags.FLAGS[name].parser, Listed):
+        of_one = described(flags.FLAGS[name.replace("sweep.", "config.", 1)])
+        return wrong_value(of_one._replace(name=name), listed.wrong(value))
+    return wrong_value(described(flags.FLAGS[name]), value)
+
+
+def described(flag: flags.Flag) -> Flag:
+    """A flag as `support.help` knows one."""
+    parser, field = flag.parser, OPTIONS.get(flag.name)
+    low, high = getattr(parser, "lower_bound", None), getattr(parser, "upper_bound", None)
+    if field is not None:
+        low, high = field.metadata["low"], field.metadata["high"]
+    choices = tuple(getattr(parser, "enum_values", ()))
+    default = None if field is not None else flag.default
+    return Flag(flag.name, KINDS.get(type(parser), ""), choices, low, high, default, flag.help)
+
+
+def show_help() -> int:
+    """`--help`, on stdout."""
+    ours = flags.FLAGS.flags_by_module_dict()[flags.FLAGS.find_module_defining_flag("mode")]
+    by_name = {flag.name: described(flag) for flag in ours}
+    show(help_text(by_name, EXPERIMENTS, READ_BY_MODE))
+    return 0
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ The map. Imports point one way, from the top of this list to its bottom.
     errors terminal container options files     errors in one line, output, limits, typed options
     data/           texts: fetch plays corpora batches texts (TOKENS: what a config asks for)
                     tokens (the contract) and its kinds: vocabulary octets words made_ids mapped
+                    frequencies
     meshes precision pieces                     many devices, narrow dtypes, sequences in pieces
     cells/          CELLS; a cell is one file: lstm coupled layer_norm mogrifier peephole gru
                     cell (the contract)  passes (the loops over time, forward and by hand)
@@ -12,6 +13,7 @@ The map. Imports point one way, from the top of this list to its bottom.
     layer           one cell over time, in either direction or both
     heads           softmax squared bernoulli, each with its derivative by hand
     model_config model masks                    embedding, stack, readout; what is dropped
+    transfer                                    one model's parameters as another's first ones
     loss            the mean over the targets that count
     gradients/      GRADIENTS; known  bptt (by hand)  bptt_layer  remat  weight_drop
                     lanes (several devices)
@@ -24,8 +26,8 @@ The map. Imports point one way, from the top of this list to its bottom.
     verification/   reference (NumPy)  cases  notebook  compare  audit
     run/            a training run in its folder: loop, and what it takes turns with:
                     lock checksums signals memory metrics description storage checkpoint
-                    trained nonfinite folder journal validation style figures progress
-                    many (runs side by side)
+                    trained beginning nonfinite folder journal validation style figures progress
+                    compiling  many (runs side by side)
 
 A new cell, head, task or optimizer is one file, or one function, and one line in its dict.
 """

@@ -12,13 +12,13 @@ from typing import Any, Self
 
 from lstm_jax.averaging import AverageOptions
 from lstm_jax.cells import CELLS
-from lstm_jax.errors import UserError, shorten
+from lstm_jax.errors import UserError, did_you_mean, shorten
 from lstm_jax.gradients import GRADIENTS
 from lstm_jax.gradients.known import missing_by_hand
 from lstm_jax.heads import Head, softmax
 from lstm_jax.model_config import ModelConfig
 from lstm_jax.optimizer import OptimizerConfig
-from lstm_jax.options import Section, option
+from lstm_jax.options import Section, checked, extend, option
 from lstm_jax.scoring.protocols import EvaluateConfig
 from lstm_jax.tasks import TASKS
 
@@ -48,6 +48,11 @@ class DataConfig(*(task.Options for task in TASKS.values())):  # type: ignore[mi
     """Which task, and every task's options."""
 
     task: str = option("text", "what is learnt", choices=TASKS)
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """With the options of tasks that were put into TASKS since."""
+        extend(DataConfig, [task.Options for task in TASKS.values()])
+        return super().__new__(cls)
 
     def unread(self) -> dict[str, str]:
         foreign = (name.removeprefix("data.") for name in foreign_to(self.task))
@@ -85,12 +90,18 @@ class TrainConfig(AverageOptions, Section):
         choices=("stop", "skip"),
     )
     steps_per_dispatch: int = option(
-        20, "training steps in one call to the device", low=1, high=2**20
+        20, "training steps in one call to the device", low=1, high=2**20, decides="nothing"
     )
     validate_every: int = option(
-        200, "steps from a validation, sample and checkpoint to the next", low=1, high=2**40
+        200,
+        "steps from a validation, sample and checkpoint to the next",
+        low=1,
+        high=2**40,
+        decides="validation",
     )
-    sample_length: int = option(400, "characters of each sample", low=1, high=2**20)
+    sample_length: int = option(
+        400, "characters of each sample", low=1, high=2**20, decides="nothing"
+    )
     patience: int = option(
         0,
         "end the run after so many validations in a row without a loss lower in float32; 0: never",
@@ -98,7 +109,11 @@ class TrainConfig(AverageOptions, Section):
         high=2**31 - 1,
     )
     keep_checkpoints: int = option(
-        2, "how many of the latest checkpoints to keep, besides the best", low=1, high=1000
+        2,
+        "how many of the latest checkpoints to keep, besides the best",
+        low=1,
+        high=1000,
+        decides="nothing",
     )
 
 
@@ -118,17 +133,11 @@ class Config:
 
     def check_validation(self, validates: bool) -> None:
         """Raises UserError where there is no validation loss, and something waits for one."""
-        train, schedule = self.train, self.optimizer.schedule
-        for name, waits in (
-            ("train.average=triggered", train.average == "triggered"),
-            (f"train.patience={train.patience}", train.patience),
-            ("optimizer.schedule=plateau", schedule == "plateau"),
-        ):
-            if waits and not validates:
-                raise UserError(
-                    f"{name} waits for a validation loss, and this task keeps nothing to "
-                    "validate on"
-                )
+        if self.follows_validation and not validates:
+            raise UserError(
+                f"{self.follows_validation[0]} waits for a validation loss, and this task keeps "
+                "nothing to validate on"
+            )
 
     def check_gradient(self, head: Head) -> None:
         """Raises UserError where the gradient is one by hand, and of this model there is none."""
@@ -145,13 +154,33 @@ class Config:
         """A copy with changed values, named like `model.hidden_size`."""
         sections: dict[str, dict[str, Any]] = {}
         for name, value in changes.items():
+            check_key(name)
             section, _, key = name.partition(".")
-            if section not in SECTIONS or key not in fields_of(section):
-                raise UserError(f"the config has no key {shorten(name)}")
             sections.setdefault(section, {})[key] = value
         return dataclasses.replace(
             self,
             **{s: dataclasses.replace(getattr(self, s), **kv) for s, kv in sections.items()},
+        )
+
+    @property
+    def follows_validation(self) -> list[str]:
+        """The options by which what is measured decides about the training."""
+        train = self.train
+        waits = {
+            "train.average=triggered": train.average == "triggered",
+            f"train.patience={train.patience}": train.patience,
+            "optimizer.schedule=plateau": self.optimizer.schedule == "plateau",
+        }
+        return [name for name in waits if waits[name]]
+
+    def free(self) -> frozenset[str]:
+        """The options that may change where a run goes on: with other values it is the same."""
+        kinds = {"nothing"} if self.follows_validation else {"nothing", "validation"}
+        return frozenset(
+            f"{section}.{key}"
+            for section in SECTIONS
+            for key, field in fields_of(section).items()
+            if field.metadata["decides"] in kinds
         )
 
     def flatten(self) -> dict[str, Any]:
@@ -163,6 +192,22 @@ class Config:
 SECTIONS: dict[str, type[Section]] = {
     f.name: typing.cast(type[Section], f.type) for f in dataclasses.fields(Config)
 }
+
+
+def check_key(name: str) -> None:
+    """Raises UserError where the config has no such key."""
+    section, _, key = name.partition(".")
+    if section not in SECTIONS or key not in fields_of(section):
+        known = [f"{s}.{k}" for s in SECTIONS for k in fields_of(s)]
+        meant = did_you_mean(name[:100], known)
+        raise UserError(f"the config has no key {shorten(name)}{meant}")
+
+
+def check_value(name: str, value: Any) -> None:
+    """Raises UserError where a key of the config takes no such value, whatever the others are."""
+    check_key(name)
+    section, _, key = name.partition(".")
+    checked(name, value, fields_of(section)[key])
 
 
 def check_read(config: Config, given: Collection[str]) -> None:

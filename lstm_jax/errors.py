@@ -1,6 +1,8 @@
 """What the user can mend, in one line."""
 
+import difflib
 import reprlib
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -17,3 +19,9 @@ def shorten(value: Any) -> str:
     if isinstance(value, int) and value.bit_length() > 10_000:  # Python does not show those
         return f"a number of {value.bit_length():,} bits"
     return SHORT.repr(value)
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """The end of a refusal of a name: the known ones that look like it; empty: none does."""
+    close = difflib.get_close_matches(wrong, [*known])
+    return f": did you mean {' or '.join(close)}?" if close else ""

@@ -41,6 +41,16 @@ class Head(NamedTuple):
     most_outputs: int = 2**23  # 32 MiB in float32: BUILD_NOTES.md has the times of others
 
 
+def takes_ids(head: Head) -> bool:
+    """Whether targets are ids TxB; a head says so by the shapes that it refuses."""
+    outputs_TxBxN, targets_TxB = jnp.zeros((2, 3, 4)), jnp.zeros((2, 3), int)
+    try:
+        jax.eval_shape(head.losses, outputs_TxBxN, targets_TxB)
+    except (ValueError, TypeError):  # TypeError: JAX's own, where a head leaves it to that
+        return False
+    return True
+
+
 def widen(outputs: Array) -> Array:
     """The outputs in float32 at least."""
     return outputs.astype(at_least_float32(outputs.dtype))

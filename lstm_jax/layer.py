@@ -177,7 +177,14 @@ def unroll(
       The state after the last step, and the outputs TxBxH.
 
     Raises ValueError, with all shapes, where they do not fit, and TypeError for another cell's
-    state, or a truncated rule that the cell does not have.
+    state, or a truncated rule that the cell does not have. Each cell's file names its source.
+
+        >>> import jax, jax.numpy as jnp, lstm_jax
+        >>> params = lstm_jax.init_lstm(jax.random.key(0), input_size=3, hidden_size=5)
+        >>> state = lstm_jax.CELLS["lstm"].init_state(params, 2)  # of 2 lanes
+        >>> final, h_TxBxH = lstm_jax.unroll(params, state, jnp.ones((7, 2, 3)))
+        >>> final.c.shape, h_TxBxH.shape
+        ((2, 5), (7, 2, 5))
     """
     marks = Marks(resets_TxB, zoneout=zoneout)
     in_time = partial(run, truncated=truncated)
@@ -202,11 +209,28 @@ def unroll_both(
     """Two layers over the same sequence, one from each end (Schuster and Paliwal 1997).
 
     Args:
+      params: the parameters of both layers, which may be of two cells and two sizes.
+      states: the initial state of each, B first; the backward one is read from the last step on.
+      x: TxBxD, or integer ids TxB.
       layer: `unroll`, or `bptt_layer` for the backward by hand.
-      options: as the layer takes them.
+      options: as the layer takes them, such as `lengths_B`.
 
     Returns:
       The final states of both, and the outputs TxBx2H, the forward ones first.
+
+    Raises what the layer raises: ValueError for shapes that do not fit, TypeError for another
+    cell's state.
+
+        >>> import jax, jax.numpy as jnp, lstm_jax
+        >>> keys = jax.random.split(jax.random.key(0))
+        >>> params = [lstm_jax.init_lstm(key, input_size=3, hidden_size=5) for key in keys]
+        >>> states = [lstm_jax.CELLS["lstm"].init_state(each, 2) for each in params]
+        >>> finals, h_TxBx2H = lstm_jax.unroll_both(
+        ...     lstm_jax.BothDirections(*params), lstm_jax.BothDirections(*states),
+        ...     jnp.ones((7, 2, 3)), lengths_B=jnp.array([7, 4]),
+        ... )
+        >>> finals.backward.h.shape, h_TxBx2H.shape
+        ((2, 5), (7, 2, 10))
     """
     first, h_TxBxH = layer(params.forward, states.forward, x, **options)
     last, back_TxBxH = layer(params.backward, states.backward, x, reverse=True, **options)

@@ -84,13 +84,35 @@ def sequence_loss(
     count: Array | None = None,
     truncated: bool = False,
 ) -> tuple[Array, Aux]:
-    """The head's loss of a batch of sequences: the mean over its counted targets, in float32 at
-    least.
+    """The head's loss of a batch of sequences: the mean over its counted targets.
 
-    The carry is an argument that nobody differentiates: this is where backpropagation through
-    time is cut. `truncated` changes the derivative only (see `layer.unroll`). A batch in which no
-    target counts has loss 0. Of a batch that is a part of a longer one, `count` is how many targets
-    count in the whole: the parts' losses then add up to the whole's mean.
+    Differentiated by the parameters alone, it is backpropagation through time, truncated where the
+    carry comes in (Williams and Peng 1990). A batch in which no target counts has loss 0.
+
+    Args:
+      carry: a state per layer, such as `init_carry` makes or the batch before has left.
+      batch: inputs and targets, time first; `Batch` says what else.
+      masks: what is dropped; None: nothing.
+      head: what a loss is (`HEADS`).
+      count: of a batch that is a part of a longer one, how many targets count in the whole: the
+        parts' losses then add up to the whole's mean. None: those of the batch.
+      truncated: changes the derivative only (see `layer.unroll`).
+
+    Returns:
+      The loss, a number of float32 at least, in the head's unit (softmax: nats), and `Aux`: the
+      carry after the last step, and the count.
+
+    Raises ValueError for targets that do not fit the outputs, and TypeError for a mask that is not
+    of booleans.
+
+        >>> import jax, jax.numpy as jnp, lstm_jax
+        >>> config = lstm_jax.ModelConfig(hidden_size=5)
+        >>> params = lstm_jax.init_model(jax.random.key(0), config, 4)  # an alphabet of 4 symbols
+        >>> ids_TxB = jnp.zeros((7, 2), int)
+        >>> carry = lstm_jax.init_carry(params, 2)
+        >>> loss, aux = lstm_jax.sequence_loss(params, carry, lstm_jax.Batch(ids_TxB, ids_TxB))
+        >>> loss.shape, int(aux.count), aux.carry[0].h.shape
+        ((), 14, (2, 5))
     """
     h_TxBxH, carry = run_stack(
         params, carry, batch.inputs, masks, batch.resets, batch.live, truncated=truncated

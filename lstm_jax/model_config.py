@@ -2,17 +2,20 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any, Self
 
 from lstm_jax.cells import CELLS
 from lstm_jax.cells.cell import Cell
 from lstm_jax.errors import UserError
-from lstm_jax.options import Section, option
+from lstm_jax.options import Section, extend, option
 
 MOST_LAYERS = 64
 
+
 # What a cell's `init` takes stands in the cell's own file.
-CELL_OPTIONS = tuple(dict.fromkeys(s for cell in CELLS.values() for s in cell.options))
-OPTION_NAMES = [field.name for section in CELL_OPTIONS for field in dataclasses.fields(section)]
+def options_of_cells() -> tuple[type[Section], ...]:
+    """The sections of all cells that there are by now."""
+    return tuple(dict.fromkeys(s for cell in CELLS.values() for s in cell.options))
 
 
 def cell_options(cell: Cell) -> list[str]:
@@ -27,7 +30,7 @@ def readers_of(name: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(*CELL_OPTIONS, Section):  # type: ignore[misc]
+class ModelConfig(*options_of_cells(), Section):  # type: ignore[misc]
     """What a model is, with the options of every cell."""
 
     prefix = "model."
@@ -77,6 +80,11 @@ class ModelConfig(*CELL_OPTIONS, Section):  # type: ignore[misc]
         0, "rank of the readout's matrix, a product of two then; 0: one matrix", low=0, high=65536
     )
 
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """With the options of cells that were put into CELLS since."""
+        extend(ModelConfig, options_of_cells())
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.hidden_sizes) > MOST_LAYERS:
@@ -88,7 +96,8 @@ class ModelConfig(*CELL_OPTIONS, Section):  # type: ignore[misc]
     def unread(self) -> dict[str, str]:
         cell, sizes = CELLS[self.cell], self.layer_sizes
         plain = self.readout == "full" and not self.readout_rank
-        needs = {name: readers_of(name) for name in OPTION_NAMES if name not in cell_options(cell)}
+        others = {name for other in CELLS.values() for name in cell_options(other)}
+        needs = {name: readers_of(name) for name in sorted(others - {*cell_options(cell)})}
         for name, means_something, needed in (
             ("mogrifier_rank", self.mogrifier_rounds, "rounds of it"),
             ("zoneout_cell", len(cell.state._fields) > 1, "a cell with a state besides h"),

@@ -64,11 +64,11 @@ class OptimizerConfig(Section):
         0, "plateau: validations that are not counted after that", low=0, high=2**31 - 1
     )
     clip_norm: float = option(1.0, "clip the gradient's global norm; 0: never", low=0, high=1e9)
-    b1: float = option(0.9, "adam, adamw: decay of the mean", low=0, high=0.999999)
-    b2: float = option(0.999, "adam, adamw: decay of the square", low=0, high=0.999999)
-    weight_decay: float = option(1e-4, "adamw: weight decay", low=0, high=1e3)
-    momentum: float | None = option(None, "sgd, rmsprop: momentum (none)", low=0, high=1)
-    decay: float = option(0.9, "rmsprop: decay of the square", low=0, high=1)
+    b1: float = option(0.9, "decay of the mean", low=0, high=0.999999)
+    b2: float = option(0.999, "decay of the square", low=0, high=0.999999)
+    weight_decay: float = option(1e-4, "weight decay", low=0, high=1e3)
+    momentum: float | None = option(None, "momentum; left out: none", low=0, high=1)
+    decay: float = option(0.9, "decay of the square", low=0, high=1)
 
     def unread(self) -> dict[str, str]:
         read = OPTIMIZERS[self.name].options
@@ -130,6 +130,11 @@ class Numbers(NamedTuple):
 def number(value: float) -> np.ndarray:
     """A scalar in the dtype of new parameters, which follows `jax_enable_x64`."""
     return np.asarray(value, jax.dtypes.canonicalize_dtype(float))
+
+
+def follows_end(config: OptimizerConfig) -> bool:
+    """Whether the rates before a run's end depend on where that is."""
+    return config.schedule == "cosine"
 
 
 def make_schedule(config: OptimizerConfig, numbers: Numbers) -> optax.Schedule:

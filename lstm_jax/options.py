@@ -4,11 +4,13 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from lstm_jax.errors import UserError, shorten
+
+KINDS = {int: "an integer", float: "a number", str: "a text"}
 
 
 def option(
@@ -18,9 +20,14 @@ def option(
     low: float = -math.inf,
     high: float = math.inf,
     choices: Collection[str] | None = None,
+    decides: str = "training",
 ) -> Any:
-    """A config field with its help text and its valid values (`low` to `high`, both included)."""
-    meta = {"help": help, "low": low, "high": high, "choices": choices}
+    """A config field with its help text and its valid values (`low` to `high`, both included).
+
+    `decides` is what another value would change: the `training`, every bit of it from the first
+    step on; the `validation`, what is measured and when; or `nothing` but what is kept and shown.
+    """
+    meta = {"help": help, "low": low, "high": high, "choices": choices, "decides": decides}
     return field(default=default, metadata=meta)
 
 
@@ -41,7 +48,7 @@ def _checked_each(name: str, values: Any, meta: Mapping[str, Any]) -> tuple[int,
     return tuple(values)
 
 
-def _checked(name: str, value: Any, f: dataclasses.Field) -> Any:
+def checked(name: str, value: Any, f: dataclasses.Field) -> Any:
     """The value in the field's own type, or a UserError that says what is wrong with it."""
     kind, meta = value_type(f), f.metadata
     if value is None and isinstance(f.type, types.UnionType):
@@ -49,7 +56,7 @@ def _checked(name: str, value: Any, f: dataclasses.Field) -> Any:
     if kind is tuple:
         return _checked_each(name, value, meta)
     if type(value) is not kind and not (kind is float and type(value) is int):
-        raise UserError(f"{name} takes {kind.__name__}, not {shorten(value)}")
+        raise UserError(f"{name} takes {KINDS[kind]}, not {shorten(value)}")
     if meta["choices"] is not None and value not in meta["choices"]:
         raise UserError(f"{name} is one of {', '.join(meta['choices'])}; not {shorten(value)}")
     if kind in (int, float) and not meta["low"] <= value <= meta["high"]:
@@ -57,6 +64,37 @@ def _checked(name: str, value: Any, f: dataclasses.Field) -> Any:
             f"{name} lies between {meta['low']} and {meta['high']}; not {shorten(value)}"
         )
     return kind(value)
+
+
+# What `dataclass` writes into a class once its fields are known.
+WRITTEN = ("__dataclass_fields__", "__init__", "__repr__", "__eq__", "__hash__", "__match_args__")
+
+
+def extend(section: type["Section"], more: Iterable[type["Section"]]) -> None:
+    """Gives a section the options of others, in place, as if they were among its bases.
+
+    A cell or a task of one's own comes with options when the section is long made, and imported
+    by name everywhere. UserError where an option of its name means something else.
+    """
+    for options in more:
+        known = {f.name: f for f in dataclasses.fields(section)}
+        for f in dataclasses.fields(options):
+            if isinstance(f.type, str):  # `from __future__ import annotations`
+                f.type = typing.get_type_hints(options)[f.name]
+            there = known.get(f.name, f)
+            if (there.type, there.default, there.metadata) != (f.type, f.default, f.metadata):
+                raise UserError(
+                    f"{options.__name__} has an option {section.prefix}{f.name}, and there is "
+                    "another of that name: give it a name of its own"
+                )
+        news = [f for f in dataclasses.fields(options) if f.name not in known]
+        if not news:
+            continue
+        grown = dataclass(frozen=True)(type(section.__name__, (section, options), {}))
+        for name in WRITTEN:
+            setattr(section, name, vars(grown)[name])
+        for f in news:  # for instances that are older
+            setattr(section, f.name, f.default)
 
 
 @dataclass(frozen=True)
@@ -67,7 +105,7 @@ class Section:
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
-            value = _checked(f"{self.prefix}{f.name}", getattr(self, f.name), f)
+            value = checked(f"{self.prefix}{f.name}", getattr(self, f.name), f)
             object.__setattr__(self, f.name, value)
         for name, why in self.unread().items():
             if self.differs(name):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 from jax.sharding import Mesh
+from jax.stages import Wrapped
 
 from lstm_jax.averaging import Average, init_average, update_average
 from lstm_jax.cells.passes import reset
@@ -81,16 +82,21 @@ def optimizer_of(config: Config, numbers: Numbers) -> optax.GradientTransformati
 
 
 def init_train_state(
-    config: Config, interface: Interface | int, hyper: Hyperparameters | None = None
+    config: Config,
+    interface: Interface | int,
+    params: ModelParams | None = None,
+    hyper: Hyperparameters | None = None,
 ) -> TrainState:
     """The state before the first step.
 
     Args:
       interface: as `init_model` takes it.
-      hyper: what is data to a compiled program; the config's, if it is left out.
+      params: what it begins with; None: they are drawn.
+      hyper: what is data to a compiled program; None: the config's.
     """
     hyper = Hyperparameters.of(config) if hyper is None else hyper
-    params = init_model(jax.random.key(hyper.seed), config.model, interface)
+    if params is None:
+        params = init_model(jax.random.key(hyper.seed), config.model, interface)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -176,7 +182,7 @@ def make_train_step(config: Config, head: Head = softmax, mesh: Mesh | None = No
     return train_step
 
 
-def make_dispatch(config: Config, head: Head = softmax) -> TrainStep:
+def make_dispatch(config: Config, head: Head = softmax) -> Wrapped:
     """The compiled function that makes K training steps: batches and infos have a leading axis K.
 
     The state, placed by `state_placement`, is donated: what goes in is gone. Configs that differ in
@@ -186,7 +192,7 @@ def make_dispatch(config: Config, head: Head = softmax) -> TrainStep:
 
 
 @lru_cache(maxsize=8)
-def dispatch_of(structure: Config, head: Head, mesh: Mesh) -> TrainStep:
+def dispatch_of(structure: Config, head: Head, mesh: Mesh) -> Wrapped:
     """`make_dispatch`, made once for each of these."""
     train_step = make_train_step(structure, head)
     placement, state = Placement.of(mesh), state_placement(structure)

@@ -40,7 +40,7 @@ def run_in(workdir, config=CONFIG, text=TEXT, **options):
 
 
 def without_times(workdir):
-    timed = ("seconds", "targets_per_second")
+    timed = ("seconds", "compile_seconds", "targets_per_second")
     return [{k: v for k, v in line.items() if k not in timed} for line in read_metrics(workdir)]
 
 

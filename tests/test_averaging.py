@@ -312,5 +312,6 @@ def test_all_that_is_done_with_a_run_afterwards_takes_its_average(tmp_path, monk
     own = [
         line.split()[0] for line, other in zip(before[0], after[0], strict=True) if line != other
     ]
-    assert own == ["val_loss_stream", "val_loss_windows"] and len(before[0]) == 1 + 4 + 2 + 2 + 1
+    assert own == ["validation_loss_stream", "validation_loss_windows"]
+    assert len(before[0]) == 4 + 2 + 2 + 1
     assert before[1] == after[1]

@@ -28,8 +28,8 @@ from lstm_jax.tasks import TASKS
     "changes, message",
     [
         ({"model.hidden_size": 0}, "model.hidden_size lies between 1 and 65536; not 0"),
-        ({"model.hidden_size": 1.5}, "model.hidden_size takes int, not 1.5"),
-        ({"model.hidden_size": True}, "model.hidden_size takes int, not True"),
+        ({"model.hidden_size": 1.5}, "model.hidden_size takes an integer, not 1.5"),
+        ({"model.hidden_size": True}, "model.hidden_size takes an integer, not True"),
         ({"model.dropout": float("nan")}, "model.dropout lies between 0 and 0.99; not nan"),
         ({"model.dropout": 1}, "lies between"),
         ({"optimizer.learning_rate": float("inf")}, "lies between"),
@@ -46,16 +46,16 @@ from lstm_jax.tasks import TASKS
             {"optimizer.schedule": "constant", "optimizer.plateau_factor": 0.3},
             "optimizer.plateau_factor=0.3 means nothing to the constant schedule",
         ),
-        ({"train.steps": None}, "takes int"),
+        ({"train.steps": None}, "takes an integer"),
         (
             {"model.cell": "mogrifier", "model.mogrifier_rounds": 0, "model.mogrifier_rank": 2},
             "model.mogrifier_rank=2 needs rounds of it",
         ),
         ({"train.remat_every": -1}, "train.remat_every lies between 0 and"),
-        ({"train.remat_every": 2.5}, "train.remat_every takes int, not 2.5"),
+        ({"train.remat_every": 2.5}, "train.remat_every takes an integer, not 2.5"),
         ({"model.hidden": 3}, "no key 'model.hidden'"),
         ({"hidden_size": 3}, "no key 'hidden_size'"),
-        ({"data.path": 3}, "data.path takes str"),
+        ({"data.path": 3}, "data.path takes a text"),
     ],
 )
 def test_a_wrong_value_is_one_line(changes, message):

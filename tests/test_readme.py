@@ -1,5 +1,6 @@
 """What README says that can be run is run, and what it points at is there."""
 
+import doctest
 import re
 from pathlib import Path
 
@@ -30,6 +31,18 @@ def test_the_python_runs_in_order_and_learns(tmp_path, monkeypatch, capsys):
 def test_every_public_name_is_shown_or_explains_itself():
     for name in lstm_jax.__all__:
         assert getattr(lstm_jax, name).__doc__, name
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_the_examples_of_docstrings_run(tmp_path, monkeypatch):
+    """In this order: the last reads what the one before has written."""
+    monkeypatch.chdir(tmp_path)
+    runner = doctest.DocTestRunner()
+    for name in ("unroll", "unroll_both", "bptt_layer", "sequence_loss", "Run", "load_model"):
+        (example,) = doctest.DocTestFinder(recurse=False).find(getattr(lstm_jax, name), globs={})
+        assert len(example.examples) > 2, name
+        runner.run(example)
+    assert runner.summarize().failed == 0
 
 
 def test_every_file_that_is_named_is_there():

@@ -1,10 +1,13 @@
 """Sampling against a plain loop, and its distribution against the model's."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lstm_jax import sample as sampling
 from lstm_jax.config import ModelConfig
 from lstm_jax.errors import UserError
 from lstm_jax.model import apply, init_carry, init_model
@@ -22,7 +25,7 @@ def params(rng):
 
 def test_greedy_is_the_likeliest_character_each_time(params):
     length = PIECE + 5
-    found = generate(params, jax.random.key(0), PROMPT, length, SamplingConfig(temperature=0))
+    found, _ = generate(params, jax.random.key(0), PROMPT, length, SamplingConfig(temperature=0))
     text = np.concatenate([PROMPT, found[0]])
     for t in (0, 1, PIECE - 1, PIECE, length - 1):  # read everything before t again
         logits, _ = apply(params, init_carry(params, 1), jnp.asarray(text[: 3 + t])[:, None])
@@ -31,11 +34,11 @@ def test_greedy_is_the_likeliest_character_each_time(params):
 
 def test_the_same_seed_gives_the_same_text_however_much_is_asked_for(params):
     key = jax.random.key(5)
-    one = generate(params, key, PROMPT, 40)
-    many = generate(params, key, PROMPT, 70, num_samples=3)
+    one, _ = generate(params, key, PROMPT, 40)
+    many, _ = generate(params, key, PROMPT, 70, num_samples=3)
     np.testing.assert_array_equal(one[0], many[0, :40])
     assert len({tuple(row) for row in many}) == 3
-    assert not np.array_equal(one, generate(params, jax.random.key(6), PROMPT, 40))
+    assert not np.array_equal(one, generate(params, jax.random.key(6), PROMPT, 40)[0])
 
 
 def test_every_character_has_a_key_of_its_own(params):
@@ -43,7 +46,7 @@ def test_every_character_has_a_key_of_its_own(params):
     always = jax.tree.map(jnp.zeros_like, params)
     always = always._replace(readout=always.readout._replace(b=params.readout.b))
     config, key = SamplingConfig(temperature=2.0), jax.random.key(3)
-    found = generate(always, key, PROMPT, 2 * PIECE + 3, config, num_samples=2)
+    found, _ = generate(always, key, PROMPT, 2 * PIECE + 3, config, num_samples=2)
     for sample, text in enumerate(found):
         of_sample = jax.random.fold_in(key, sample)
         wanted = [
@@ -59,9 +62,52 @@ def test_pieces_come_one_by_one(params):
     assert [piece.shape for piece in pieces] == [(1, PIECE), (1, PIECE), (1, 1)]
 
 
-def test_an_empty_prompt_is_refused(params):
+def test_an_empty_prompt_is_refused_and_a_state_of_other_samples(params):
     with pytest.raises(UserError, match="prompt is empty"):
         generate(params, jax.random.key(0), PROMPT[:0], 5)
+    _, state = generate(params, jax.random.key(0), PROMPT, 0, num_samples=2)
+    with pytest.raises(UserError, match="of 2 samples, not of num_samples=3"):
+        generate(params, jax.random.key(0), PROMPT, 5, num_samples=3, state=state)
+
+
+@pytest.mark.parametrize("num_samples", [1, 3])
+def test_what_is_written_in_parts_is_what_is_written_at_once(num_samples, params):
+    """To the bit, its state as well; and a state may be gone on from twice."""
+    key, length = jax.random.key(5), 2 * PIECE + 7
+    whole, end = generate(params, key, PROMPT, length, num_samples=num_samples)
+    parts, state, prompt = [], None, PROMPT
+    for n in (0, 3, PIECE, 0, length - PIECE - 3):
+        again, _ = generate(params, key, prompt, n, num_samples=num_samples, state=state)
+        ids, state = generate(params, key, prompt, n, num_samples=num_samples, state=state)
+        np.testing.assert_array_equal(again, ids)
+        parts, prompt = [*parts, ids], PROMPT[:0]
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
+    jax.tree.map(np.testing.assert_array_equal, state, end)
+
+
+def test_a_conversation_is_one_text(params, rng):
+    """Prompts of all kinds of lengths in turn with what is written, read again in one go."""
+    read_all, text, state = jax.jit(apply), np.zeros((2, 0), int), None
+    for length in (1, PIECE - 1, PIECE, 2 * PIECE + 5):
+        prompt = rng.integers(V, size=length)
+        ids, state = generate(params, jax.random.key(0), prompt, 5, num_samples=2, state=state)
+        text = np.concatenate([text, np.tile(prompt, (2, 1)), ids], axis=1)
+    logits, carry = read_all(params, init_carry(params, 2), jnp.asarray(text.T))
+    close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    close(state.logits, logits[-1])
+    jax.tree.map(close, state.carry, carry)
+    assert state.written == 20 and not np.array_equal(*text)
+
+
+def test_prompts_and_texts_of_any_length_share_two_programs(params):
+    sampling._read_piece.clear_cache()
+    sampling._write_piece.clear_cache()
+    state = None
+    for length in range(1, 2 * PIECE + 2, 7):
+        prompt = np.zeros(length, np.uint8 if length % 2 else np.uint16)
+        _, state = generate(params, jax.random.key(length), prompt, length, state=state)
+        generate(params, jax.random.key(length), prompt, length)
+    assert sampling._read_piece._cache_size() == sampling._write_piece._cache_size() == 1
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-38, 1e-3])

@@ -116,7 +116,7 @@ def test_the_name_of_a_text(finished):
     _, trained = finished
     assert trained.code == 0 and harmless(trained) and "\\x1b]0;title\\x07" in trained.stderr
     scored = call(*line_of(EVALUATE))
-    assert scored.code == 0 and harmless(scored) and "\\x1b]0;title\\x07" in scored.stdout
+    assert scored.code == 0 and harmless(scored) and "\\x1b]0;title\\x07" in scored.stderr
 
 
 def test_the_name_of_a_folder(finished):

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.support import peers
+from experiments.support.output import say_written
 from experiments.support.timing import (
     Contender,
     Timing,
@@ -390,4 +391,5 @@ def compare(shapes: Sequence[Shape], workdir: Path) -> int:
         write_json(workdir / "benchmark.json", result)
     show(f"\n{ratios(result['shapes'])}")
     draw_from(drawn_of(result), draw, workdir / "figures" / "benchmark.png")
+    say_written(workdir, "benchmark.json", "figures/*")
     return 0

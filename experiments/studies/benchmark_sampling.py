@@ -14,6 +14,7 @@ import numpy as np
 
 from experiments.studies.benchmark import OURS, TORCH, TORCH_ALONE, VOCABULARY_SIZE
 from experiments.support import peers
+from experiments.support.output import say_written
 from experiments.support.timing import Contender, describe_machine, in_turn, warm_up
 from lstm_jax.config import Config, ModelConfig
 from lstm_jax.container import usable_cpus
@@ -61,7 +62,7 @@ def contenders_of(case: Case, missing: dict[str, str]) -> dict[str, Contender]:
     steps = LENGTH * case.num_samples
 
     def ours() -> np.ndarray:
-        return generate(params, key, PROMPT, LENGTH, config, case.num_samples)
+        return generate(params, key, PROMPT, LENGTH, config, case.num_samples)[0]
 
     contenders = {OURS: Contender(ours, steps)}
     if TORCH not in missing:
@@ -130,4 +131,5 @@ def compare(cases: tuple[Case, ...], workdir: Path) -> int:
     result = {"machine": describe_machine(), "missing": missing, "length": LENGTH, "cases": entries}
     path = workdir / "benchmark_sampling.json"
     write_json(path, result)
+    say_written(workdir, path.name)
     return 0

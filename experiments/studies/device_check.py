@@ -25,6 +25,7 @@ from jax.sharding import PartitionSpec as P
 
 from experiments.studies import verify_gradients
 from experiments.studies.verify_recipes import verify_recipes
+from experiments.support.output import say_written
 from experiments.support.timing import describe_machine
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
 from lstm_jax.config import Config
@@ -283,6 +284,7 @@ def main(config: Config, workdir: Path) -> int:
         workdir / "device_check.json",
         {"machine": machine, "runtime": runtime, "checks": [check._asdict() for check in done]},
     )
+    say_written(workdir, "device_check.json")
     return 0 if all(check.holds for check in done) else 1
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from experiments.support.output import say_written
 from experiments.support.timing import describe_machine, machine_in_words, seconds
 from lstm_jax.config import Config, ModelConfig, TrainConfig
 from lstm_jax.container import memory_limit
@@ -255,6 +256,7 @@ def main(config: Config, workdir: Path) -> int:
     if any("left_out" not in entry for entry in result["entries"]):
         numbers = {"about": about(config, result["machine"]), "entries": result["entries"]}
         draw_from(numbers, draw, workdir / "figures" / "long_sequences.png")
+    say_written(workdir, "long_sequences.json", "figures/*")
     return 0
 
 

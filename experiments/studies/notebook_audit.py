@@ -9,6 +9,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from experiments.support.output import say_written
 from lstm_jax.config import Config, DataConfig
 from lstm_jax.data.corpora import load_text
 from lstm_jax.files import write_json
@@ -104,4 +105,5 @@ def main(config: Config, workdir: Path) -> int:
     result = {"effects": [e._asdict() for e in effects], "rate": RATE, "losses": curves}
     write_json(workdir / "audit.json", result)
     draw_from(drawn_of(curves), draw, workdir / "figures" / "notebook_audit.png")
+    say_written(workdir, "audit.json", "figures/*")
     return 0

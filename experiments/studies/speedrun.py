@@ -18,6 +18,7 @@ from typing import Any
 import jax
 
 from experiments.recipes import tiny_shakespeare_small
+from experiments.support.output import say_written
 from experiments.support.seeds import READS as READS
 from experiments.support.seeds import text_to_validate_on
 from experiments.support.timing import describe_machine
@@ -138,4 +139,5 @@ def main(config: Config, workdir: Path) -> int:
     medians = [median_s(result["seeds"], kind) for kind in KINDS]
     show(f"median  {seconds_of(medians[0]):>12}  {seconds_of(medians[1]):>15}")
     show(f"from process start to a validation loss of {TARGET} (`windows` of 64 by default)")
+    say_written(workdir, "speedrun.json")
     return 0 if None not in medians else 1

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.recipes import tiny_shakespeare_hour
+from experiments.support.naming import run_name
+from experiments.support.output import say_written
 from experiments.support.seeds import READS as READS
 from experiments.support.seeds import mean_seconds, seeded, spread, text_to_validate_on, train
 from experiments.support.timing import describe_machine
@@ -59,7 +61,8 @@ def main(config: Config, workdir: Path) -> int:
     text = text_to_validate_on(config, "the record")
     configs = seeded(config, text, workdir)
     runs: list[dict[str, Any]] = []
-    for run in train(configs, text, "tiny_shakespeare"):
+    name = run_name("tiny_shakespeare", get_config().flatten(), config.flatten())
+    for run in train(configs, text, name):
         if not runs:
             show(HEADER)
         runs.append(run)
@@ -73,8 +76,9 @@ def main(config: Config, workdir: Path) -> int:
     show(row("ensemble", exactly(ensemble), sum(run["parameters"] for run in runs)))
     record = {"machine": describe_machine(), "config": config.flatten()}
     write_json(workdir / "record.json", record | {"seeds": runs, "ensemble": ensemble})
-    recipe = Recipe("tiny_shakespeare", [*map(read_metrics, configs)], drops(config.model))
+    recipe = Recipe(name, [*map(read_metrics, configs)], drops(config.model))
     about = f"{in_words(config.model)}, {len(runs)} seeds"
     curves = curves_of([recipe], text.name, task.unit, about, references_of(config))
     draw_from(curves, draw_curves, workdir / "figures" / "tiny_shakespeare.png")
+    say_written(workdir, "record.json", "figures/*", "seed_*")
     return 0

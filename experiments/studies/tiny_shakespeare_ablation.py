@@ -12,6 +12,7 @@ from typing import Any
 
 from experiments.recipes import tiny_shakespeare_hour
 from experiments.support import seeds
+from experiments.support.output import say_written
 from experiments.support.seeds import mean_seconds, spread
 from experiments.support.timing import describe_machine
 from lstm_jax.config import Config, OptimizerConfig
@@ -150,4 +151,5 @@ def main(config: Config, workdir: Path) -> int:
         write_json(workdir / "ablation.json", written)
         path = workdir / "figures" / "tiny_shakespeare_ablation.png"
         draw_from({"about": about(config, text.name), "variants": means}, draw, path)
+    say_written(workdir, "ablation.json", "figures/*")
     return 0

@@ -9,6 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.support.output import say_written
 from lstm_jax.config import Config, ModelConfig, TrainConfig
 from lstm_jax.files import write_json
 from lstm_jax.model import Interface
@@ -44,6 +45,13 @@ READS = (
     "train.sequence_length",
     "train.seed",
 )
+
+
+MEANINGS = """\
+The largest difference between the gradients from two sources, by leaf of the parameters, by pair of
+sources and by kind of cell. It is allowed as a share of the leaf's largest gradient: rel error.
+kind: both gradients in float64, both in float32, or one of them by central differences.
+"""
 
 
 def get_config() -> Config:
@@ -178,13 +186,16 @@ def main(config: Config, workdir: Path) -> int:
 def verify_and_report(cases: list[Case], workdir: Path) -> int:
     rows = verify(cases, report)
     failed = [row for row in rows if not row.passed]
+    show(MEANINGS)
     show("\n\n".join(table(field, rows) for field in ("leaf", "pair", "cell")) + "\n")
+    verdict = f"{len(failed)} of {len(rows)} kinds FAILED" if failed else "none failed"
     show(
-        f"{len(cases)} cases, {sum(row.cases for row in rows)} comparisons, {len(failed)} kinds "
-        "of them failed; rel error is relative to the leaf's largest gradient"
+        f"{sum(row.cases for row in rows):,} comparisons of two gradients, of {len(cases)} cases: "
+        f"{verdict}"
     )
     written = [{**row._asdict(), "passed": row.passed} for row in rows]
     write_json(workdir / "verification.json", written)
     path = workdir / "figures" / "verify_gradients.png"
     draw_from(drawn_of(rows, len(cases)), draw, path)
+    say_written(workdir, "verification.json", "figures/*")
     return 1 if failed else 0

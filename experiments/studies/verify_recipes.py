@@ -11,6 +11,7 @@ from pathlib import Path
 from experiments.recipes import shakespeare, tiny_shakespeare_hour, tiny_shakespeare_small
 from experiments.studies import tiny_shakespeare
 from experiments.studies.verify_gradients import table
+from experiments.support.output import say_written
 from lstm_jax.config import Config
 from lstm_jax.files import write_json
 from lstm_jax.terminal import say, show
@@ -67,4 +68,5 @@ def main(config: Config, workdir: Path) -> int:
     write_json(workdir / "recipes.json", rows)
     failed = sum(not row.passed for rows in by_recipe.values() for row in rows)
     show(f"{len(rows)} comparisons, {failed} failed")
+    say_written(workdir, "recipes.json")
     return 1 if failed else 0

@@ -6,12 +6,15 @@ from typing import NamedTuple
 from experiments.support.scoring import (
     in_units,
     load_members,
+    meaning_of,
     other_text,
+    plainly,
     score_alone,
     score_draws,
     score_dynamically,
     score_ensemble,
     score_in_units,
+    show_lines,
     split_to_score,
     text_of,
 )
@@ -25,14 +28,14 @@ from lstm_jax.run.trained import task_of
 from lstm_jax.run.validation import validate
 from lstm_jax.scoring.dynamic import DynamicConfig
 from lstm_jax.scoring.monte_carlo import check_drops
-from lstm_jax.terminal import show
+from lstm_jax.terminal import say
 from lstm_jax.train import TrainState
 
-PREFIXES = {"validation": "val", "test": "test", "training_end": "train"}  # of a loss's name
+NAMES = {"training_end": "training"}  # of a split, in those of its losses, where they differ
 OF_SPLIT = {
-    "validation": "",
-    "test": ", the test split",
-    "training_end": ", the end of the training split",
+    "validation": "kept for validation",
+    "test": "kept for the test",
+    "training_end": "at the end of the training split",
 }
 
 
@@ -62,10 +65,13 @@ def evaluate_task(state: TrainState, description: Description, config: Config) -
     scores = validate(task, state, evaluation_masks(config.model))
     if not scores:
         raise UserError("this run's task keeps nothing to validate on")
-    show(f"step {int(state.step)}, {task.describe()}")
-    width = max(17, *map(len, scores))
+    say(f"checkpoint of step {int(state.step):,}, {task.describe()}")
+    lines = {}
     for name, value in scores.items():
-        show(f"{name:{width}} {score_in_units(name, value, task.unit)}")
+        meaning = meaning_of(name, task)
+        ending = f"  ({meaning})" if meaning else ""
+        lines[plainly(name)] = score_in_units(name, value, task.unit) + ending
+    show_lines(lines)
     return 0
 
 
@@ -79,11 +85,11 @@ def to_score(
         scored, before = other_text(wanted.text, description, config), None
         if wanted.dynamic is not None:
             before = split_text(text_of(description, config), config.data).train
-        return before, scored, f"{len(scored):,} {plural} of {wanted.text}"
+        return before, scored, f"the {len(scored):,} {plural} of {wanted.text}"
     text = text_of(description, config)
     training, scored = split_to_score(text, config, wanted.split)
     name = published_paths(config.data).get(wanted.split, text.name)
-    return training, scored, f"{len(scored):,} {plural} of {name}{OF_SPLIT[wanted.split]}"
+    return training, scored, f"the {len(scored):,} {plural} of {name} {OF_SPLIT[wanted.split]}"
 
 
 def evaluate_text(
@@ -107,10 +113,12 @@ def evaluate_text(
     if wanted.draws:
         losses += score_draws(params, config, scored, wanted.draws)
     losses += learning_on
-    split = "text" if wanted.text else PREFIXES[wanted.split]
-    show(f"step {int(state.step)}, {what}")
-    by_name = {f"{split}_loss_{loss.name}": loss for loss in losses}
-    width = max(17, *map(len, by_name))
-    for name, loss in by_name.items():
-        show(f"{name:{width}} {in_units(loss.nats, description.unit)}  ({loss.how})")
+    split = "text" if wanted.text else NAMES.get(wanted.split, wanted.split)
+    say(f"checkpoint of step {int(state.step):,}, on {what}")
+    show_lines(
+        {
+            f"{split}_loss_{loss.name}": f"{in_units(loss.nats, description.unit)}  ({loss.how})"
+            for loss in losses
+        }
+    )
     return 0

@@ -39,7 +39,13 @@ def use_devices(count: int) -> None:
     if usable_cpus() < schedulable_cpus():
         # XLA has a thread for each processor that it sees, and reads this when it starts.
         os.environ.setdefault("NPROC", str(usable_cpus()))
-    jax.config.update("jax_num_cpu_devices", count or usable_cpus())
+    try:
+        jax.config.update("jax_num_cpu_devices", count or usable_cpus())
+    except RuntimeError as error:
+        raise UserError(
+            "the experiment's file computes with JAX while it is loaded, before the devices are "
+            "set up: put that into a function, such as get_config"
+        ) from error
     try:
         backend = jax.default_backend()
     except (RuntimeError, AssertionError) as error:  # the latter without a word, for cuda

@@ -5,6 +5,7 @@ import os
 import sys
 import warnings
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TextIO
 
 from lstm_jax.terminal import say, warn
@@ -52,6 +53,12 @@ def silence(stream: TextIO) -> None:
     """Lets what is still kept back go nowhere: Python would try again, and end with code 120."""
     with suppress(OSError, AttributeError):  # a notebook's has no number
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def say_written(workdir: Path, *patterns: str) -> None:
+    """Says what a study has left in its folder; a picture that could not be drawn is not there."""
+    names = [path.relative_to(workdir) for each in patterns for path in sorted(workdir.glob(each))]
+    say(f"written to {workdir}: {', '.join(map(str, names))}")
 
 
 def use_hooks() -> None:

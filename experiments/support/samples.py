@@ -1,10 +1,11 @@
 """What `--mode=sample` does with a checkpoint: what its model makes of something, written."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import jax
 import numpy as np
 
+from experiments.support.stopping import until, until_all_stop
 from lstm_jax.errors import UserError
 from lstm_jax.masks import evaluation_masks
 from lstm_jax.run.description import Description
@@ -34,13 +35,15 @@ def sample_text(
     length: int,
     num_samples: int,
     seed: int,
+    stop: str | None = None,
 ) -> int:
     """Writes as the model would go on after the prompt, a piece at a time.
 
-    None stands for a new line, or whatever else these tokens begin with."""
+    None stands for a new line, or whatever else these tokens begin with. Each sample ends before
+    the stop, where it comes to write that."""
     vocabulary = vocabulary_of(description.identity, description.interface)
     prompt_ids = vocabulary.encode(vocabulary.start if prompt is None else prompt)
-    check_samples_fit(state.params, len(prompt_ids), num_samples)
+    check_samples_fit(state.params, num_samples)
     pieces = generate_pieces(
         state.eval_params,
         jax.random.key(seed),
@@ -50,6 +53,8 @@ def sample_text(
         num_samples,
         evaluation_masks(description.config.model),
     )
+    if stop is not None:
+        pieces = until_all_stop(stop, pieces, vocabulary.decode)
     others: list[np.ndarray] = []
 
     def first_sample() -> Iterator[np.ndarray]:
@@ -58,10 +63,16 @@ def sample_text(
             others.append(piece[1:])
             yield piece[0]
 
-    for text in vocabulary.decode_pieces(first_sample()):
+    def texts_of(prompt_and_written: Iterable[np.ndarray]) -> Iterator[str]:
+        texts = iter(vocabulary.decode_pieces(prompt_and_written))
+        yield next(texts)
+        yield from texts if stop is None else until(stop, texts)
+
+    for text in texts_of(first_sample()):
         write(text)
     write("\n")
+    others += [piece[1:] for piece in pieces]  # where the first one has stopped
     for number, ids in enumerate(np.concatenate(others, axis=1), start=2):
-        text = vocabulary.decode(np.concatenate([prompt_ids, ids]))
+        text = "".join(texts_of([prompt_ids, ids]))
         write(f"{'=' * 12} sample {number} {'=' * 12}\n{text}\n")
     return 0

@@ -4,6 +4,7 @@ goes on learning, each with how it was come by."""
 import hashlib
 import math
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,12 +36,14 @@ from lstm_jax.scoring.dynamic import DynamicConfig, evaluate_dynamic
 from lstm_jax.scoring.ensemble import evaluate_ensemble
 from lstm_jax.scoring.monte_carlo import evaluate_monte_carlo
 from lstm_jax.scoring.protocols import (
-    EvaluateConfig,
     Evaluation,
     check_lanes,
     evaluate,
+    in_words,
 )
+from lstm_jax.tasks import Task
 from lstm_jax.tasks.text import vocabulary_of
+from lstm_jax.terminal import show
 from lstm_jax.train import TrainState
 
 PERPLEXITY = ("word", "token")  # of these a loss is compared as a perplexity, of others in bits
@@ -233,7 +236,7 @@ def score_dynamically(
     return Loss(
         "dynamic",
         loss,
-        f"state carried, learning on: {config.rule}, segments of {config.segment_length}, rate "
+        f"the state carried, learning on: {config.rule}, segments of {config.segment_length}, rate "
         f"{config.rate:g}, decay {config.decay:g}{epsilon}",
     )
 
@@ -245,21 +248,8 @@ def by_protocol(
     afresh = ", each document from the zero state" if config.data.document_separator else ""
     return [
         Loss(f"{name}{suffix}", getattr(evaluation, name), prefix + how + afresh)
-        for name, how in describe(config.evaluate, kind_of(config.data).plural).items()
+        for name, how in in_words(config.evaluate, kind_of(config.data).plural).items()
     ]
-
-
-def describe(config: EvaluateConfig, plural: str = "characters") -> dict[str, str]:
-    """Each protocol in words."""
-    lanes = (
-        f"{config.lanes} lanes, each but the first after {config.warmup} unscored {plural}"
-        if config.lanes > 1
-        else f"strictly one {plural.removesuffix('s')} after another"
-    )
-    return {
-        "stream": f"state carried, {lanes}",
-        "windows": f"{config.window_length} {plural} from the zero state",
-    }
 
 
 def in_units(value: float, unit: str) -> str:
@@ -275,3 +265,23 @@ def in_units(value: float, unit: str) -> str:
 def score_in_units(name: str, value: float, unit: str) -> str:
     """A metric as it is printed: a loss in units, anything else as a number."""
     return in_units(value, unit) if "_loss" in name else in_digits(value)
+
+
+def plainly(name: str) -> str:
+    """A metric's name as it is printed: `validation_loss` for what files call `val_loss`."""
+    short, _, rest = name.partition("_")
+    return "_".join([{"val": "validation", "train": "training"}.get(short, short), rest])
+
+
+def meaning_of(name: str, task: Task) -> str:
+    """What a score such as `val_loss_stream_average` is, in a task's words; empty: it has none."""
+    of = "of the average of the parameters: " if name.endswith(AVERAGE) else ""
+    meaning = task.meanings.get(name.removeprefix("val_").removesuffix(AVERAGE), "")
+    return f"{of}{meaning}".removesuffix(": ")
+
+
+def show_lines(lines: Mapping[str, str]) -> None:
+    """Results on stdout: a name, a value and its unit on each line, and more in brackets."""
+    width = max(map(len, lines), default=0)
+    for name, line in lines.items():
+        show(f"{name:{width}}  {line}")

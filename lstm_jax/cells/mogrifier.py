@@ -26,11 +26,9 @@ from lstm_jax.options import Section, option
 class Rounds(Section):
     """The options of this cell."""
 
-    mogrifier_rounds: int = option(
-        5, "mogrifier: how often input and state scale each other", low=0, high=100
-    )
+    mogrifier_rounds: int = option(5, "how often input and state scale each other", low=0, high=100)
     mogrifier_rank: int = option(
-        0, "mogrifier: rank of the matrices that they do it by; 0: full", low=0, high=65536
+        0, "rank of the matrices that they do it by; 0: full", low=0, high=65536
     )
 
 

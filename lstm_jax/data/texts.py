@@ -31,7 +31,12 @@ ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
 class TextOptions(Section):
     prefix = "data."
     corpus: str = option("shakespeare", "the text, unless data.path names a file", choices=CORPORA)
-    path: str = option("", "a file of your own, instead of a corpus: a UTF-8 text, unless tokens")
+    # A file may lie elsewhere: what is in it decides, which is the identity of the task.
+    path: str = option(
+        "",
+        "a file of your own, instead of a corpus: a UTF-8 text, unless tokens",
+        decides="nothing",
+    )
     tokens: str | None = option(
         None,
         "what the text is read in; of itself characters, and of a file x.bin the ids in it, which "
@@ -44,8 +49,12 @@ class TextOptions(Section):
         low=0,
         high=2**24,
     )
-    validation_path: str = option("", "a file to validate on, instead of a share of the text")
-    test_path: str = option("", "a file that --mode=evaluate --split=test alone scores")
+    validation_path: str = option(
+        "", "a file to validate on, instead of a share of the text", decides="nothing"
+    )
+    test_path: str = option(
+        "", "a file that --mode=evaluate --split=test alone scores", decides="nothing"
+    )
     validation_fraction: float = option(
         0.1, "the share of the text, at its end, kept for validation; 0: none", low=0, high=0.9
     )

@@ -227,7 +227,23 @@ def write_checkpoint(
 
 
 def load_model(workdir: str | Path, which: str = "best") -> tuple[TrainState, Description]:
-    """The `best` or the `latest` undamaged checkpoint of a run folder, which stays as it is."""
+    """The `best` or the `latest` undamaged checkpoint of a run folder, which stays as it is.
+
+    Args:
+      workdir: the folder, a path or its name as a user writes it (`~` is the home).
+      which: `best` by the lowest validation loss, or `latest`.
+
+    Returns:
+      The state, whose `eval_params` are the model (the average, where there is one), and what run
+      it is of: its `config`, `interface` and `identity`.
+
+    Raises UserError, in one line, where there is none, or none that can be read.
+
+        >>> import lstm_jax
+        >>> state, description = lstm_jax.load_model("runs/mine")  # of the example of `Run`
+        >>> int(state.step), description.config.model.hidden_size, state.eval_params.readout.W.shape
+        (2, 4, (4, 1))
+    """
     workdir = named(str(workdir))
     if which not in ("best", "latest"):
         raise UserError(f"the checkpoint is `best` or `latest`, not {shorten(which)}")

@@ -6,12 +6,22 @@ from typing import Any
 
 import numpy as np
 
+from lstm_jax.model import named_leaves
 from lstm_jax.run.metrics import METRICS, append_metrics, append_sample, read_metrics
 from lstm_jax.run.nonfinite import finite_steps
 from lstm_jax.terminal import warn
 from lstm_jax.train import StepInfo
 
 OnMetrics = Callable[[dict[str, Any]], None]
+
+
+def leaf_norms(infos: StepInfo, of: np.ndarray) -> dict[str, float]:
+    """The mean norm of each leaf's gradient over some steps, in the six digits that it has."""
+    means = {
+        name: norm_K[of].mean(dtype=np.float64)
+        for name, norm_K in named_leaves(infos.leaf_norms).items()
+    }
+    return {f"grad_norm/{name}": float(f"{mean:.6g}") for name, mean in means.items()}
 
 
 class Journal:
@@ -34,17 +44,19 @@ class Journal:
     ) -> None:
         self._workdir, self._targets, self._check = workdir, targets, check
         self._on_metrics = on_metrics
-        self.seconds = self._seconds_before(step)  # that all steps so far took
+        last = self._last_before(step)
+        self.seconds = last["seconds"]  # that all steps so far took
+        self.compile_seconds = last.get("compile_seconds", 0.0)
 
-    def _seconds_before(self, step: int) -> float:
-        """What the steps before this one took; warns where nobody knows."""
+    def _last_before(self, step: int) -> dict[str, float]:
+        """The line of the steps before this one; warns where there is none."""
         last = [{"step": 0, "seconds": 0.0}, *read_metrics(self._workdir)][-1]
         if last["step"] < step:
             warn(
                 f"{self._workdir / METRICS} does not reach step {step}, where the checkpoint is: "
                 "curves, seconds and a triggered average go by what is left of it"
             )
-        return last["seconds"]
+        return last
 
     def targets_at(self, step: int) -> int:
         """How many targets were seen up to a step."""
@@ -57,10 +69,12 @@ class Journal:
         if finite.any():
             line["train_loss"] = float(infos.loss[finite].mean(dtype=np.float64))
             line["grad_norm"] = float(infos.grad_norm[finite].mean(dtype=np.float64))
+            line |= leaf_norms(infos, finite)
         line |= {
             "learning_rate": float(infos.learning_rate[-1]),
             "targets_per_second": round(self.targets_at(len(finite)) / seconds),
             "seconds": round(self.seconds, 3),
+            "compile_seconds": round(self.compile_seconds, 3),
         }
         if infos.skipped is not None:
             line["skipped"] = int(infos.skipped[-1])

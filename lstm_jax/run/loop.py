@@ -7,12 +7,15 @@ while step < steps:
 """
 
 import time
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import jax
 import numpy as np
+from jax.stages import Wrapped
 
 from lstm_jax.averaging import is_waiting
 from lstm_jax.config import Config
@@ -24,10 +27,19 @@ from lstm_jax.hyperparameters import Hyperparameters, structure_of
 from lstm_jax.loss import count_targets
 from lstm_jax.masks import evaluation_masks
 from lstm_jax.model import count_parameters
+from lstm_jax.run.beginning import begin_from, check_beginning
 from lstm_jax.run.checkpoint import Checkpoints
-from lstm_jax.run.description import Description
+from lstm_jax.run.compiling import compile_dispatches, dispatch_sizes, next_boundary
+from lstm_jax.run.description import Description, begun_from_in, read_description
 from lstm_jax.run.figures import Recipe, curves_of, draw_curves, drops, in_words
-from lstm_jax.run.folder import CONFIG, FIGURES, check_folder, refuse_other_run
+from lstm_jax.run.folder import (
+    CONFIG,
+    FIGURES,
+    check_folder,
+    recorded_title,
+    refuse_other_run,
+    say_what_changes,
+)
 from lstm_jax.run.journal import Journal, OnMetrics
 from lstm_jax.run.lock import only_process
 from lstm_jax.run.memory import check_run_fits, check_state_fits
@@ -47,7 +59,15 @@ from lstm_jax.run.validation import begin_where_stalled, validate
 from lstm_jax.stalling import after_validation, why_over
 from lstm_jax.tasks import Task
 from lstm_jax.terminal import say, warn
-from lstm_jax.train import StepInfo, TrainState, init_train_state, make_dispatch, state_placement
+from lstm_jax.train import (
+    StepInfo,
+    TrainState,
+    init_train_state,
+    make_dispatch,
+    state_placement,
+)
+
+SUMMED_UP = ("train_loss", "seconds", "compile_seconds", "skipped")  # of the last line
 
 
 def check_run(config: Config, task: Task, workdir: Path) -> Description:
@@ -88,8 +108,27 @@ class Run:
     Args:
       task: what is learnt; of an instance of your own, `config.data` is not read.
       workdir: a path, or its name as a user writes it (`~` is the home).
-      title: of the summary and the figure; the folder's name, if it is left out.
+      title: of the summary and the figure; left out, what it was, or the folder's name.
       on_metrics: called with each line that is added to `metrics.jsonl`.
+      init_from: the folder of another run, with whose best parameters this one begins; where it
+        goes on that is not read.
+      on_sample: called with the step and the text of each sample.
+      on_curves: called with the step and the path of each picture of the curves, which is then
+        drawn at every validation.
+
+    It resumes where its folder's latest checkpoint is. Raises UserError, in one line, where the
+    folder holds another run or is another process's, or the run would not fit into memory; `train`
+    raises Interrupted, after saving, where it is asked to stop.
+
+        >>> import lstm_jax
+        >>> config = lstm_jax.Config().replace(
+        ...     {"data.task": "adding", "train.steps": 2, "model.hidden_size": 4}
+        ... )
+        >>> task = lstm_jax.TASKS["adding"].of(config)
+        >>> with lstm_jax.Run(config, task, "runs/mine") as run:
+        ...     run.train()
+        ...     run.summary()["best_step"]
+        2
     """
 
     def __init__(
@@ -99,12 +138,19 @@ class Run:
         workdir: str | Path,
         title: str = "",
         on_metrics: OnMetrics | None = None,
+        init_from: str | Path | None = None,
+        on_sample: Callable[[int, str], None] | None = None,
+        on_curves: Callable[[int, Path], None] | None = None,
     ) -> None:
         workdir = named(str(workdir))
         self.config, self.task, self.workdir = config, task, workdir
-        self.title = title or workdir.name
+        self.on_sample, self.on_curves = on_sample, on_curves
         self.description = check_run(config, task, workdir)
         self.hyper = Hyperparameters.of(config)
+        self.title = title or recorded_title(workdir) or workdir.name
+        self._init_from, self._beginning = init_from and str(init_from), None
+        if init_from and not Checkpoints(workdir).steps():
+            self._beginning = begin_from(self._init_from, config, task)
         with ExitStack() as held:
             self.lock = held.enter_context(only_process(workdir))
             check, train = self.lock.check, config.train
@@ -112,7 +158,9 @@ class Run:
             held.callback(self.checkpoints.close)
             self.state = jax.device_put(self._start(), state_placement(config))
             # Last: a folder whose checkpoints turned out to be another run's must stay as it was.
-            write_json(self.folder / CONFIG, self.description.to_json())
+            say_what_changes(workdir, self.description)
+            described = self.description.to_json() | {"title": self.title}
+            write_json(self.folder / CONFIG, described)
             targets = int(count_targets(task.batch_at(0)))
             self.journal = Journal(workdir, self.step, targets, check, on_metrics)
             self.watch = Watch(workdir, self.checkpoints, check, train.on_nonfinite)
@@ -145,13 +193,27 @@ class Run:
         if good:
             state, description = self.checkpoints.restore(step)
             refuse_other_run(self.workdir, self.description.differences(description.to_json()))
+            check_beginning(self.workdir, description.begun_from, self._init_from, needed=False)
+            self.description = self.description._replace(begun_from=description.begun_from)
             self.checkpoints.best_step(good)  # what it cannot read is said before anything is done
+            if step > (steps := self.config.train.steps):
+                raise UserError(
+                    f"{self.workdir} has done {step:,} steps, and train.steps={steps} is fewer: "
+                    "give as many or more, or choose another --workdir"
+                )
         else:
             self._refuse_to_begin_over()
+            if (self.workdir / CONFIG).exists():
+                recorded = begun_from_in(read_description(self.workdir / CONFIG))
+                check_beginning(self.workdir, recorded, self._init_from, needed=True)
+            params, begun_from, said = self._beginning or (None, None, "")
+            self.description = self.description._replace(begun_from=begun_from)
             # As one program: dozens of small ones take twice as long, compiled or read from disk.
             place = state_placement(self.config)
             init = jax.jit(init_train_state, static_argnums=(0, 1), out_shardings=place)
-            state = init(structure_of(self.config), self.task.interface, self.hyper)
+            params = jax.device_put(params, place.params)
+            shared = structure_of(self.config)
+            state = init(shared, self.task.interface, params, self.hyper)
         for bad, why in damaged.items():
             aside = self.checkpoints.set_aside(bad)
             warn(f"the checkpoint of step {bad} is damaged ({why}); it is now {aside}")
@@ -160,7 +222,13 @@ class Run:
             delete_parts(folder)
         rewind(self.folder, step)
         if good:
-            say(f"resuming at step {step}")
+            steps = self.config.train.steps
+            left = "" if step < steps else ": nothing is left to train"
+            say(f"resuming at step {step} of {steps}{left}")
+        elif self._beginning is not None:
+            say(said)
+            # From here on nobody needs the other run.
+            self.checkpoints.save(state, self.description, {})
         return state
 
     def _refuse_to_begin_over(self) -> None:
@@ -180,15 +248,14 @@ class Run:
         """Trains to the last step; raises Interrupted, after saving, when asked to stop.
 
         By a signal, in the main thread, or by a reader of stderr that has gone away."""
-        progress = Progress(self.config.train.steps, self.step, self.task.unit)
-        try:
-            with catch_signals() as received:
-                self._train(progress, received)
+        with catch_signals() as received:
+            dispatch = self._compile()
+            steps, seconds = self.config.train.steps, self.journal.seconds
+            with closing(Progress(steps, self.step, self.task.unit, seconds)) as progress:
+                self._train(dispatch, progress, received)
                 if received:
                     self.save()
                 self.checkpoints.wait()
-        finally:
-            progress.close()
         if received:
             self.draw_figures()
             raise Interrupted(received[0], self.step)
@@ -205,14 +272,26 @@ class Run:
         self.watch.check_state(self.state)
         self.checkpoints.save(self.state, self.description, {})
 
-    def _train(self, progress: Progress, received: list[int]) -> None:
+    def _compile(self) -> Wrapped:
+        """The dispatch, compiled for all the steps to come."""
+        dispatch = make_dispatch(self.config, head_of(self.task))
+        sizes = dispatch_sizes(self.step, self.config.train)
+        if sizes and not self.why_over():
+            batch = self.task.training_batch(self.step)
+            seconds = compile_dispatches(
+                partial(dispatch.lower, self.hyper, self.state), batch, sizes
+            )
+            self.journal.compile_seconds += seconds
+            say(f"compiled in {seconds:.1f} s")
+        return dispatch
+
+    def _train(self, dispatch: Wrapped, progress: Progress, received: list[int]) -> None:
         """The loop itself; stops between two dispatches once it is asked to, which it notes."""
         train, step = self.config.train, self.step
-        dispatch = make_dispatch(self.config, head_of(self.task))
         unread: tuple[int, StepInfo] | None = None
         clock, over = time.perf_counter(), self.why_over()
         while step < train.steps and not received and not over:
-            boundary = min(step - step % train.validate_every + train.validate_every, train.steps)
+            boundary = next_boundary(step, train)
             K = min(train.steps_per_dispatch, boundary - step)
             self.state, infos = dispatch(self.hyper, self.state, self.batches(step, step + K))
             step += K
@@ -259,6 +338,8 @@ class Run:
             progress.update(line)
         if boundary:
             self.checkpoints.save(self.state, self.description, scores)
+            if self.on_curves is not None:
+                self.draw_figures()
 
     def _validate(self) -> dict[str, float]:
         """Scores the state, where that is finite, and writes a sample."""
@@ -267,6 +348,8 @@ class Run:
         self.watch.check_scores(scores, self.state)
         if (sample := self.sample()) is not None:
             self.journal.write_sample(self.step, scores, self.task.unit, sample)
+            if self.on_sample is not None:
+                self.on_sample(self.step, sample)
         return scores
 
     def _heed(self, scores: dict[str, float]) -> None:
@@ -302,8 +385,10 @@ class Run:
             "parameters": sum(count_parameters(self.state.params).values()),
             "step": self.step,
             "targets": self.journal.targets_at(self.step),
-            **{k: last[k] for k in ("train_loss", "seconds", "skipped") if k in last},
+            **{k: last[k] for k in SUMMED_UP if k in last},
         }
+        if references := self.task.references():
+            summary["references"] = references
         if over := self.why_over():
             summary["ended_early"] = over
         if saved := self.checkpoints.steps():
@@ -314,10 +399,13 @@ class Run:
         return summary
 
     def draw_figures(self) -> None:
-        """Draws the curves so far. Last of all: nothing hangs on them, and they may take long."""
+        """Draws the curves so far, after all else: nothing hangs on them, and they take long."""
         if lines := self.journal.lines():
-            model = self.config.model
-            about = f"{in_words(model)} on {self.task.describe().partition(':')[0]}"
+            model, task = self.config.model, self.task
+            about = f"{in_words(model)} on {task.describe().partition(':')[0]}"
             recipe = Recipe(self.title, [lines], drops(model))
-            curves = curves_of([recipe], self.title, self.task.unit, about)
-            draw_curves(curves, self.folder / FIGURES / "curves.png")
+            curves = curves_of([recipe], self.title, task.unit, about, task.references())
+            path = self.folder / FIGURES / "curves.png"
+            draw_curves(curves, path)
+            if self.on_curves is not None and path.exists():
+                self.on_curves(lines[-1]["step"], path)

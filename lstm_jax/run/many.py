@@ -8,6 +8,7 @@ if it had been alone, and its numbers to rounding.
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import lru_cache, partial
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.stages import Lowered, Wrapped
 
 from lstm_jax.config import Config
 from lstm_jax.data.batches import Batch
@@ -24,11 +26,13 @@ from lstm_jax.gradients.lanes import CORES_APART_BELOW, LANES
 from lstm_jax.heads import Head
 from lstm_jax.hyperparameters import Hyperparameters, structure_of
 from lstm_jax.model import Interface
+from lstm_jax.run.compiling import compile_dispatches, dispatch_sizes, next_boundary
 from lstm_jax.run.loop import Run, head_of
 from lstm_jax.run.memory import batch_bytes, memory_bytes, state_bytes
 from lstm_jax.run.nonfinite import finite_steps
 from lstm_jax.run.progress import Progress
 from lstm_jax.run.signals import BROKEN_PIPE, Interrupted, catch_signals
+from lstm_jax.terminal import say
 from lstm_jax.train import StepInfo, TrainState, make_train_step, state_placement
 
 RUNS = "runs"
@@ -62,11 +66,8 @@ def devices_of(count: int) -> Mesh:
     return Mesh(devices[: max(n for n in range(1, len(devices) + 1) if count % n == 0)], (RUNS,))
 
 
-ManySteps = Callable[[Hyperparameters, TrainState, Batch], tuple[TrainState, StepInfo]]
-
-
 @lru_cache(maxsize=8)
-def many_steps(structure: Config, head: Head, mesh: Mesh) -> ManySteps:
+def many_steps(structure: Config, head: Head, mesh: Mesh) -> Wrapped:
     """The compiled function that makes K steps of every run: all that goes in and comes out has a
     leading axis of runs, divided among the devices. The states are donated."""
     alone = Mesh(mesh.devices.ravel()[:1], (LANES,))
@@ -144,25 +145,38 @@ class Together:
     def train(self) -> None:
         """As `Run.train`: a run that fails is left out and noted in `errors`."""
         first = self.runs[0]
-        progress = Progress(self._train.steps, first.step, first.task.unit)
-        try:
-            with catch_signals() as received:
+        with catch_signals() as received:
+            self._compile()
+            steps, seconds = self._train.steps, first.journal.seconds
+            with closing(Progress(steps, first.step, first.task.unit, seconds)) as progress:
                 self._loop(progress, received)
-                for run in self.runs:
-                    if received:
-                        self._attempt(run, run.save)
-                    self._attempt(run, run.checkpoints.wait)
-        finally:
-            progress.close()
+            for run in self.runs:
+                if received:
+                    self._attempt(run, run.save)
+                self._attempt(run, run.checkpoints.wait)
         if received:
             raise Interrupted(received[0], min(run.step for run in self.runs))
+
+    def _compile(self) -> None:
+        """Compiles what is to come, whose seconds are shared out among the runs."""
+        first = self.runs[0]
+
+        def lower(batches: Batch) -> Lowered:
+            stacked = stack([batches] * len(self._filled))
+            return self._steps.lower(self._hyper, self._states, stacked)
+
+        batch = first.task.training_batch(first.step)
+        seconds = compile_dispatches(lower, batch, dispatch_sizes(first.step, self._train))
+        say(f"compiled in {seconds:.1f} s")
+        for run in self.runs:
+            run.journal.compile_seconds += seconds / len(self.runs)
 
     def _loop(self, progress: Progress, received: list[int]) -> None:
         train, step = self._train, self.runs[0].step
         unread: tuple[int, StepInfo] | None = None
         clock = time.perf_counter()
         while step < train.steps and self._going() and not received:
-            boundary = min(step - step % train.validate_every + train.validate_every, train.steps)
+            boundary = next_boundary(step, train)
             K = min(train.steps_per_dispatch, boundary - step)
             batches = stack([run.batches(step, step + K) for run in self._filled])
             self._states, infos = self._steps(self._hyper, self._states, batches)

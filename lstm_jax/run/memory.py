@@ -24,6 +24,7 @@ from lstm_jax.errors import UserError
 from lstm_jax.heads import HEADS
 from lstm_jax.model import Interface, ModelParams, init_carry, output_size
 from lstm_jax.pieces import steps_at_once
+from lstm_jax.sample import PIECE
 from lstm_jax.train import init_train_state
 
 FLOAT_BYTES = 4
@@ -115,14 +116,13 @@ def check_run_fits(config: Config, interface: Interface, batch: Batch) -> None:
         )
 
 
-def check_samples_fit(params: ModelParams, prompt_length: int, num_samples: int) -> None:
-    """Refuses more samples than the memory has room for beside the logits of the prompt."""
+def check_samples_fit(params: ModelParams, num_samples: int) -> None:
+    """Refuses more samples than the memory has room for beside the logits of a prompt's piece."""
     V = output_size(params)
     carry = bytes_of(jax.eval_shape(lambda: init_carry(params, num_samples)))
-    need = FLOAT_BYTES * V * (prompt_length + num_samples) + carry
+    need = FLOAT_BYTES * V * (PIECE + num_samples) + carry
     if need > (have := memory_bytes()):
         raise UserError(
-            f"a prompt of {prompt_length:,} characters and {num_samples:,} samples take "
-            f"{naturalsize(need)} of memory and this machine has {naturalsize(have)}: take a "
-            "shorter --prompt or a smaller --num_samples"
+            f"{num_samples:,} samples take {naturalsize(need)} of memory and this machine has "
+            f"{naturalsize(have)}: take a smaller --num_samples"
         )

@@ -13,7 +13,7 @@ METRICS, SAMPLES, SUMMARY = "metrics.jsonl", "samples.txt", "summary.json"
 AVERAGE = "_average"  # ends the names of the average's scores
 MEASURED = re.compile(r"val_\w{1,60}", re.ASCII)  # what a validation's lines have more
 WRITTEN = {"step", "targets", "learning_rate", "seconds"}  # in every line
-LIMIT_BYTES = 2**31  # some eight million dispatches
+LIMIT_BYTES = 2**31  # some three million dispatches
 LARGEST = 1e40  # more than any number of float32
 SAMPLE_HEAD = re.compile(r"^={12} step (\d{1,10}) .*={12}$", re.MULTILINE)
 

@@ -24,11 +24,14 @@ class Progress:
 
     Args:
       unit: of a loss, such as `nats/char`.
+      seconds: what the steps that are done have taken.
     """
 
-    def __init__(self, steps: int, done: int, unit: str) -> None:
+    def __init__(self, steps: int, done: int, unit: str, seconds: float = 0.0) -> None:
         self._unit, self._counted = unit, f"{counted(unit)}s"
-        self._steps, self._start_step, self._start = steps, done, time.monotonic()
+        self._steps, self._done, self._seconds = steps, done, seconds
+        # The step after the first validation, and what the clock and the line said there.
+        self._validated: tuple[int, float, float] | None = None
         self._val, self._last_line = "", -LINE_EVERY_S
         self._paced: dict[str, Any] | None = None  # the line that the speed is counted from
         self.reader_left = False
@@ -54,14 +57,14 @@ class Progress:
 
     def _show(self, line: dict[str, Any]) -> None:
         if validated := kept(line):
-            of = " average" if next(iter(validated)).endswith(AVERAGE) else ""
-            self._val = f"  val{of}" + "".join(
+            of = " of the average" if next(iter(validated)).endswith(AVERAGE) else ""
+            self._val = f"  {'validation' if self._bar is None else 'val'}{of}" + "".join(
                 f" {brief(name)} {in_digits(value)}" for name, value in validated.items()
             )
         skipped = f"  {line['skipped']} updates skipped" if line.get("skipped") else ""
         text = (
             f"loss {in_digits(line.get('train_loss', math.nan))} {self._unit}{self._val}{skipped}  "
-            f"{self._targets_per_second(line) / 1e3:.1f}k {self._counted}/s"
+            f"{self._targets_per_second(line):,.0f} {self._counted}/s"
         )
         if validated or self._paced is None:
             self._paced = line
@@ -72,9 +75,20 @@ class Progress:
         now = time.monotonic()
         if validated or now - self._last_line >= LINE_EVERY_S or line["step"] == self._steps:
             self._last_line = now
-            rate = (now - self._start) / max(line["step"] - self._start_step, 1)
-            left = rate * (self._steps - line["step"])
-            put(f"step {line['step']}/{self._steps}  {text}  {left:.0f} s left")
+            left = in_time(self._seconds_left(line, now))
+            ahead = f"  {left} left" if line["step"] < self._steps else ""
+            put(f"step {line['step']}/{self._steps}  {text}{ahead}")
+        if validated and self._validated is None:
+            self._validated = line["step"], now, line["seconds"]
+
+    def _seconds_left(self, line: dict[str, Any], now: float) -> float:
+        """By what a step takes, and what else it has cost since the first validation, which had to
+        be compiled."""
+        rate = (line["seconds"] - self._seconds) / max(line["step"] - self._done, 1)
+        if self._validated is not None:
+            step, then, seconds = self._validated
+            rate += (now - then - line["seconds"] + seconds) / max(line["step"] - step, 1)
+        return rate * (self._steps - line["step"])
 
     def _targets_per_second(self, line: dict[str, Any]) -> float:
         """The speed since the last validation: one dispatch is too short to tell it by, for a GPU's
@@ -88,3 +102,10 @@ class Progress:
         with self._shown():
             if self._bar is not None:
                 self._bar.close()
+
+
+def in_time(seconds: float) -> str:
+    """How long something takes, as people say it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

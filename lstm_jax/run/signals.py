@@ -25,7 +25,7 @@ BY_MACHINES = [
     for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
     if hasattr(signal, name)
 ]
-STOPPING = "stopping after this dispatch, then saving; a second Ctrl-C or SIGTERM stops at once"
+STOPPING = "stopping and saving; a second Ctrl-C or SIGTERM stops at once, without saving"
 BROKEN_PIPE = 13  # SIGPIPE, which Python ignores, and Windows does not know
 
 

@@ -64,7 +64,8 @@ def sample_text(
     """
     vocabulary = vocabulary_of(description.identity, description.interface)
     config, ids = SamplingConfig(**options), vocabulary.encode(prompt)
-    check_samples_fit(state.params, len(ids), 1)
+    check_samples_fit(state.params, 1)
     masks = evaluation_masks(description.config.model)
-    written = generate(state.eval_params, jax.random.key(seed), ids, length, config, masks=masks)
+    key = jax.random.key(seed)
+    written, _ = generate(state.eval_params, key, ids, length, config, masks=masks)
     return vocabulary.decode(np.concatenate([ids, written[0]]))

@@ -36,19 +36,25 @@ class EvaluateConfig(Section):
 
     prefix = "evaluate."
     window_length: int = option(
-        256, "`windows`: characters predicted from each zero state", low=1, high=2**24
+        256,
+        "`windows`: characters predicted from each zero state",
+        low=1,
+        high=2**24,
+        decides="validation",
     )
     lanes: int = option(
         64,
         "`stream`: pieces of the split read side by side; 1: strictly one after another",
         low=1,
         high=2**20,
+        decides="validation",
     )
     warmup: int = option(
         1024,
         "`stream`: unscored characters that each piece but the first reads beforehand",
         low=0,
         high=2**24,
+        decides="validation",
     )
 
 
@@ -57,6 +63,16 @@ class Evaluation(NamedTuple):
 
     stream: float
     windows: float
+
+
+def in_words(config: EvaluateConfig, plural: str = "characters") -> dict[str, str]:
+    """What each protocol does, for people; `plural`: what a text is read in."""
+    pieces = f"as {config.lanes} pieces, each warmed up on the {config.warmup:,} {plural} before"
+    return {
+        "stream": "the state is carried through the text, read "
+        + (pieces if config.lanes > 1 else "strictly in order"),
+        "windows": f"the state starts from zero every {config.window_length:,} {plural}",
+    }
 
 
 @jax.jit

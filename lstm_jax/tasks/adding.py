@@ -22,6 +22,7 @@ are held out.
 
 import math
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Self
 
 import jax
@@ -45,12 +46,16 @@ class AddingOptions(Section):
     prefix = "data."
     length: int = option(
         100,
-        "adding: T, steps of the shortest sequences; others have up to T/10 more",
+        "T, steps of the shortest sequences; others have up to T/10 more",
         low=20,
         high=10**4,
     )
     held_out: int = option(
-        2560, "adding: sequences that are scored and not trained on", low=1, high=10**6
+        2560,
+        "sequences that are scored and not trained on",
+        low=1,
+        high=10**6,
+        decides="validation",
     )
 
 
@@ -103,6 +108,12 @@ class AddingTask(Task):
     Options = AddingOptions
     interface = Interface(2, 1, reads_ids=False, head="squared")
     unit = "squared error/sequence"
+    meanings = MappingProxyType(
+        {
+            "loss": "on held-out sequences",
+            "wrong": f"the share of them whose answer is off by {TOLERANCE} or more",
+        }
+    )
 
     def __init__(self, length: int, held_out: int, batch_size: int, seed: int) -> None:
         self.length, self.held_out = length, held_out
@@ -129,6 +140,12 @@ class AddingTask(Task):
         """SIDE_BY_SIDE sequences that no run of any seed is trained on."""
         rng = np.random.default_rng([HELD_OUT_SEED, AFTER_THE_LAST_STEP + n])
         return draw_sequences(rng, SIDE_BY_SIDE, self.length)
+
+    def references(self) -> dict[str, float]:
+        """The variance of the held-out targets."""
+        parts = map(self.held_out_part, range(math.ceil(self.held_out / SIDE_BY_SIDE)))
+        targets_N = np.concatenate([part.targets.sum(axis=(0, 2)) for part in parts])
+        return {"always saying the mean": float(targets_N[: self.held_out].var(dtype=np.float64))}
 
     def answer(self, params: ModelParams, masks: Masks | None) -> np.ndarray:
         """The target and the answer of each held-out sequence, 2xN."""

@@ -4,7 +4,7 @@ A new one is a file beside this with a subclass of `Task`, and a line in `TASKS`
 instance; what stands under "by flags" below is for those that the command line is to find.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
@@ -22,13 +22,17 @@ class Task:
     unit: what a loss is counted in, over what it is a mean of, such as `nats/char`.
     carries: whether a batch goes on where the one before ended. Else every sequence of a training
       batch starts from the zero state, whatever its `resets` say of the first step.
+    meanings: what `evaluate` measures, in words, by its names; one that says it itself needs none.
     identity: what else a checkpoint must agree with to be of the same run, as JSON.
+    source: what people call the data; where the identity differs, a refusal names this.
     """
 
     interface: Interface
     unit: str = "loss/target"
     carries: bool = False
+    meanings: Mapping[str, str] = MappingProxyType({})
     identity: Mapping[str, Any] = MappingProxyType({})
+    source: str = ""
 
     def describe(self) -> str:
         """The task in a line for people."""
@@ -61,6 +65,16 @@ class Task:
     def sample(self, params: ModelParams, masks: Masks | None) -> str | None:
         """What the model makes of something, for people; None: there is nothing to show."""
         return None
+
+    @classmethod
+    def symbols_of(cls, identity: Mapping[str, Any]) -> Sequence[Hashable] | None:
+        """What the ids of a run stand for, in order, out of its identity; None: it has no such."""
+        return None
+
+    def references(self) -> dict[str, float]:
+        """What is easily reached, by its name in plain words: the first score of `evaluate`, of
+        predictions that need no model."""
+        return {}
 
     # By flags: the options, and what can be said of them before there is any data.
 

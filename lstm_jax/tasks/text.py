@@ -1,13 +1,16 @@
 """A text: from each character, or byte, or word, and all before it, the model predicts the next."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Self
 
 import jax
 import numpy as np
 
 from lstm_jax.data.batches import Batch, Streams
+from lstm_jax.data.frequencies import unigram_loss
 from lstm_jax.data.texts import (
     TOKENS,
     TextOptions,
@@ -23,7 +26,7 @@ from lstm_jax.data.words import Words
 from lstm_jax.errors import UserError, shorten
 from lstm_jax.model import Interface, Masks, ModelParams
 from lstm_jax.sample import generate
-from lstm_jax.scoring.protocols import EvaluateConfig, check_lanes, evaluate
+from lstm_jax.scoring.protocols import EvaluateConfig, check_lanes, evaluate, in_words
 from lstm_jax.tasks.task import Task
 
 EVALUATE = tuple(f"evaluate.{f.name}" for f in dataclasses.fields(EvaluateConfig))
@@ -71,12 +74,22 @@ class TextTask(Task):
         self.streams = Streams(self.split.train, train.batch_size, train.sequence_length, plural)
         if self.split.validation is not None:
             check_lanes(len(self.split.validation), self.evaluation)
+        said = in_words(config.evaluate)
+        self.meanings = {f"loss_{protocol}": words for protocol, words in said.items()}
         self.interface = interface_of(text.vocabulary)
+        self.source = f"{text.name} ({len(text.ids):,} {plural})"
         self.identity = text.identity
 
     @classmethod
     def of(cls, config: Any) -> Self:
         return cls(config, read_text(config.data))
+
+    @classmethod
+    def symbols_of(cls, identity: Mapping[str, Any]) -> Sequence[Any] | None:
+        if "alphabet" not in identity:
+            return None
+        kind = TOKENS[identity.get("tokens", Vocabulary.kind)]
+        return kind.from_json(identity["alphabet"]).symbols
 
     @classmethod
     def validates(cls, config: Any) -> bool:
@@ -124,5 +137,18 @@ class TextTask(Task):
     def sample(self, params: ModelParams, masks: Masks | None) -> str:
         """What the model makes of the text's first character; the same for the same parameters."""
         prompt = self.text.ids[:1]
-        ids = generate(params, jax.random.key(0), prompt, self.sample_length, masks=masks)
+        ids, _ = generate(params, jax.random.key(0), prompt, self.sample_length, masks=masks)
         return self.text.vocabulary.decode(np.concatenate([prompt, ids[0]]))
+
+    def references(self) -> dict[str, float]:
+        return {
+            "uniform guessing": math.log(self.interface.output_size),
+            "frequencies alone": self.unigram_loss,
+        }
+
+    @cached_property
+    def unigram_loss(self) -> float:
+        """Of what is validated on; of the training split where nothing is."""
+        training, validation = self.split.train, self.split.validation
+        scored = training if validation is None else validation
+        return unigram_loss(training, scored[1:], self.interface.output_size)

@@ -10,7 +10,7 @@ import numpy as np
 from lstm_jax.cells import CELLS
 from lstm_jax.data.batches import Batch
 from lstm_jax.gradients.weight_drop import WeightMasks, sample_weight_masks
-from lstm_jax.heads import HEADS, Head
+from lstm_jax.heads import HEADS, Head, takes_ids
 from lstm_jax.masks import sample_masks
 from lstm_jax.model import Carry, Interface, Masks, ModelParams, init_carry, init_model
 from lstm_jax.model_config import ModelConfig
@@ -111,7 +111,7 @@ def make_inputs(rng: np.random.Generator, case: Case) -> np.ndarray:
 def make_targets(rng: np.random.Generator, case: Case) -> np.ndarray:
     """Ids TxB, numbers TxBxV, or many-hot vectors TxBxV, as the head takes them."""
     shape, V = (case.T, case.B), case.vocabulary_size
-    if case.head == "softmax":
+    if takes_ids(HEADS[case.head]):
         return rng.integers(V, size=shape)
     numbers = rng.normal(size=(*shape, V))
     return (numbers > 0).astype(np.float64) if case.head == "bernoulli" else numbers

@@ -216,12 +216,13 @@ def test_validation_scoring_ensembles_and_learning_on_take_the_rates(trained):
     assert {name: best[name] for name in alone} == pytest.approx(alone, abs=1e-5)
     still = ("--dynamic", "--dynamic_rule=sgd", "--dynamic_rate=0", "--dynamic_decay=0")
     found = call("--mode=evaluate", "--workdir=run", "--ensemble=other", *still)
-    printed = {line.split()[0]: float(line.split()[1]) for line in found.stdout.splitlines()[1:]}
+    printed = {line.split()[0]: float(line.split()[1]) for line in found.stdout.splitlines()}
     together = {
         f"val_loss_{name}_ensemble": np.mean(-np.log(np.mean(np.exp(-np.array(each)), axis=0)))
         for name, each in losses.items()
     }
     wanted = alone | together | {"val_loss_dynamic": alone["val_loss_stream"]}
+    wanted = {name.replace("val_", "validation_"): loss for name, loss in wanted.items()}
     assert printed == pytest.approx(wanted, abs=6e-5)
 
 

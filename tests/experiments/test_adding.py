@@ -40,9 +40,21 @@ def refused(*line):
 def test_it_trains(trained):
     folder, (_, stdout, stderr) = trained
     assert "adding: sequences of 20 to 22 steps, 7 held out\n" in stderr
-    assert re.search(r"val average loss \S+ wrong \d\.\d{4}  \d+\.\dk sequences/s", stderr)
-    assert re.search(r"^val_loss_average +\S+ squared error/sequence  \(step 2\)$", stdout, re.M)
-    assert re.search(r"^val_wrong +\d\.\d{4}  \(step 2\)$", stdout, re.M) and "bits" not in stdout
+    assert re.search(
+        r"^to beat: always saying the mean 0\.\d{4} squared error/sequence$", stderr, re.M
+    )
+    assert re.search(
+        r"validation of the average loss \S+ wrong \d\.\d{4}  [\d,]+ sequences/s", stderr
+    )
+    assert "\nwrong: the share of them whose answer is off by 0.04 or more\n" in stderr
+    assert stderr.endswith(
+        "run has figures/curves.png, samples.txt, metrics.jsonl, checkpoints; next: --mode=sample "
+        "or --mode=evaluate with --workdir=run\n"
+    )
+    best = r"  \(the best checkpoint, of step 2\)$"
+    loss = r"^validation_loss_average +\S+ squared error/sequence"
+    assert re.search(loss + best, stdout, re.M) and "bits" not in stdout
+    assert re.search(r"^validation_wrong +\d\.\d{4}" + best, stdout, re.M)
     assert SHOWN.fullmatch(stdout.rpartition("\n\n")[2])
     described = json.loads((folder / "config.json").read_text())
     assert described["interface"]["input_size"] == 2 and described["identity"] == {}
@@ -51,8 +63,10 @@ def test_it_trains(trained):
 def test_it_is_scored_and_shown_as_it_was(trained):
     _, (_, stdout, _) = trained
     code, scored, _ = call("--mode=evaluate", "--workdir=run")
-    said = {line.split()[0]: line.split()[1] for line in stdout.splitlines() if "val_" in line}
-    found = {line.split()[0]: line.split()[1] for line in scored.splitlines()[1:]}
+    said = {
+        line.split()[0]: line.split()[1] for line in stdout.splitlines() if "validation_" in line
+    }
+    found = {line.split()[0]: line.split()[1] for line in scored.splitlines()}
     assert code == 0 and found == said and len(found) == 4
     code, shown, _ = call("--mode=sample", "--workdir=run")
     assert code == 0 and shown == stdout.rpartition("\n\n")[2]

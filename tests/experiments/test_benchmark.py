@@ -136,7 +136,7 @@ def test_the_torch_sampler_writes_what_the_model_says():
     params = jax.tree.map(lambda leaf: 3 * leaf, params)
     params = params._replace(readout=params.readout._replace(W=1e4 * params.readout.W))
     prompt, config = np.array([3, 1, 4], np.uint8), SamplingConfig(temperature=1.0)
-    wanted = generate(params, jax.random.key(0), prompt, 40, config, 2)
+    wanted, _ = generate(params, jax.random.key(0), prompt, 40, config, 2)
     found = peers.make_torch_sampler(jax.tree.map(np.array, params))(prompt, 40, 2)
     assert len(set(wanted[0].tolist())) > 2
     np.testing.assert_array_equal(found, wanted)

@@ -26,6 +26,8 @@ TEXTS = {
     "one": b"a",
     "two": b"ab",
     "latin": "Ærøskøbing".encode("latin-1") * 100,
+    "x.toml": b"model.hidden_size = 3\n[train]\nbatch_size = 3\n" + b"# to be or not to be\n" * 20,
+    "y.json": b'{"model.dropout": 0.5, "data": {"path": "x.toml"}}',
     "planes": "❤𝔘\r\n\0\ufeff日本語\U0010ffff".encode() * 100,
 }
 FIELDS = {f"config.{s}.{k}": f for s in SECTIONS for k, f in fields_of(s).items()}
@@ -93,7 +95,10 @@ OTHER = {
     "mode": one_of("train", "evaluate", "sample", "compare") | texts,
     "workdir": workdirs | texts.filter(lambda text: "/" not in text and text != ".."),
     "compile_cache": one_of("off") | workdirs,
+    "config_file": one_of("x.toml", "y.json", "finished/config.json") | paths,
+    "init_from": one_of("finished") | workdirs,
     "cpu_devices": one_of(0, 1, 1024, 1025) | no_values,
+    "log": one_of("tensorboard") | no_values,
     "verbosity": one_of(-1, 0, 1) | no_values,
     "flagfile": one_of("", ".", "nowhere", "latin", "planes", "/dev/null"),
     "undefok": texts,
@@ -102,6 +107,7 @@ SAMPLE = {
     "checkpoint": one_of("best", "latest") | no_values,
     "prompt": one_of("to be", "", "Ж", "\0", "\udcff", "or" * 500) | texts,
     "length": one_of(1, 2, 33, 0, 2**31) | no_values,
+    "stop": one_of("e", "", "Ж", "\udcff") | texts,
     "num_samples": one_of(1, 2, 3, 0, 65537) | no_values,
     "sample_seed": one_of(0, 2**32 - 1, 2**32) | no_values,
     **{field.name: values(field.name, field) for field in fields(SamplingConfig)},

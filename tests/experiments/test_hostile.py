@@ -155,7 +155,7 @@ CHANGES = [
     ({"config": {"model.hidden_size": 10**400}}, "lies between 1 and 65536"),
     ({"config": {"optimizer.learning_rate": 10**400}}, "lies between 0 and"),
     ({"config": {"optimizer.learning_rate": float("nan")}}, "not nan"),
-    ({"config": {"model.hidden_size": "x" * 10**7}}, "takes int, not 'xxx"),
+    ({"config": {"model.hidden_size": "x" * 10**7}}, "takes an integer, not 'xxx"),
     ({"config": {"x\n" * 10**6: 1}}, "the config has no key 'x"),
     ({"config": {"model.hidden_size": 3}}, "cannot be read"),
     ({"config": {"optimizer.name": "sgd"}}, "cannot be read"),

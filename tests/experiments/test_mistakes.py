@@ -1,5 +1,6 @@
 """What a user may get wrong: one line that says so, exit code 2, and nothing left behind."""
 
+import re
 import warnings
 
 import jax
@@ -33,9 +34,27 @@ def empty(tmp_path):
 @pytest.mark.parametrize(
     "args, message",
     [
-        (["--experiment=nothing"], "should be one of"),
-        (["--config.model.hiden_size=3"], "Unknown command line flag 'config.model.hiden_size'"),
-        (["--config.model.hidden_size=many"], "config.model.hidden_size=many"),
+        (
+            ["--experiment=nothing"],
+            "there is no --experiment='nothing', which should be one of shakespeare, ",
+        ),
+        (
+            ["--config.model.hiden_size=3"],
+            "there is no flag --config.model.hiden_size; did you mean --config.model.hidden_size",
+        ),
+        (["--hidden_size=many"], "did you mean --config.model.hidden_size?"),
+        (
+            ["--config.model.hidden_size=many"],
+            "--config.model.hidden_size takes an integer from 1 to 65,536, not 'many' (--help",
+        ),
+        (["--config.train.steps="], "steps takes an integer, 1 or more, not an empty value"),
+        (["--config.train.steps=1e3"], "steps takes an integer, 1 or more, not '1e3'"),
+        (["--config.model.dropout=half"], "dropout takes a number from 0 to 0.99, not 'half'"),
+        (["--config.model.hidden_sizes=3,x"], "takes integers with commas between them from 1 to"),
+        (["--config.model.cell=LSTM"], "--config.model.cell takes one of lstm, coupled, "),
+        (["--mode=sample", "--length=0"], "--length takes an integer, 1 or more, not '0'"),
+        (["--mode=evaluate", "--dynamic=maybe"], "--dynamic takes true or false, not 'maybe'"),
+        (["--flagfile=nowhere"], "error: Unable to open flagfile: "),
         (["--config.model.hidden_size=0"], "model.hidden_size lies between 1 and 65536; not 0"),
         (["--config.data.path=nowhere.txt"], "cannot read data.path='nowhere.txt': No such file"),
         (["--config.data.path=."], "Is a directory"),
@@ -176,6 +195,7 @@ def test_a_rule_without_an_epsilon(trained):
     [
         (["--prompt=Ж"], "the character 'Ж' is not in the model's alphabet"),
         (["--prompt="], "the prompt is empty"),
+        (["--stop="], "--stop is empty"),
         (["--temperature=-1"], "temperature lies between"),
         (["--top_p=1.5"], "top_p lies between"),
         (["--length=0"], "length"),
@@ -188,12 +208,24 @@ def test_in_sampling(args, message, trained):
         assert message in refused(*line_of(SAMPLE), *args)
 
 
+def test_each_sample_ends_before_the_stop(trained):
+    """Each is what it would have been, up to there; that the prompt has it changes nothing."""
+    line = line_of(SAMPLE | {"length": "80", "num_samples": "3", "prompt": "to be"})
+    with process_in(trained):
+        whole, stopped = (call(*line, *more).stdout for more in ((), ("--stop=be",)))
+    between = re.compile(r"\n=+ sample \d =+\n")
+    texts = [text.removeprefix("to be") for text in between.split(whole.removesuffix("\n"))]
+    wanted = [f"to be{text.partition('be')[0]}" for text in texts]
+    assert between.split(stopped.removesuffix("\n")) == wanted
+    assert ["be" in text for text in texts] == [False, True, True]
+
+
 def test_a_long_prompt_and_many_samples_are_not_the_same(trained):
-    """Of 15 logits a character of the prompt, and 8 numbers more a sample: each has its bound."""
+    """Each sample has 15 logits and 8 numbers more; a prompt of any length is read in pieces."""
     with process_in(trained), pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "memory_bytes", lambda: 40_000)
         samples = ["--prompt=t", "--num_samples=600"]
-        assert "take a shorter --prompt or a smaller" in refused(*line_of(SAMPLE), *samples)
+        assert "take a smaller --num_samples" in refused(*line_of(SAMPLE), *samples)
         assert call(*line_of(SAMPLE), f"--prompt={'t' * 600}").code == 0
 
 

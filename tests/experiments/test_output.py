@@ -107,5 +107,5 @@ def test_a_notebooks_streams_will_do(tmp_path):
     ):
         flags.FLAGS.unparse_flags()
         code = run.main(run.parse_flags([run.__file__, *line_of(TRAIN)]))
-    assert code == 0 and stdout.written.startswith("train_loss ")
+    assert code == 0 and stdout.written.startswith("training_loss ")
     assert "step 1/1  loss" in stderr.written

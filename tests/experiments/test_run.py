@@ -48,24 +48,43 @@ def workdir(tmp_path_factory):
     """A small finished run."""
     path = tmp_path_factory.mktemp("run") / "small"
     done = run(f"--workdir={path}", *SMALL)
-    assert re.search(r"val_loss_stream +\d\.\d{4} nats/char +\d\.\d{4} bits/char", done.stdout)
-    assert "parameters" in done.stderr and "step 20/20" in done.stderr
+    assert re.search(
+        r"validation_loss_stream +\d\.\d{4} nats/char +\d\.\d{4} bits/char", done.stdout
+    )
+    for said in (
+        "model: 1 LSTM layer of 8 units, ",
+        "training: 20 steps of 128 chars on cpu; validation and checkpoint every 10\n",
+        "losses: nats/char, the mean of -log(probability) of each true char; lower is better\n",
+        "\nwindows: the state starts from zero every 256 characters\n",
+        "step 20/20",
+        f"{path} has figures/curves.png, samples.txt, metrics.jsonl, checkpoints; next: ",
+    ):
+        assert said in done.stderr
+    results = [line.split()[:2] for line in done.stdout.partition("\n\n")[0].splitlines()]
+    assert [name for name, _ in results] == [
+        *("training_loss", "validation_loss_stream", "validation_loss_windows", "training_time")
+    ]
+    assert all(float(value) > 0 for _, value in results)
     return path
 
 
 def test_the_same_command_again_finds_nothing_left_to_do(workdir):
     before = (workdir / "metrics.jsonl").read_text()
-    assert "resuming at step 20" in run(f"--workdir={workdir}", *SMALL).stderr
+    assert (
+        "resuming at step 20 of 20: nothing is left to train"
+        in run(f"--workdir={workdir}", *SMALL).stderr
+    )
     assert (workdir / "metrics.jsonl").read_text() == before
 
 
 def test_evaluate_prints_both_protocols_as_training_did(workdir):
     done = run("--mode=evaluate", f"--workdir={workdir}", "--checkpoint=latest")
     last = read_metrics(workdir)[-1]
-    for name in ("val_loss_stream", "val_loss_windows"):
-        assert f"{name:17} {last[name]:.4f} nats/char" in done.stdout
+    for protocol in ("stream", "windows"):
+        loss = last[f"val_loss_{protocol}"]
+        assert re.search(rf"validation_loss_{protocol} +{loss:.4f} nats/char ", done.stdout)
     strict = run("--mode=evaluate", f"--workdir={workdir}", "--config.evaluate.window_length=64")
-    assert "64 characters from the zero state" in strict.stdout
+    assert "the state starts from zero every 64 characters" in strict.stdout
 
 
 def test_dynamic_evaluation_has_a_line_of_its_own(workdir):
@@ -74,10 +93,10 @@ def test_dynamic_evaluation_has_a_line_of_its_own(workdir):
     found = run(*args, "--dynamic", "--dynamic_rule=sgd", "--dynamic_rate=0.1").stdout
     assert found.startswith(plain) and found.count("\n") == plain.count("\n") + 1
     assert re.search(
-        r"val_loss_dynamic +\d\.\d{4} nats/char .*sgd, segments of 20, rate 0.1", found
+        r"validation_loss_dynamic +\d\.\d{4} nats/char .*sgd, segments of 20, rate 0.1", found
     )
-    end = run(*args, "--split=training_end").stdout
-    assert "the end of the training split" in end and "train_loss_stream" in end
+    end = run(*args, "--split=training_end")
+    assert "the end of the training split" in end.stderr and "training_loss_stream" in end.stdout
 
 
 def test_sample_is_repeatable_and_goes_on_from_the_prompt(workdir):
@@ -137,7 +156,8 @@ def test_verify_gradients_runs_on_a_config_of_ones_own(tmp_path):
         f"--workdir={tmp_path}",
         env={**os.environ, "XLA_FLAGS": ""},
     )
-    assert "2 cases" in done.stdout and "0 kinds of them failed" in done.stdout
+    assert "of 2 cases: " in done.stdout and "none failed" in done.stdout
+    assert f"written to {tmp_path}: verification.json, figures/verify_" in done.stderr
     rows = json.loads((tmp_path / "verification.json").read_text())
     assert all(row["passed"] for row in rows) and len({row["leaf"] for row in rows}) == 8
     assert (tmp_path / "figures" / "verify_gradients.png").exists()
@@ -175,7 +195,7 @@ def test_the_audit_writes_its_table_and_its_picture(tmp_path, tiny_shakespeare):
 
 
 def test_help_names_every_experiment_and_every_config_value():
-    done = run("--help", code=1, env={**os.environ, "COLUMNS": "100"})
+    done = run("--help", env={**os.environ, "COLUMNS": "100"})
     config = [f"--config.{name}" for name in Config().flatten()]
     unwrapped = "".join(line.strip() for line in done.stdout.splitlines())
     for name in [*EXPERIMENTS, "--compile_cache", *config]:

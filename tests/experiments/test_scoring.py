@@ -11,19 +11,22 @@ from lstm_jax.config import Config, DataConfig, EvaluateConfig
 from lstm_jax.data.vocabulary import Text, Vocabulary
 from lstm_jax.errors import UserError
 from lstm_jax.scoring.dynamic import DynamicConfig
-from lstm_jax.scoring.protocols import Evaluation
+from lstm_jax.scoring.protocols import Evaluation, in_words
 
 
 @pytest.mark.parametrize(
     "lanes, how",
     [
-        (1, "state carried, strictly one character after another"),
-        (2, "state carried, 2 lanes, each but the first after 9 unscored characters"),
+        (1, "strictly in order"),
+        (2, "as 2 pieces, each warmed up on the 9 characters before"),
     ],
 )
 def test_a_protocol_says_how_strict_it_is(lanes, how):
-    found = scoring.describe(EvaluateConfig(window_length=7, lanes=lanes, warmup=9))
-    assert found == {"stream": how, "windows": "7 characters from the zero state"}
+    found = in_words(EvaluateConfig(window_length=7, lanes=lanes, warmup=9))
+    assert found == {
+        "stream": f"the state is carried through the text, read {how}",
+        "windows": "the state starts from zero every 7 characters",
+    }
 
 
 def text_of(length):

@@ -61,7 +61,7 @@ def test_the_mean_is_over_the_seeds(protocol, done):
 
 def test_the_ensemble_is_that_of_the_folders(done):
     folder, stdout, scored = done
-    found = dict(re.findall(r"val_loss_(\w+)_ensemble +(\S+)", scored))
+    found = dict(re.findall(r"validation_loss_(\w+)_ensemble +(\S+)", scored))
     windows, stream, parameters = lines_of(stdout)["ensemble"]
     assert (windows, stream) == (found["windows"], found["stream"])
     of_seed = lines_of(stdout)["seed 0"][2]

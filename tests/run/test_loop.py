@@ -7,10 +7,13 @@ import json
 import os
 import shutil
 import signal
+import sys
 import threading
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from lstm_jax.averaging import Average
@@ -19,12 +22,14 @@ from lstm_jax.errors import UserError
 from lstm_jax.run import checkpoint, loop
 from lstm_jax.run.checkpoint import Checkpoints, load_model
 from lstm_jax.run.checksums import write_sums
+from lstm_jax.run.description import Description
 from lstm_jax.run.journal import Journal
-from lstm_jax.run.loop import Run
+from lstm_jax.run.loop import Run, check_run
 from lstm_jax.run.metrics import append_sample, read_metrics, rewind
 from lstm_jax.run.signals import Interrupted
 from lstm_jax.scoring.protocols import Evaluation
 from lstm_jax.tasks import text as text_task
+from lstm_jax.tasks.text import TextTask
 from tests.small import CONFIG, TEXT, assert_same_run, run_in
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -239,9 +244,53 @@ def test_what_a_run_leaves_behind(finished):
         best["step"],
         best["val_loss_stream"],
     )
+    assert summary["references"] == TextTask(CONFIG, TEXT).references()
     steps = set(Checkpoints(finished).steps())
     assert steps == {18, 20, best["step"]}
     assert int(load_model(finished, "best")[0].step) == best["step"]
+
+
+def test_what_a_run_writes_is_handed_on_as_it_comes(tmp_path, finished, monkeypatch):
+    """Metrics to Weights & Biases, by README's lines; samples and curves at each validation, and
+    at the end, where the curves are drawn for people."""
+    logged = []
+
+    class Online:
+        def log(self, data, step):
+            logged.append((step, data))
+
+        def finish(self):
+            logged.append("finished")
+
+    def init(project, config):
+        assert project == "lstm" and config["model.hidden_size"] == 8
+        return Online()
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    import wandb
+
+    def draw(*args):
+        args[-1].parent.mkdir(exist_ok=True)
+        args[-1].write_bytes(b"a picture")
+
+    monkeypatch.setattr(loop, "draw_curves", draw)
+    samples, pictures = [], []
+    hooks = {
+        "on_sample": lambda step, text: samples.append((step, text)),
+        "on_curves": lambda step, path: pictures.append((step, path.read_bytes())),
+    }
+    online = wandb.init(project="lstm", config=CONFIG.flatten())
+    hooks["on_metrics"] = lambda line: online.log(line, step=line["step"])
+    with run_in(tmp_path, **hooks) as run:
+        run.train()
+        run.draw_figures()
+    online.finish()
+    assert logged == [*((line["step"], line) for line in read_metrics(tmp_path)), "finished"]
+    assert len(logged) == 8
+    assert pictures == [(step, b"a picture") for step in (6, 12, 18, 20, 20)]
+    written = (finished / "samples.txt").read_text().split("=" * 12)
+    assert [step for step, _ in samples] == [6, 12, 18, 20]
+    assert [f"\n{text}\n\n" for _, text in samples] == written[2::2]
 
 
 @pytest.mark.parametrize(
@@ -254,7 +303,7 @@ def test_what_a_run_leaves_behind(finished):
 )
 def test_another_run_in_the_same_folder_is_refused(change, text, finished):
     before = sorted(finished.rglob("*"))
-    with pytest.raises(UserError, match=r"holds another run: .* is .* there and .* here"):
+    with pytest.raises(UserError, match=r"another run: .*( is .* there and .* here|another sha)"):
         run_in(finished, CONFIG.replace(change), text)
     assert sorted(finished.rglob("*")) == before
 
@@ -333,7 +382,7 @@ def test_an_interrupted_state_is_looked_at_before_it_is_saved(finished, tmp_path
     """Its last update spoilt it, and no validation has looked at it."""
     workdir = shutil.copytree(finished, tmp_path / "run")
 
-    def spoil(progress, received):
+    def spoil(dispatch, progress, received):
         b_V = run.state.params.readout.b.at[0].set(jnp.nan)
         readout = run.state.params.readout._replace(b=b_V)
         params = run.state.params._replace(readout=readout)
@@ -392,3 +441,104 @@ def test_without_a_validation_split(tmp_path):
         summary = run.summary()
     assert "val_loss_stream" not in summary and summary["step"] == 6
     assert int(load_model(tmp_path, "best")[0].step) == 6
+
+
+CONSTANT = CONFIG.replace({"optimizer.schedule": "constant", "train.steps": 12})
+TRIGGERED = {"train.average": "triggered", "train.average_patience": 0}
+
+
+@pytest.fixture(scope="module")
+def constant(tmp_path_factory):
+    """A finished run at a constant rate."""
+    workdir = tmp_path_factory.mktemp("constant")
+    with jax.numpy_dtype_promotion("standard"), run_in(workdir, CONSTANT) as run:
+        run.train()
+    return workdir
+
+
+def same_state(workdir, other):
+    states = [load_model(folder, "latest")[0] for folder in (workdir, other)]
+    jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+def test_what_does_not_change_the_training_does_not_lock_the_folder(constant, tmp_path, capfd):
+    """Whatever is measured, kept and shown, and in how many dispatches: the bits are the same."""
+    changes = {
+        "train.validate_every": 5,
+        "train.steps_per_dispatch": 4,
+        "train.sample_length": 3,
+        "train.keep_checkpoints": 1,
+        "evaluate.window_length": 4,
+        "evaluate.lanes": 2,
+        "evaluate.warmup": 3,
+    }
+    with run_in(tmp_path, CONSTANT) as run, pytest.raises(Stop):
+        stop_after(run, 3)
+        run.train()
+    with run_in(tmp_path, CONSTANT.replace(changes)) as again:
+        assert again.step == 6
+        said = capfd.readouterr().err
+        assert all(
+            f"{key} was {CONSTANT.flatten()[key]} and is {changes[key]}" in said for key in changes
+        )
+        assert "warning: losses from here on are by another protocol" in said
+        again.train()
+    same_state(tmp_path, constant)
+    described = json.loads((tmp_path / "config.json").read_text())["config"]
+    assert {key: described[key] for key in changes} == changes
+
+
+def test_more_steps_at_a_constant_rate_are_those_of_a_longer_run(constant, tmp_path):
+    longer = CONSTANT.replace({"train.steps": 20})
+    shutil.copytree(constant, tmp_path / "more")
+    for name in ("more", "whole"):
+        with run_in(tmp_path / name, longer) as run:
+            assert run.step == (12 if name == "more" else 0)
+            run.train()
+    same_state(tmp_path / "more", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "before, after, message",
+    [
+        ({}, {"train.steps": 11}, r"has done 12 steps, and train.steps=11 is fewer"),
+        (
+            {"optimizer.schedule": "cosine"},
+            {"train.steps": 24},
+            r"train.steps is 12 there and 24 here, from which a cosine's rates .*--init_from=",
+        ),
+        (
+            {**TRIGGERED, "train.validate_every": 5},
+            {"train.steps": 24},
+            r"train.steps is 12 there and 24 here, and the validation out of turn, at st",
+        ),
+        (TRIGGERED, {"train.validate_every": 4}, r"train.validate_every is 6 there and 4 here"),
+        (TRIGGERED, {"evaluate.lanes": 2}, r"evaluate.lanes is 4 there and 2 here"),
+        (TRIGGERED, {"train.steps": 24, "train.sample_length": 3}, None),
+    ],
+)
+def test_what_would_be_another_run_is_refused(before, after, message, constant, tmp_path):
+    before = CONSTANT.replace(before)
+    workdir = (
+        shutil.copytree(constant, tmp_path / "run") if before == CONSTANT else tmp_path / "run"
+    )
+    if before != CONSTANT:
+        workdir.mkdir()
+        described = Description.of(before, TextTask(before, TEXT)).to_json()
+        (workdir / "config.json").write_text(json.dumps(described))
+    kept = everything_in(workdir)
+    if message is None:
+        assert check_run(before.replace(after), TextTask(before, TEXT), workdir)
+        return
+    with pytest.raises(UserError, match=message):
+        run_in(workdir, before.replace(after))
+    assert everything_in(workdir) == kept
+
+
+def test_a_run_keeps_its_title(constant, tmp_path):
+    shutil.copytree(constant, tmp_path / "run")
+    with Run(CONSTANT, TextTask(CONSTANT, TEXT), tmp_path / "run") as run:
+        assert run.title == "title"
+    (tmp_path / "run" / "config.json").unlink()
+    with Run(CONSTANT, TextTask(CONSTANT, TEXT), tmp_path / "run") as run:
+        assert run.title == "run"

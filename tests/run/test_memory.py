@@ -20,6 +20,7 @@ from lstm_jax.run.memory import (
     check_state_fits,
     state_bytes,
 )
+from lstm_jax.sample import PIECE
 from lstm_jax.tasks.adding import AddingTask
 from lstm_jax.train import init_train_state, make_dispatch
 
@@ -100,11 +101,11 @@ def test_what_just_fits_is_let_through(monkeypatch):
     config = config_of({})
     params = init_model(jax.random.key(0), config.model, V)
     whole = state_bytes(config, INTERFACE) + batch_bytes(config, INTERFACE, batch_of_ids(config))
-    samples = 4 * (100 * V + 7 * (2 * 32 + V))  # the prompt's logits; each sample's h, c, logits
+    samples = 4 * (PIECE * V + 7 * (2 * 32 + V))  # a piece's logits; each sample's h, c, logits
     for need, check in (
         (whole, lambda: check_run_fits(config, INTERFACE, batch_of_ids(config))),
         (state_bytes(config, INTERFACE), lambda: check_state_fits(config, INTERFACE)),
-        (samples, lambda: check_samples_fit(params, 100, 7)),
+        (samples, lambda: check_samples_fit(params, 7)),
     ):
         monkeypatch.setattr(memory, "memory_bytes", lambda need=need: need)
         check()
@@ -136,10 +137,9 @@ def test_what_cannot_fit_is_refused(changes, message, monkeypatch):
 def test_samples_that_cannot_fit_are_refused(monkeypatch):
     monkeypatch.setattr(memory, "memory_bytes", lambda: 10**6)
     params = init_model(jax.random.key(0), config_of({}).model, V)
-    check_samples_fit(params, 100, 100)
-    for prompt_length, num_samples in ((10_000, 1), (1, 10_000)):
-        with pytest.raises(UserError, match="shorter --prompt or a smaller --num_samples"):
-            check_samples_fit(params, prompt_length, num_samples)
+    check_samples_fit(params, 100)
+    with pytest.raises(UserError, match="smaller --num_samples"):
+        check_samples_fit(params, 10_000)
 
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="Linux alone has this table")

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from lstm_jax.run.progress import Progress
+from lstm_jax.run.progress import Progress, in_time
 
 
 def line_at(step, seconds, targets_per_second, **more):
@@ -23,7 +23,7 @@ def test_the_speed_is_counted_from_the_last_validation(capsys):
     progress.update(line_at(30, 4.0, 666))
     progress.update(line_at(40, 4.5, 9000, **losses))  # 20 steps in two
     shown = [line.split()[-5] for line in capsys.readouterr().err.splitlines()]
-    assert shown == ["0.5k", "2.0k", "1.0k"]
+    assert shown == ["500", "2,000", "1,000"]
 
 
 @pytest.fixture
@@ -52,9 +52,23 @@ def test_elsewhere_a_line_comes_every_ten_seconds_at_a_validation_and_at_the_end
     shown = [line.split()[1] for line in lines]
     assert shown == ["22/60", "28/60", "30/60", "60/60"]
     # So far 2 steps in 4 seconds, 8 in 14, 10 in 15.
-    assert [line.split()[-3] for line in lines] == ["76", "56", "45", "0"]
+    assert [line.split()[-3] for line in lines[:3]] == ["76", "56", "45"]
+    assert lines[3].endswith(" chars/s")  # and nothing is left
     assert [line.split()[3] for line in lines] == ["2.0000"] * 4
     assert [" stream 1.5000 windows 1.6000 " in line for line in lines] == [False] * 2 + [True] * 2
+
+
+def test_the_time_left_has_validations_in_it_but_not_the_first_which_is_compiled(capsys, clock):
+    """A step takes a second, the first validation 100 seconds, the second ten; and what a run has
+    done before is counted at its own speed."""
+    progress = Progress(60, 20, "nats/char", 500.0)
+    losses = {"val_loss_stream": 1.5}
+    for step, elsewhere in ((30, 100), (35, 100), (40, 110), (50, 120)):
+        clock[0] = 100.0 + step - 20 + elsewhere
+        progress.update(line_at(step, 500.0 + step - 20, 500, **losses))
+    lines = capsys.readouterr().err.splitlines()
+    # 30 x 1, 25 x 1, 20 x (1 + 10 / 10), 10 x (1 + 20 / 20)
+    assert [line.split()[-3] for line in lines] == ["30", "25", "40", "20"]
 
 
 def test_on_a_terminal_it_is_a_bar_that_ends_its_line(monkeypatch):
@@ -67,9 +81,8 @@ def test_on_a_terminal_it_is_a_bar_that_ends_its_line(monkeypatch):
     progress.close()
     assert terminal.getvalue().endswith("\n")
     last = terminal.getvalue().rstrip().split("\r")[-1]
-    assert (
-        " 60/60 " in last and "val stream 1.5000 windows 1.6000" in last and "1.5k chars/s" in last
-    )
+    for shown in (" 60/60 ", "val stream 1.5000 windows 1.6000", "1,500 chars/s"):
+        assert shown in last
 
 
 def test_the_averages_losses_are_those_shown(capsys):
@@ -77,4 +90,12 @@ def test_the_averages_losses_are_those_shown(capsys):
     averages = {"val_loss_stream_average": 1.25, "val_loss_windows_average": 1.5}
     Progress(60, 0, "nats/char").update(line_at(10, 2.0, 500, skipped=3, **losses, **averages))
     shown = capsys.readouterr().err
-    assert "val average stream 1.2500 windows 1.5000  3 updates skipped  0.5k" in shown
+    wanted = "validation of the average stream 1.2500 windows 1.5000  3 updates skipped  500 char"
+    assert wanted in shown
+
+
+@pytest.mark.parametrize(
+    "seconds, said", [(9.4, "9 s"), (119, "119 s"), (3000, "50 min"), (9000, "2.5 h")]
+)
+def test_how_long_something_takes(seconds, said):
+    assert in_time(seconds) == said

@@ -47,7 +47,7 @@ def collected(*numbers):
 def test_one_that_asks_to_stop_is_collected(number, dispositions, exits, capfd):
     signal.signal(number, signal.SIG_DFL)
     assert collected(number) == [number] and exits == []
-    assert "stopping after this dispatch" in capfd.readouterr().err
+    assert "stopping and saving" in capfd.readouterr().err
     assert signal.getsignal(number) is signal.SIG_DFL
 
 

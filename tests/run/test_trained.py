@@ -22,7 +22,7 @@ def test_a_model_is_scored_as_it_was_in_training(finished):
 
 def test_another_task_is_refused(finished):
     other = Text("other", TEXT.ids, Vocabulary("\nabd"), "hash")
-    with pytest.raises(UserError, match="no longer what was trained on: the task's alphabet is"):
+    with pytest.raises(UserError, match="no longer what was trained on: the text is another: text"):
         lstm_jax.evaluate(*lstm_jax.load_model(finished), TextTask(CONFIG, other))
 
 

@@ -121,7 +121,10 @@ def ensemble(workdir, *others):
 
 
 def losses_in(stdout):
-    return {name: float(loss) for name, loss in re.findall(r"(val_\w+) +(\d\.\d{4}) nats", stdout)}
+    return {
+        name: float(loss)
+        for name, loss in re.findall(r"(validation_\w+) +(\d\.\d{4}) nats", stdout)
+    }
 
 
 def test_the_command_line_scores_an_ensemble_on_lines_of_its_own(inside):
@@ -130,12 +133,12 @@ def test_the_command_line_scores_an_ensemble_on_lines_of_its_own(inside):
     losses, of_a = losses_in(found.stdout), losses_in(alone["a"])
     assert found.code == 0 and losses.items() >= of_a.items()
     added = {name: loss for name, loss in losses.items() if name not in of_a}
-    assert added.keys() == {"val_loss_stream_ensemble", "val_loss_windows_ensemble"}
+    assert added.keys() == {f"validation_loss_{name}_ensemble" for name in ("stream", "windows")}
     assert found.stdout.count("2 models, averaged; ") == 2
     one, two = losses_in(alone["a"]), losses_in(alone["b"])
     for protocol in ("stream", "windows"):
-        mean = (one[f"val_loss_{protocol}"] + two[f"val_loss_{protocol}_average"]) / 2
-        assert added[f"val_loss_{protocol}_ensemble"] <= mean + 1e-4
+        mean = (one[f"validation_loss_{protocol}"] + two[f"validation_loss_{protocol}_average"]) / 2
+        assert added[f"validation_loss_{protocol}_ensemble"] <= mean + 1e-4
 
     loaded = [load_model(inside / name, "best") for name in "ab"]
     text = np.array([*TEXT])
@@ -144,8 +147,8 @@ def test_the_command_line_scores_an_ensemble_on_lines_of_its_own(inside):
     ).validation
     members = [(state.eval_params, None) for state, _ in loaded]
     wanted = evaluate_ensemble(members, ids, loaded[0][1].config.evaluate)
-    assert added["val_loss_stream_ensemble"] == pytest.approx(wanted.stream, abs=1e-4)
-    assert added["val_loss_windows_ensemble"] == pytest.approx(wanted.windows, abs=1e-4)
+    assert added["validation_loss_stream_ensemble"] == pytest.approx(wanted.stream, abs=1e-4)
+    assert added["validation_loss_windows_ensemble"] == pytest.approx(wanted.windows, abs=1e-4)
 
 
 def test_three_runs_are_an_ensemble_too(inside):

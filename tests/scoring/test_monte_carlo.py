@@ -182,8 +182,8 @@ def test_the_command_line_scores_draws_on_lines_of_their_own(folder):
     lines = [{tuple(line.split()) for line in run.stdout.splitlines()} for run in (alone, found)]
     assert lines[0] < lines[1]
     assert found.stdout.count("(5 draws of what training drops, averaged; ") == 2
-    added = dict(re.findall(r"val_loss_(\w+)_draws +(\d\.\d{4}) nats", found.stdout))
-    plain = dict(re.findall(r"val_loss_(stream|windows) +(\d\.\d{4}) nats", found.stdout))
+    added = dict(re.findall(r"validation_loss_(\w+)_draws +(\d\.\d{4}) nats", found.stdout))
+    plain = dict(re.findall(r"validation_loss_(stream|windows) +(\d\.\d{4}) nats", found.stdout))
     assert added.keys() == plain.keys() == {"stream", "windows"}
     assert all(0 < abs(float(added[name]) - float(plain[name])) < 0.5 for name in plain)
 

@@ -94,6 +94,16 @@ def test_batches_follow_seed_and_step_and_are_never_those_held_out():
         assert not np.array_equal(one.inputs, another.inputs)
 
 
+def test_its_reference_is_the_loss_of_the_best_constant():
+    """No other constant has a lower one; and a variance of some 1/24, by the paper's values."""
+    task = AddingTask(20, 300, 3, 0)
+    targets = np.concatenate([task.held_out_part(n).targets.sum(axis=(0, 2)) for n in (0, 1)])[:300]
+    losses = [np.mean((targets - constant) ** 2) for constant in np.linspace(0.3, 0.7, 4001)]
+    ((name, found),) = task.references().items()
+    assert name == "always saying the mean" and found == pytest.approx(min(losses), rel=1e-5)
+    assert found == pytest.approx(1 / 24, rel=0.15)
+
+
 def test_a_score_is_that_of_each_sequence_alone():
     """Read by itself, without padding; and where the padding is filled with other values."""
     task = AddingTask(20, 300, 3, 0)

@@ -28,6 +28,27 @@ def test_it_is_scored_on_what_it_is_not_trained_on():
     assert list(found.items()) == [("loss_stream", wanted.stream), ("loss_windows", wanted.windows)]
 
 
+def test_its_references_are_the_losses_of_models_that_say_the_same_of_every_character():
+    """Scored as any other model is."""
+    counts = np.bincount(TEXT.ids[:450], minlength=4) + 1
+    always = jax.tree.map(jax.numpy.zeros_like, init_model(jax.random.key(0), CONFIG.model, 4))
+    frequencies = jax.numpy.asarray(np.log(counts / counts.sum()), jax.numpy.float32)
+    task, found = TextTask(CONFIG, TEXT), {}
+    for name, b_V in (("uniform", always.readout.b), ("frequencies", frequencies)):
+        params = always._replace(readout=always.readout._replace(b=b_V))
+        found[name] = task.evaluate(params, None)["loss_stream"]
+    uniform, unigram = task.references().values()
+    assert (uniform, unigram) == pytest.approx((found["uniform"], found["frequencies"]), rel=1e-6)
+    assert abs(uniform - unigram) > 1e-3
+
+
+def test_without_a_validation_split_the_frequencies_are_scored_where_they_were_counted():
+    config = CONFIG.replace({"data.validation_fraction": 0.0})
+    p_V = np.bincount(TEXT.ids) / 500
+    found = TextTask(config, TEXT).references()["frequencies alone"]
+    assert found == pytest.approx(-p_V @ np.log(p_V), abs=1e-3)
+
+
 def test_without_a_validation_split_nothing_is_measured():
     config = CONFIG.replace({"data.validation_fraction": 0.0})
     task = TextTask(config, TEXT)
