@@ -29,6 +29,8 @@ Usage: {COMMAND} [--FLAG=VALUE ...]
   {COMMAND} --config.data.path=my.txt --workdir=runs/mine
   # another cell, fewer steps: any value of the config is a flag
   {COMMAND} --config.model.cell=gru --config.train.steps=500 --workdir=runs/gru
+  # every combination of some values
+  {COMMAND} --sweep.optimizer.learning_rate=3e-3,1e-2 --sweep.train.seed=0,1
   # what a trained model writes, and its losses
   {COMMAND} --mode=sample --workdir=runs/shakespeare --prompt=ROMEO:
   {COMMAND} --mode=evaluate --workdir=runs/shakespeare
@@ -38,7 +40,10 @@ Usage: {COMMAND} [--FLAG=VALUE ...]
   {COMMAND} --experiment=verify_gradients
 
 Results go to stdout, the rest to stderr."""
-END = "--helpfull also lists the flags of absl itself (logging, debugging)."
+END = """\
+--sweep.SECTION.KEY=VALUE,VALUE trains with each of the values that --config.SECTION.KEY could have.
+
+--helpfull also lists the flags of absl itself (logging, debugging)."""
 INDENT, WIDEST_NAME, GAP = 2, 38, 2
 MACHINE, WITH = ["cpu_devices", "compile_cache"], "With --mode="
 # What stands for a value, by the name of a flag or else by its kind.
