@@ -101,7 +101,7 @@ EXPERIMENTS: dict[str, ModuleType] = {
 EXPERIMENT = flags.DEFINE_string(
     "experiment",
     "shakespeare",
-    f"{', '.join(EXPERIMENTS)}; or a FILE.py of your own that has a get_config(), and a "
+    "one of those that --help lists, or a FILE.py of your own that has a get_config(), and a "
     "main(config, workdir) where it does something else than train",
 )
 CONFIG_FILE = flags.DEFINE_string(

@@ -48,8 +48,8 @@ INDENT, WIDEST_NAME, GAP = 2, 38, 2
 MACHINE, WITH = ["cpu_devices", "compile_cache"], "With --mode="
 # What stands for a value, by the name of a flag or else by its kind.
 PLACES = {
-    **{"workdir": "DIR", "compile_cache": "DIR", "config.data.path": "FILE"},
-    **{"ensemble": "DIR,DIR", "workdirs": "DIR,DIR"},
+    **{"workdir": "DIR", "compile_cache": "DIR", "text": "FILE"},
+    **{"ensemble": "DIR,DIR", "workdirs": "DIR,DIR", "init_from": "DIR"},
     **{"an integer": "N", "a number": "X", "integers with commas between them": "N,N"},
     "names with commas between them": "NAME,NAME",
 }
@@ -140,7 +140,8 @@ def line_of(flag: Flag, mode: str = "") -> tuple[str, str]:
         text += ending(flag.low, flag.high, flag.default)
     if flag.kind == "true or false":
         return name, text
-    place = "NAME" if flag.choices else PLACES.get(flag.name) or PLACES.get(flag.kind, "TEXT")
+    place = PLACES.get(flag.name) or PLACES.get(flag.kind, "TEXT")
+    place = "NAME" if flag.choices else "FILE" if name.endswith(("path", "file")) else place
     return f"{name}={place}", text
 
 
