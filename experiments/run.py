@@ -2,11 +2,13 @@
 
     python -m experiments.run --experiment=shakespeare
     python -m experiments.run --config.model.hidden_size=64 --workdir=runs/small
+    python -m experiments.run --sweep.optimizer.learning_rate=1e-3,3e-3 --sweep.train.seed=0,1,2
     python -m experiments.run --mode=evaluate --workdir=runs/shakespeare
     python -m experiments.run --mode=sample --workdir=runs/shakespeare --prompt=ROMEO:
     python -m experiments.run --mode=compare --workdirs=runs/shakespeare,runs/small
 
 The same command run again in its folder resumes there. Results go to stdout, the rest to stderr.
+Every --config.SECTION.KEY has a --sweep.SECTION.KEY: values with commas between them, a run each.
 """
 
 import dataclasses
@@ -99,7 +101,7 @@ EXPERIMENTS: dict[str, ModuleType] = {
 EXPERIMENT = flags.DEFINE_string(
     "experiment",
     "shakespeare",
-    f"{', '.join(EXPERIMENTS)}; or a FILE.py of your own that has a get_config(), and a "
+    "one of those that --help lists, or a FILE.py of your own that has a get_config(), and a "
     "main(config, workdir) where it does something else than train",
 )
 CONFIG_FILE = flags.DEFINE_string(
@@ -244,6 +246,17 @@ def define_flag(name: str, field: dataclasses.Field, default: Any) -> flags.Flag
     return define(name, default, text)
 
 
+SAMPLING = {
+    field.name: define_flag(field.name, field, field.default)
+    for field in dataclasses.fields(SamplingConfig)
+}
+TEMPERATURE, TOP_K, TOP_P = (SAMPLING[name] for name in ("temperature", "top_k", "top_p"))
+DYNAMIC_OPTIONS = {
+    f"dynamic_{field.name}": define_flag(f"dynamic_{field.name}", field, field.default)
+    for field in dataclasses.fields(DynamicConfig)
+}
+
+
 class Listed(flags.ArgumentParser):
     """Values of an option with commas between them; where one has commas itself, semicolons."""
 
@@ -256,26 +269,6 @@ class Listed(flags.ArgumentParser):
         values = argument.split(self.separator) if isinstance(argument, str) else argument
         return [self.of_one.parse(value) for value in values]
 
-    def wrong(self, argument: str) -> str:
-        """The first value that is none."""
-        for value in argument.split(self.separator):
-            try:
-                self.of_one.parse(value)
-            except (TypeError, ValueError):
-                return value
-        return argument
-
-
-SAMPLING = {
-    field.name: define_flag(field.name, field, field.default)
-    for field in dataclasses.fields(SamplingConfig)
-}
-TEMPERATURE, TOP_K, TOP_P = (SAMPLING[name] for name in ("temperature", "top_k", "top_p"))
-DYNAMIC_OPTIONS = {
-    f"dynamic_{field.name}": define_flag(f"dynamic_{field.name}", field, field.default)
-    for field in dataclasses.fields(DynamicConfig)
-}
-
 
 def define_config_flags() -> None:
     """A flag for each config value that has none yet; not given it leaves the experiment's own."""
@@ -287,8 +280,8 @@ def define_config_flags() -> None:
 
 
 def define_sweep_flag(name: str) -> None:
-    """A flag for the values of a config flag in a sweep. Not among the module's own, which --help
-    lists: each means what its config flag does."""
+    """The flag for several values of an option, not among the module's own, which --help lists:
+    each means what its --config flag does."""
     flags.DEFINE(
         Listed(flags.FLAGS[name].parser),
         name.replace("config.", "sweep.", 1),
@@ -399,28 +392,6 @@ def check_changes(mode: str, changes: Changes) -> None:
         raise UserError(f"--config.{wrong[0]}{where} means nothing to {reader}: leave it out")
 
 
-def grid() -> dict[str, list[Any]]:
-    """The values to sweep over, by the option's name (`train.seed`)."""
-    values = {name: flags.FLAGS[f"sweep.{name}"].value for name in Config().flatten()}
-    return {name: several for name, several in values.items() if several is not None}
-
-
-def check_grid() -> None:
-    """Refuses a sweep where there is nothing to train, or an option has a value of its own."""
-    for name in grid():
-        if MODE.value != "train":
-            raise UserError(f"--sweep.{name} means nothing to --mode={MODE.value}: leave it out")
-        if is_study(find_experiment(EXPERIMENT.value)):
-            raise UserError(
-                f"--sweep.{name} means nothing to --experiment={EXPERIMENT.value}, which is a "
-                "study and no recipe: take another --experiment, or leave it out"
-            )
-        if flags.FLAGS[f"config.{name}"].present:
-            raise UserError(f"--config.{name} and --sweep.{name} are given: leave one out")
-        if LOG.value is not None:
-            raise UserError("--log means nothing to a sweep, which draws its own: leave it out")
-
-
 def read_by_experiment() -> Collection[str]:
     """The config values that mean something to the experiment."""
     return getattr(find_experiment(EXPERIMENT.value), "READS", Config().flatten())
@@ -431,6 +402,30 @@ def given() -> Changes:
     values = {name: flags.FLAGS[f"config.{name}"].value for name in Config().flatten()}
     by_flags = {name: value for name, value in values.items() if value is not None}
     return changes_of(CONFIG_FILE.value, by_flags, read_by_experiment())
+
+
+def grid() -> dict[str, list[Any]]:
+    """The values to sweep over, by the option's name (`train.seed`)."""
+    values = {name: flags.FLAGS[f"sweep.{name}"].value for name in Config().flatten()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def check_grid(changes: Changes) -> None:
+    """Refuses a sweep where there is nothing to train, or an option has a value of its own."""
+    experiment = EXPERIMENT.value
+    for name in grid():
+        if MODE.value != "train":
+            raise UserError(f"--sweep.{name} means nothing to --mode={MODE.value}: leave it out")
+        if is_study(find_experiment(experiment)):
+            raise UserError(
+                f"--sweep.{name} means nothing to --experiment={experiment}, which is a study and "
+                "no recipe: take another --experiment, or leave it out"
+            )
+        for other in ("init_from", "log"):
+            if flags.FLAGS[other].present:
+                raise UserError(f"--{other} means nothing beside --sweep.{name}: leave it out")
+        if name in changes.chosen:
+            raise UserError(f"--config.{name} and --sweep.{name} are given: leave one out")
 
 
 def changed(config: Config, changes: Changes) -> Config:
@@ -467,12 +462,13 @@ def name_of_run(changes: Changes) -> str:
         return "compare"
     own, tuned = base_config().flatten(), INIT_FROM.value is not None
     name = str((own_run() or Path(EXPERIMENT.value)).absolute())
-    ending = ("-tuned" if tuned else "") + ("-sweep" if grid() else "")
-    return run_name(name, own, own | changes.values) + ending
+    return run_name(name, own, own | changes.values) + ("-tuned" if tuned else "")
 
 
 def workdir(changes: Changes) -> Path:
-    return Path("runs", name_of_run(changes)) if WORKDIR.value is None else named(WORKDIR.value)
+    if WORKDIR.value is not None:
+        return named(WORKDIR.value)
+    return Path("runs", name_of_run(changes) + ("-sweep" if grid() else ""))
 
 
 def set_compile_cache() -> None:
@@ -497,8 +493,7 @@ def run_experiment(changes: Changes, folder: Path) -> int:
     if (own := own_run()) is not None:
         check_own_text(described_in(own), config, changes.values)
     if swept := grid():
-        name = name_of_run(changes).removesuffix("-sweep")
-        return train_sweep(config, swept, folder, name, changes.chosen, INIT_FROM.value)
+        return train_sweep(config, swept, folder, name_of_run(changes), [*changes.chosen])
     if not is_study(experiment):
         title = "" if own == folder else name_of_run(changes)
         return train(config, folder, title, INIT_FROM.value, LOG.value)
@@ -593,7 +588,7 @@ def carry_out(argv: Sequence[str]) -> int:
             return show_help()
         changes = given()
         check_flags(MODE.value, changes)
-        check_grid()
+        check_grid(changes)
         keep_memory()
         use_devices(CPU_DEVICES.value)
         if INIT_FROM.value is not None:
@@ -678,16 +673,13 @@ def told(error: Exception) -> str:
                 f"there is no flag --{error.flagname}: did you mean --config_file=FILE, or one of "
                 "--config.SECTION.KEY=VALUE?"
             )
-        sweeps = error.flagname.startswith("sweep")
-        known = [name for name in flags.FLAGS if name.startswith("sweep.") == sweeps]
-        return unknown_flag(error.flagname, known)
+        swept = error.flagname.startswith("sweep.")
+        names = [name for name in flags.FLAGS if name.startswith("sweep.") == swept]
+        return unknown_flag(error.flagname, names)
     name, why = f"{error}".partition("=")[0].removeprefix("flag --"), error.__context__
     if name not in flags.FLAGS or why is None:  # None: a validator says all itself
         return f"{error}".removeprefix("ERROR:: ").removeprefix("flag ")
     value = f"{error}".removeprefix(f"flag --{name}=").removesuffix(f": {why}")
-    if isinstance(listed := flags.FLAGS[name].parser, Listed):
-        of_one = described(flags.FLAGS[name.replace("sweep.", "config.", 1)])
-        return wrong_value(of_one._replace(name=name), listed.wrong(value))
     return wrong_value(described(flags.FLAGS[name]), value)
 
 

@@ -27,7 +27,7 @@ The map. Imports point one way, from the top of this list to its bottom.
     run/            a training run in its folder: loop, and what it takes turns with:
                     lock checksums signals memory metrics description storage checkpoint
                     trained beginning nonfinite folder journal validation style figures progress
-                    compiling  many (runs side by side)
+                    compiling many (runs side by side)
 
 A new cell, head, task or optimizer is one file, or one function, and one line in its dict.
 """

@@ -93,6 +93,11 @@ class OptimizerConfig(Section):
         return unread
 
 
+def follows_end(config: OptimizerConfig) -> bool:
+    """Whether the rates before a run's end depend on where that is."""
+    return config.schedule == "cosine"
+
+
 class Numbers(NamedTuple):
     """The numbers of an optimizer and its schedule, scalars; None: its program has no such part.
 
@@ -130,11 +135,6 @@ class Numbers(NamedTuple):
 def number(value: float) -> np.ndarray:
     """A scalar in the dtype of new parameters, which follows `jax_enable_x64`."""
     return np.asarray(value, jax.dtypes.canonicalize_dtype(float))
-
-
-def follows_end(config: OptimizerConfig) -> bool:
-    """Whether the rates before a run's end depend on where that is."""
-    return config.schedule == "cosine"
 
 
 def make_schedule(config: OptimizerConfig, numbers: Numbers) -> optax.Schedule:

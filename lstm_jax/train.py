@@ -84,15 +84,15 @@ def optimizer_of(config: Config, numbers: Numbers) -> optax.GradientTransformati
 def init_train_state(
     config: Config,
     interface: Interface | int,
-    params: ModelParams | None = None,
     hyper: Hyperparameters | None = None,
+    params: ModelParams | None = None,
 ) -> TrainState:
     """The state before the first step.
 
     Args:
       interface: as `init_model` takes it.
+      hyper: what is data to a compiled program; the config's, if it is left out.
       params: what it begins with; None: they are drawn.
-      hyper: what is data to a compiled program; None: the config's.
     """
     hyper = Hyperparameters.of(config) if hyper is None else hyper
     if params is None:

@@ -8,7 +8,7 @@ import itertools
 import math
 import re
 import statistics
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,7 +56,7 @@ def name_of(values: Mapping[str, Any], names: Mapping[str, str]) -> str:
     return ",".join(f"{names[name]}={in_words(value)}" for name, value in values.items())
 
 
-def points_of(config: Config, grid: Grid, workdir: Path, given: Collection[str]) -> list[Point]:
+def points_of(config: Config, grid: Grid, workdir: Path, given: Sequence[str]) -> list[Point]:
     """Every combination of the grid's values; `given` are the options that flags changed beside
     them. UserError, before any run has begun, for what one of them could not do."""
     for name, values in grid.items():
@@ -84,12 +84,7 @@ def points_of(config: Config, grid: Grid, workdir: Path, given: Collection[str])
 
 
 def train_sweep(
-    config: Config,
-    grid: Grid,
-    workdir: Path,
-    title: str,
-    given: Collection[str],
-    init_from: str | None = None,
+    config: Config, grid: Grid, workdir: Path, title: str, given: Sequence[str] = ()
 ) -> int:
     """Trains every run of the grid, or goes on; prints the table, writes sweep.json and its
     picture. Returns the exit code: not 0 where a run failed, such as one that diverged."""
@@ -101,7 +96,7 @@ def train_sweep(
         number = f"run {first}" if first == last else f"runs {first} to {last}, side by side,"
         names = "; ".join(point.folder.name for point in chunk)
         say(f"{number} of {len(points)}: {names}")
-        found |= train_chunk(chunk, width, title, init_from)
+        found |= train_chunk(chunk, width, title)
         runs = [
             {"folder": point.folder.name, "values": point.values, **found[point.folder]}
             for point in points
@@ -132,9 +127,7 @@ def chunks_of(points: Sequence[Point]) -> Iterator[tuple[list[Point], int]]:
             yield of_shape[first : first + width], width
 
 
-def train_chunk(
-    points: Sequence[Point], width: int, title: str, init_from: str | None
-) -> dict[Path, dict[str, Any]]:
+def train_chunk(points: Sequence[Point], width: int, title: str) -> dict[Path, dict[str, Any]]:
     """The summary of each run, by its folder, or what went wrong with it: the others go on."""
     found: dict[Path, dict[str, Any]] = {}
 
@@ -147,7 +140,7 @@ def train_chunk(
         for point in points:
             name = f"{title}, {point.folder.name}"
             try:
-                run = Run(point.config, task_of(point), point.folder, name, init_from=init_from)
+                run = Run(point.config, task_of(point), point.folder, name)
                 runs[point.folder] = held.enter_context(run)
             except UserError as error:
                 note(point.folder, error)

@@ -146,11 +146,11 @@ class Run:
         self.config, self.task, self.workdir = config, task, workdir
         self.on_sample, self.on_curves = on_sample, on_curves
         self.description = check_run(config, task, workdir)
-        self.hyper = Hyperparameters.of(config)
         self.title = title or recorded_title(workdir) or workdir.name
         self._init_from, self._beginning = init_from and str(init_from), None
         if init_from and not Checkpoints(workdir).steps():
             self._beginning = begin_from(self._init_from, config, task)
+        self.hyper = Hyperparameters.of(config)
         with ExitStack() as held:
             self.lock = held.enter_context(only_process(workdir))
             check, train = self.lock.check, config.train
@@ -211,9 +211,8 @@ class Run:
             # As one program: dozens of small ones take twice as long, compiled or read from disk.
             place = state_placement(self.config)
             init = jax.jit(init_train_state, static_argnums=(0, 1), out_shardings=place)
-            params = jax.device_put(params, place.params)
-            shared = structure_of(self.config)
-            state = init(shared, self.task.interface, params, self.hyper)
+            begun_with = jax.device_put(params, place.params)
+            state = init(structure_of(self.config), self.task.interface, self.hyper, begun_with)
         for bad, why in damaged.items():
             aside = self.checkpoints.set_aside(bad)
             warn(f"the checkpoint of step {bad} is damaged ({why}); it is now {aside}")

@@ -144,32 +144,33 @@ class Together:
 
     def train(self) -> None:
         """As `Run.train`: a run that fails is left out and noted in `errors`."""
-        first = self.runs[0]
         with catch_signals() as received:
             self._compile()
+            first = self.runs[0]
             steps, seconds = self._train.steps, first.journal.seconds
             with closing(Progress(steps, first.step, first.task.unit, seconds)) as progress:
                 self._loop(progress, received)
-            for run in self.runs:
-                if received:
-                    self._attempt(run, run.save)
-                self._attempt(run, run.checkpoints.wait)
+                for run in self.runs:
+                    if received:
+                        self._attempt(run, run.save)
+                    self._attempt(run, run.checkpoints.wait)
         if received:
             raise Interrupted(received[0], min(run.step for run in self.runs))
 
     def _compile(self) -> None:
-        """Compiles what is to come, whose seconds are shared out among the runs."""
+        """Compiles for all the steps to come; a run's share of the time is its own."""
         first = self.runs[0]
 
         def lower(batches: Batch) -> Lowered:
-            stacked = stack([batches] * len(self._filled))
-            return self._steps.lower(self._hyper, self._states, stacked)
+            return self._steps.lower(
+                self._hyper, self._states, stack([batches] * len(self._filled))
+            )
 
         batch = first.task.training_batch(first.step)
         seconds = compile_dispatches(lower, batch, dispatch_sizes(first.step, self._train))
-        say(f"compiled in {seconds:.1f} s")
         for run in self.runs:
             run.journal.compile_seconds += seconds / len(self.runs)
+        say(f"compiled in {seconds:.1f} s")
 
     def _loop(self, progress: Progress, received: list[int]) -> None:
         train, step = self._train, self.runs[0].step
