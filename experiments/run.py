@@ -269,6 +269,15 @@ class Listed(flags.ArgumentParser):
         values = argument.split(self.separator) if isinstance(argument, str) else argument
         return [self.of_one.parse(value) for value in values]
 
+    def wrong(self, argument: str) -> str:
+        """The first value that is none."""
+        for value in argument.split(self.separator):
+            try:
+                self.of_one.parse(value)
+            except (TypeError, ValueError):
+                return value
+        return argument
+
 
 def define_config_flags() -> None:
     """A flag for each config value that has none yet; not given it leaves the experiment's own."""
@@ -680,6 +689,9 @@ def told(error: Exception) -> str:
     if name not in flags.FLAGS or why is None:  # None: a validator says all itself
         return f"{error}".removeprefix("ERROR:: ").removeprefix("flag ")
     value = f"{error}".removeprefix(f"flag --{name}=").removesuffix(f": {why}")
+    if isinstance(listed := flags.FLAGS[name].parser, Listed):
+        of_one = described(flags.FLAGS[name.replace("sweep.", "config.", 1)])
+        return wrong_value(of_one._replace(name=name), listed.wrong(value))
     return wrong_value(described(flags.FLAGS[name]), value)
 
 

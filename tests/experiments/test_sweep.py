@@ -123,10 +123,10 @@ def test_where_a_run_fails_the_others_go_on(folder, monkeypatch):
     "flags, said",
     [
         ({"sweep.model.hiden_size": "3,4"}, "sweep.model.hiden_size"),
-        ({"sweep.train.seed": "0,one"}, "one"),
+        ({"sweep.train.seed": "0,one"}, "takes an integer, 0 or more, not 'one'"),
         ({"sweep.train.seed": "0,-1"}, "seed lies between"),
         ({"sweep.train.seed": "0,0"}, "a value twice"),
-        ({"sweep.model.cell": "lstm,gruu"}, "gruu"),
+        ({"sweep.model.cell": "lstm,gruu"}, "takes one of lstm, "),
         ({"sweep.model.hidden_sizes": "4,4;0"}, "beside model.hidden_sizes"),
         ({"sweep.train.seed": "0,1", "config.train.seed": "1"}, "leave one out"),
         ({"sweep.train.seed": "0,1", "mode": "sample"}, "nothing to --mode=sample"),
