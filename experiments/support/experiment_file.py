@@ -62,6 +62,8 @@ def execute(path: Path) -> ModuleType:
     """The module in a file, with what lies beside it there to be imported, as for a script."""
     module_name = f"experiments.own.{path.stem}"  # shadows no module, whatever the file is called
     spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:  # a link can lead anywhere
+        raise UserError(f"it leads to {shorten(path.name)}, whose name does not end in .py")
     module = importlib.util.module_from_spec(spec)
     if (folder := str(path.parent)) not in sys.path:
         sys.path.append(folder)

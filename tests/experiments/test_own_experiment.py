@@ -230,6 +230,11 @@ def test_a_folder_or_a_pipe_of_such_a_name_is_none(folder):
     assert "folder.py is no file" in refused("--experiment=folder.py")
 
 
+def test_a_link_to_a_file_of_another_name_is_none(folder):
+    (folder / "link.py").symlink_to("text")
+    assert "link.py: it leads to 'text', whose name" in refused("--experiment=link.py")
+
+
 def test_it_is_executed_once(folder, capsys):
     put(folder, counts="print('executed')\n" + STUDY)
     assert load_experiment("counts.py") is load_experiment(str(folder / "counts.py"))
