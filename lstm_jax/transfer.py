@@ -74,14 +74,13 @@ def moved(
     name: str, trained: Array, drawn: Array, axis: int | None, places: Places | None
 ) -> Array:
     """A trained leaf in the shape of the drawn one."""
-    by_symbol = places is not None and axis is not None
     shapes = [list(leaf.shape) for leaf in (trained, drawn)]
-    if by_symbol:  # along which they may differ
+    if places is not None and axis is not None:  # along which they may differ
         shapes[0][axis : axis + 1] = shapes[1][axis : axis + 1]
     if shapes[0] != shapes[1]:
         there, here = ("x".join(map(str, leaf.shape)) for leaf in (trained, drawn))
         raise UserError(f"{name} is {there} there and {here} here")
-    if not by_symbol:
+    if places is None or axis is None:
         return trained
     before = (slice(None),) * axis
     return drawn.at[(*before, places.here)].set(trained[(*before, places.there)])
