@@ -59,7 +59,8 @@ def common_symbols(there: Description, task: Task) -> tuple[Places | None, str]:
     old, new = task.symbols_of(there.identity), task.symbols_of(task.identity)
     if old is None and new is None:
         return None, ""
-    places = places_of(old or (), new or ())
+    old, new = old or (), new or ()
+    places = places_of(old, new)
     if not len(places.here):
         raise UserError("its alphabet has no symbol in common with this one")
     said = [
