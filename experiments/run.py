@@ -2,17 +2,20 @@
 
     python -m experiments.run --experiment=shakespeare
     python -m experiments.run --config.model.hidden_size=64 --workdir=runs/small
+    python -m experiments.run --sweep.optimizer.learning_rate=1e-3,3e-3 --sweep.train.seed=0,1,2
     python -m experiments.run --mode=evaluate --workdir=runs/shakespeare
     python -m experiments.run --mode=sample --workdir=runs/shakespeare --prompt=ROMEO:
     python -m experiments.run --mode=compare --workdirs=runs/shakespeare,runs/small
 
 The same command run again in its folder resumes there. Results go to stdout, the rest to stderr.
+Every --config.SECTION.KEY has a --sweep.SECTION.KEY: values with commas between them, a run each.
 """
 
 import dataclasses
 import itertools
 import sys
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -56,6 +59,7 @@ from experiments.support.naming import NAMING, run_name
 from experiments.support.output import READER_LEFT, flush_streams, open_streams, use_hooks
 from experiments.support.programs import keep_no_programs, keep_programs, keep_programs_unasked
 from experiments.support.samples import sample_task, sample_text
+from experiments.support.sweep import train_sweep
 from experiments.support.training import train
 from lstm_jax.config import SECTIONS, Config, check_read, fields_of
 from lstm_jax.data.fetch import cache_folder
@@ -97,7 +101,7 @@ EXPERIMENTS: dict[str, ModuleType] = {
 EXPERIMENT = flags.DEFINE_string(
     "experiment",
     "shakespeare",
-    f"{', '.join(EXPERIMENTS)}; or a FILE.py of your own that has a get_config(), and a "
+    "one of those that --help lists, or a FILE.py of your own that has a get_config(), and a "
     "main(config, workdir) where it does something else than train",
 )
 CONFIG_FILE = flags.DEFINE_string(
@@ -253,12 +257,38 @@ DYNAMIC_OPTIONS = {
 }
 
 
+class Listed(flags.ArgumentParser):
+    """Values of an option with commas between them; where one has commas itself, semicolons."""
+
+    def __init__(self, of_one: flags.ArgumentParser) -> None:
+        self.of_one = of_one
+        self.separator = ";" if isinstance(of_one, Integers) else ","
+        self.syntactic_help = f"values with `{self.separator}` between them"
+
+    def parse(self, argument: Any) -> list[Any]:
+        values = argument.split(self.separator) if isinstance(argument, str) else argument
+        return [self.of_one.parse(value) for value in values]
+
+
 def define_config_flags() -> None:
     """A flag for each config value that has none yet; not given it leaves the experiment's own."""
     for section in SECTIONS:
         for key, field in fields_of(section).items():
             if (name := f"config.{section}.{key}") not in flags.FLAGS:
                 define_flag(name, field, None)
+                define_sweep_flag(name)
+
+
+def define_sweep_flag(name: str) -> None:
+    """The flag for several values of an option, not among the module's own, which --help lists:
+    each means what its --config flag does."""
+    flags.DEFINE(
+        Listed(flags.FLAGS[name].parser),
+        name.replace("config.", "sweep.", 1),
+        None,
+        f"the values of --{name} in the runs of a sweep",
+        module_name="experiments.support.sweep",
+    )
 
 
 define_config_flags()
@@ -374,6 +404,30 @@ def given() -> Changes:
     return changes_of(CONFIG_FILE.value, by_flags, read_by_experiment())
 
 
+def grid() -> dict[str, list[Any]]:
+    """The values to sweep over, by the option's name (`train.seed`)."""
+    values = {name: flags.FLAGS[f"sweep.{name}"].value for name in Config().flatten()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def check_grid(changes: Changes) -> None:
+    """Refuses a sweep where there is nothing to train, or an option has a value of its own."""
+    experiment = EXPERIMENT.value
+    for name in grid():
+        if MODE.value != "train":
+            raise UserError(f"--sweep.{name} means nothing to --mode={MODE.value}: leave it out")
+        if is_study(find_experiment(experiment)):
+            raise UserError(
+                f"--sweep.{name} means nothing to --experiment={experiment}, which is a study and "
+                "no recipe: take another --experiment, or leave it out"
+            )
+        for other in ("init_from", "log"):
+            if flags.FLAGS[other].present:
+                raise UserError(f"--{other} means nothing beside --sweep.{name}: leave it out")
+        if name in changes.chosen:
+            raise UserError(f"--config.{name} and --sweep.{name} are given: leave one out")
+
+
 def changed(config: Config, changes: Changes) -> Config:
     """A config with changes; UserError where they do not go together."""
     try:
@@ -412,7 +466,9 @@ def name_of_run(changes: Changes) -> str:
 
 
 def workdir(changes: Changes) -> Path:
-    return Path("runs", name_of_run(changes)) if WORKDIR.value is None else named(WORKDIR.value)
+    if WORKDIR.value is not None:
+        return named(WORKDIR.value)
+    return Path("runs", name_of_run(changes) + ("-sweep" if grid() else ""))
 
 
 def set_compile_cache() -> None:
@@ -436,6 +492,8 @@ def run_experiment(changes: Changes, folder: Path) -> int:
     config = changed(base_config(), changes)
     if (own := own_run()) is not None:
         check_own_text(described_in(own), config, changes.values)
+    if swept := grid():
+        return train_sweep(config, swept, folder, name_of_run(changes), [*changes.chosen])
     if not is_study(experiment):
         title = "" if own == folder else name_of_run(changes)
         return train(config, folder, title, INIT_FROM.value, LOG.value)
@@ -530,6 +588,7 @@ def carry_out(argv: Sequence[str]) -> int:
             return show_help()
         changes = given()
         check_flags(MODE.value, changes)
+        check_grid(changes)
         keep_memory()
         use_devices(CPU_DEVICES.value)
         if INIT_FROM.value is not None:
@@ -576,6 +635,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     Quiet: orbax also raises what it logs as an error, with a traceback, and one line of it will do.
     """
     if HELP.intersection(itertools.takewhile(lambda flag: flag != "--", argv[1:])):
+        with suppress(flags.Error, ValueError):  # what is wrong can wait
+            load_own_experiment(argv)
         flags.FLAGS(argv[:1])
         return [argv[0], "--help"]
     try:
@@ -612,7 +673,9 @@ def told(error: Exception) -> str:
                 f"there is no flag --{error.flagname}: did you mean --config_file=FILE, or one of "
                 "--config.SECTION.KEY=VALUE?"
             )
-        return unknown_flag(error.flagname, [*flags.FLAGS])
+        swept = error.flagname.startswith("sweep.")
+        names = [name for name in flags.FLAGS if name.startswith("sweep.") == swept]
+        return unknown_flag(error.flagname, names)
     name, why = f"{error}".partition("=")[0].removeprefix("flag --"), error.__context__
     if name not in flags.FLAGS or why is None:  # None: a validator says all itself
         return f"{error}".removeprefix("ERROR:: ").removeprefix("flag ")

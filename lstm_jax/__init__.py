@@ -21,12 +21,13 @@ The map. Imports point one way, from the top of this list to its bottom.
                                                 the model writes it
     scoring/        protocols  ensemble  monte_carlo  dynamic
     tasks/          TASKS; task (the contract); a task is one file: text adding
-    config train                                all that decides a run; the training step
+    config                                      all that decides a run
+    hyperparameters train                       what of it is data; the training step
     verification/   reference (NumPy)  cases  notebook  compare  audit
     run/            a training run in its folder: loop, and what it takes turns with:
                     lock checksums signals memory metrics description storage checkpoint
                     trained beginning nonfinite folder journal validation style figures progress
-                    compiling
+                    compiling many (runs side by side)
 
 A new cell, head, task or optimizer is one file, or one function, and one line in its dict.
 """

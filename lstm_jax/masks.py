@@ -4,7 +4,7 @@ Randomness enters as data, and the model only multiplies by it. So every backwar
 can be given the very same masks.
 """
 
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -16,38 +16,62 @@ from lstm_jax.model import Masks, ModelParams, hidden_sizes
 from lstm_jax.model_config import ModelConfig
 
 
+class Chances(NamedTuple):
+    """The chance of a one in each mask: numbers, or scalars; None: there is no such mask.
+
+    Of what is dropped it is 1 - rate. Of zoneout, whose ones stay what they were, it is the rate.
+    """
+
+    input: Any
+    layers: Any
+    embedding: Any
+    weights: Any
+    zoneout: Any
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> Self:
+        rates = config.input_dropout, config.dropout, config.embedding_dropout, config.weight_drop
+        return cls(*(1 - rate if rate else None for rate in rates), zoneout_rates(config))
+
+
 def sample_masks(
     key: Array, params: ModelParams, config: ModelConfig, batch_size: int, sequence_length: int
 ) -> Masks | None:
-    """Draws a mask for each place where the config drops something, one row per lane.
+    """The masks of a config, by `draw_masks`."""
+    return draw_masks(key, params, Chances.of(config), batch_size, sequence_length)
+
+
+def draw_masks(
+    key: Array, params: ModelParams, chances: Chances, batch_size: int, sequence_length: int
+) -> Masks | None:
+    """Draws a mask for each place where something is dropped, one row per lane.
 
     `input_dropout` acts on what the first layer reads: embeddings, vectors, or whole symbols of an
     alphabet without an embedding. `dropout` acts between layers and on the output,
     `embedding_dropout` on whole symbols before the embedding (Gal and Ghahramani 2016, section 4).
     """
-    L, dtype = len(params.layers), params.readout.b.dtype
-    zoneout = zoneout_rates(config)
-    if not any((config.input_dropout, config.dropout, config.embedding_dropout, zoneout)):
+    if not jax.tree.leaves(chances._replace(weights=None)):
         return None
+    L, dtype, zoneout = len(params.layers), params.readout.b.dtype, chances.zoneout
 
-    def sample(key: Array, rate: float, width: int) -> Array | None:
-        if not rate:
+    def sample(key: Array, chance: Any, width: int) -> Array | None:
+        if chance is None:
             return None
-        keep_BxD = jax.random.bernoulli(key, 1 - rate, (batch_size, width))
-        return keep_BxD.astype(dtype) / (1 - rate)
+        keep_BxD = jax.random.bernoulli(key, chance, (batch_size, width))
+        return keep_BxD.astype(dtype) / jnp.asarray(chance, dtype)
 
     key_embedding, *keys = jax.random.split(key, 1 + (L + 1) + L)
     dropout_keys, zoneout_keys = keys[: L + 1], keys[L + 1 :]
-    rates = [config.input_dropout] + [config.dropout] * L
+    each_chance = [chances.input] + [chances.layers] * L
     widths = [cell_of(layer).widths(layer)[0] for layer in params.layers]
-    *layers, readout = map(sample, dropout_keys, rates, [*widths, hidden_sizes(params)[-1]])
+    *layers, readout = map(sample, dropout_keys, each_chance, [*widths, hidden_sizes(params)[-1]])
     drawn = None
     if zoneout is not None:
         shapes = [(sequence_length, batch_size, H) for H in hidden_sizes(params)]
         each = zip(zoneout_keys, shapes, strict=True)
         drawn = tuple(sample_zoneout(key, zoneout, shape, dtype) for key, shape in each)
     V = 0 if params.embedding is None else params.embedding.shape[0]
-    return Masks(tuple(layers), readout, sample(key_embedding, config.embedding_dropout, V), drawn)
+    return Masks(tuple(layers), readout, sample(key_embedding, chances.embedding, V), drawn)
 
 
 def sample_zoneout(key: Array, rates: Any, shape: tuple[int, int, int], dtype: DTypeLike) -> Any:

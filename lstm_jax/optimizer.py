@@ -1,4 +1,7 @@
-"""Optimizers and schedules by name, all of them optax's, and updates that are skipped."""
+"""Optimizers by name, all of them optax's, their schedules, and updates that are skipped.
+
+What is a number is data to a compiled program (`Numbers`), so that one program serves every rate.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
@@ -94,33 +98,76 @@ def follows_end(config: OptimizerConfig) -> bool:
     return config.schedule == "cosine"
 
 
-def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+class Numbers(NamedTuple):
+    """The numbers of an optimizer and its schedule, scalars; None: its program has no such part.
+
+    b1, b2 and rmsprop's decay stay constants, because optax takes 1 - b2. In float32 that is off by
+    1e-5 of itself where b2 is 0.999 and a number of float32.
+    """
+
+    peak: Array  # of the learning rate
+    climb: Array  # what the warm-up climbs to it
+    warmup: Array  # steps
+    after: Array  # steps that follow
+    floor: Array  # where the cosine ends, as a share of the peak
+    above: Array  # 1 - floor, rounded once
+    weight_decay: Array
+    momentum: Array | None
+    clip_norm: Array | None
+
+    @classmethod
+    def of(cls, config: OptimizerConfig, steps: int) -> "Numbers":
+        peak, warmup = config.learning_rate, config.warmup_steps
+        return cls(
+            peak=number(peak),
+            # The first step already moves: the ramp goes from peak / warmup to peak.
+            climb=number(peak - peak / max(warmup, 1)),
+            warmup=np.asarray(warmup, np.int32),
+            after=number(max(steps - warmup, 1)),
+            floor=number(config.final_ratio),
+            above=number(1 - config.final_ratio),
+            weight_decay=number(config.weight_decay),
+            momentum=None if config.momentum is None else number(config.momentum),
+            clip_norm=number(config.clip_norm) if config.clip_norm else None,
+        )
+
+
+def number(value: float) -> np.ndarray:
+    """A scalar in the dtype of new parameters, which follows `jax_enable_x64`."""
+    return np.asarray(value, jax.dtypes.canonicalize_dtype(float))
+
+
+def make_schedule(config: OptimizerConfig, numbers: Numbers) -> optax.Schedule:
     """Step -> learning rate: linear warm-up, then constant or a cosine down to the end.
 
     Of `plateau` it is the rate that `stalling` multiplies by what plateaus have left of it.
+
+    optax's own schedules want their numbers of steps when the program is made. These are the same
+    to the last bit: where a compiler knows a divisor, it multiplies by the inverse.
     """
-    peak, warmup = config.learning_rate, config.warmup_steps
-    if config.schedule != "cosine":
-        after = optax.schedules.constant_schedule(peak)
-    else:
-        after = optax.schedules.cosine_decay_schedule(
-            peak, max(steps - warmup, 1), alpha=config.final_ratio
-        )
-    if not warmup:
-        return after
-    # The first step already moves: the ramp goes from peak / warmup to peak.
-    ramp = optax.schedules.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
-    return optax.schedules.join_schedules([ramp, after], [warmup])
+    n, dtype = numbers, numbers.peak.dtype
+
+    def schedule(count: Array) -> Array:
+        done = jnp.minimum((count - n.warmup).astype(dtype), n.after)
+        rate = n.peak
+        if config.schedule == "cosine":
+            cosine = jnp.cos(done * (jnp.asarray(jnp.pi, dtype) * (1 / n.after)))
+            rate = n.peak * (n.above * (0.5 * (1 + cosine)) + n.floor)
+        intervals = jnp.maximum(n.warmup - 1, 1)
+        share = jnp.clip(count, 0, intervals).astype(dtype) * (1 / intervals.astype(dtype))
+        return jnp.where(count < n.warmup, n.peak - n.climb * (1 - share), rate)
+
+    return schedule
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerConfig, numbers: Numbers) -> optax.GradientTransformation:
     """Clipping by global norm, then the named update rule at the scheduled learning rate."""
-    rule = OPTIMIZERS[config.name]
-    options = {name: getattr(config, name) for name in rule.options}
-    update = rule.make(make_schedule(config, steps), **options)
-    if not config.clip_norm:
+    rule, as_data = OPTIMIZERS[config.name], numbers._asdict()
+    options = {name: as_data.get(name, getattr(config, name)) for name in rule.options}
+    update = rule.make(make_schedule(config, numbers), **options)
+    if numbers.clip_norm is None:
         return update
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
+    return optax.chain(optax.clip_by_global_norm(numbers.clip_norm), update)
 
 
 def make_plateau(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:

@@ -1,7 +1,7 @@
 """The training step, and many of them in one dispatch. Pure functions; the loop is `run.loop`."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -17,11 +17,12 @@ from lstm_jax.config import Config
 from lstm_jax.data.batches import Batch
 from lstm_jax.gradients.lanes import Placement, lane_mesh, over_lanes
 from lstm_jax.gradients.remat import make_gradient
-from lstm_jax.gradients.weight_drop import sample_weight_masks, with_weight_drop
+from lstm_jax.gradients.weight_drop import draw_weight_masks, with_weight_drop
 from lstm_jax.heads import Head, softmax
-from lstm_jax.masks import sample_masks
+from lstm_jax.hyperparameters import Hyperparameters, structure_of
+from lstm_jax.masks import draw_masks
 from lstm_jax.model import Carry, Interface, ModelParams, init_carry, init_model
-from lstm_jax.optimizer import SkipState, make_optimizer, make_schedule, skip_nonfinite
+from lstm_jax.optimizer import Numbers, SkipState, make_optimizer, make_schedule, skip_nonfinite
 from lstm_jax.stalling import Stall, init_stall, slowed
 
 
@@ -54,7 +55,7 @@ class StepInfo(NamedTuple):
     in_a_row: Array | None = None  # and of those, the ones since the last update
 
 
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepInfo]]
+TrainStep = Callable[[Hyperparameters, TrainState, Batch], tuple[TrainState, StepInfo]]
 
 
 def mesh_of(config: Config) -> Mesh:
@@ -72,26 +73,34 @@ def state_placement(config: Config) -> TrainState:
     return TrainState(everywhere, everywhere, everywhere, placement.carry, average, stall)
 
 
-def optimizer_of(config: Config) -> optax.GradientTransformationExtraArgs:
+def optimizer_of(config: Config, numbers: Numbers) -> optax.GradientTransformationExtraArgs:
     """The config's optimizer; its `update` takes the loss as an argument by name."""
-    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    optimizer = make_optimizer(config.optimizer, numbers)
     if config.train.on_nonfinite == "skip":
         return skip_nonfinite(optimizer)
     return optax.with_extra_args_support(optimizer)
 
 
 def init_train_state(
-    config: Config, interface: Interface | int, params: ModelParams | None = None
+    config: Config,
+    interface: Interface | int,
+    hyper: Hyperparameters | None = None,
+    params: ModelParams | None = None,
 ) -> TrainState:
-    """The state before the first step; `interface` as `init_model` takes it.
+    """The state before the first step.
 
-    params: what it begins with; None: they are drawn."""
+    Args:
+      interface: as `init_model` takes it.
+      hyper: what is data to a compiled program; the config's, if it is left out.
+      params: what it begins with; None: they are drawn.
+    """
+    hyper = Hyperparameters.of(config) if hyper is None else hyper
     if params is None:
-        params = init_model(jax.random.key(config.train.seed), config.model, interface)
+        params = init_model(jax.random.key(hyper.seed), config.model, interface)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=optimizer_of(config).init(params),
+        opt_state=optimizer_of(config, hyper.optimizer).init(params),
         carry=init_carry(params, config.train.batch_size),
         average=init_average(params, config.train),
         stall=init_stall(config.optimizer, config.train.patience),
@@ -105,13 +114,13 @@ def reset_nonfinite(carry: Carry) -> Carry:
     return reset(carry, ~finite_B)
 
 
-def sample_resets(key: Array, batch: Batch, rate: float) -> Batch:
+def sample_resets(key: Array, batch: Batch, rate: Array | float | None) -> Batch:
     """The batch with that share of its lanes, drawn at each step, reset before its first step.
 
     A lane so reset goes on in the middle of the text without knowing what came before. Scoring by
     `windows` puts a model in that condition.
     """
-    if not rate:
+    if rate is None:
         return batch
     T, B = batch.inputs.shape[:2]
     resets_TxB = jnp.zeros((T, B), bool) if batch.resets is None else jnp.asarray(batch.resets)
@@ -124,22 +133,29 @@ def keep_where_skipped(opt_state: SkipState, updated: Average, average: Average)
     return jax.tree.map(partial(jnp.where, opt_state.in_a_row == 0), updated, average)
 
 
-def make_train_step(config: Config, head: Head = softmax) -> TrainStep:
-    """Builds `train_step`: draw the masks, take the gradient, update, hand the carry on."""
-    gradient = make_gradient(config.train.gradient, config.train.remat_every, head)
-    value_and_grad = over_lanes(gradient, mesh_of(config))
-    optimizer, skips = optimizer_of(config), config.train.on_nonfinite == "skip"
-    schedule = make_schedule(config.optimizer, config.train.steps)
-    # A stream of its own, apart from the initial weights'.
-    draws_key = jax.random.fold_in(jax.random.key(config.train.seed), 2**31)
+def make_train_step(config: Config, head: Head = softmax, mesh: Mesh | None = None) -> TrainStep:
+    """Builds `train_step`: draw the masks, take the gradient, update, hand the carry on.
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepInfo]:
+    Of the config only what `structure_of` leaves is read. `mesh`: the devices that share a batch;
+    those of `mesh_of`, if it is left out.
+    """
+    gradient = make_gradient(config.train.gradient, config.train.remat_every, head)
+    value_and_grad = over_lanes(gradient, mesh or mesh_of(config))
+    skips = config.train.on_nonfinite == "skip"
+
+    def train_step(
+        hyper: Hyperparameters, state: TrainState, batch: Batch
+    ) -> tuple[TrainState, StepInfo]:
         step, params, opt_state, carry, average, stall = state
+        optimizer = optimizer_of(config, hyper.optimizer)
+        schedule = make_schedule(config.optimizer, hyper.optimizer)
+        # A stream of its own, apart from the initial weights'.
+        draws_key = jax.random.fold_in(jax.random.key(hyper.seed), 2**31)
         keys = jax.random.split(jax.random.fold_in(draws_key, step), 3)
         T, B = batch.inputs.shape[:2]
-        masks = sample_masks(keys[0], params, config.model, B, T)
-        weights = sample_weight_masks(keys[1], params, config.model.weight_drop)
-        batch = sample_resets(keys[2], batch, config.train.reset_rate)
+        masks = draw_masks(keys[0], params, hyper.chances, B, T)
+        weights = draw_weight_masks(keys[1], params, hyper.chances.weights)
+        batch = sample_resets(keys[2], batch, hyper.reset_rate)
         (loss, aux), grads = with_weight_drop(value_and_grad, weights)(params, carry, batch, masks)
         updates, opt_state = optimizer.update(grads, opt_state, params, loss=loss)
         params = optax.apply_updates(params, slowed(updates, stall))
@@ -167,13 +183,22 @@ def make_train_step(config: Config, head: Head = softmax) -> TrainStep:
 
 
 def make_dispatch(config: Config, head: Head = softmax) -> Wrapped:
-    """Builds the compiled function that makes K training steps: batches and infos have a leading
-    axis K. The state, placed by `state_placement`, is donated: what goes in is gone."""
-    train_step = make_train_step(config, head)
-    placement, state = Placement.of(mesh_of(config)), state_placement(config)
+    """The compiled function that makes K training steps: batches and infos have a leading axis K.
+
+    The state, placed by `state_placement`, is donated: what goes in is gone. Configs that differ in
+    their `Hyperparameters` alone share one such function.
+    """
+    return dispatch_of(structure_of(config), head, mesh_of(config))
+
+
+@lru_cache(maxsize=8)
+def dispatch_of(structure: Config, head: Head, mesh: Mesh) -> Wrapped:
+    """`make_dispatch`, made once for each of these."""
+    train_step = make_train_step(structure, head)
+    placement, state = Placement.of(mesh), state_placement(structure)
     return jax.jit(
-        lambda state, batches: lax.scan(train_step, state, batches),
-        donate_argnums=0,
-        in_shardings=(state, placement.batches),
+        lambda hyper, state, batches: lax.scan(partial(train_step, hyper), state, batches),
+        donate_argnums=1,
+        in_shardings=(placement.replicated, state, placement.batches),
         out_shardings=(state, placement.replicated),
     )

@@ -74,13 +74,15 @@ def moved(
     name: str, trained: Array, drawn: Array, axis: int | None, places: Places | None
 ) -> Array:
     """A trained leaf in the shape of the drawn one."""
+    by_symbol = None if places is None or axis is None else (places, (slice(None),) * axis)
     shapes = [list(leaf.shape) for leaf in (trained, drawn)]
-    if places is not None and axis is not None:  # along which they may differ
-        shapes[0][axis : axis + 1] = shapes[1][axis : axis + 1]
+    if by_symbol:  # along that axis they may differ
+        for shape in shapes:
+            del shape[len(by_symbol[1])]
     if shapes[0] != shapes[1]:
         there, here = ("x".join(map(str, leaf.shape)) for leaf in (trained, drawn))
         raise UserError(f"{name} is {there} there and {here} here")
-    if places is None or axis is None:
+    if by_symbol is None:
         return trained
-    before = (slice(None),) * axis
+    places, before = by_symbol
     return drawn.at[(*before, places.here)].set(trained[(*before, places.there)])

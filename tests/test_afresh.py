@@ -1,11 +1,14 @@
 """Lanes begun afresh: which are reset, how often, and what a training step makes of it."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lstm_jax.data.batches import Batch
+from lstm_jax.hyperparameters import Hyperparameters
 from lstm_jax.train import init_train_state, make_train_step, sample_resets
 from tests.run.test_loop import Stop, stop_after
 from tests.small import CONFIG, assert_same_run, run_in
@@ -24,7 +27,7 @@ def batch(rng):
 
 
 def test_rate_0_is_the_very_same_batch(batch):
-    assert sample_resets(KEY, batch, 0.0) is batch
+    assert sample_resets(KEY, batch, None) is batch
 
 
 def test_rate_1_resets_every_lane_before_its_first_step_and_nothing_else(batch):
@@ -74,7 +77,8 @@ def carried(rng):
 
 
 def step_of(rate):
-    return jax.jit(make_train_step(SMALL.replace({"train.reset_rate": rate})))
+    config = SMALL.replace({"train.reset_rate": rate})
+    return partial(jax.jit(make_train_step(config)), Hyperparameters.of(config))
 
 
 def test_a_step_at_rate_1_is_the_step_from_the_zero_state(batch, carried, standard_promotion):

@@ -76,6 +76,7 @@ ORDER = [
     *TASKS,
     "tasks",
     "config",
+    "hyperparameters",
     "train",
     "verification.reference",
     "verification.cases",
@@ -101,6 +102,7 @@ ORDER = [
     "run.progress",
     "run.compiling",
     "run.loop",
+    "run.many",
 ]
 
 

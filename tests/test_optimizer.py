@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from lstm_jax.config import OptimizerConfig
-from lstm_jax.optimizer import make_optimizer, make_schedule, skip_nonfinite
+from lstm_jax.optimizer import Numbers, make_optimizer, make_schedule, skip_nonfinite
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -16,7 +16,8 @@ STEPS = 10
 
 
 def rates(**config):
-    schedule = make_schedule(OptimizerConfig(learning_rate=2.0, **config), STEPS)
+    config = OptimizerConfig(learning_rate=2.0, **config)
+    schedule = make_schedule(config, Numbers.of(config, STEPS))
     return [float(schedule(jnp.asarray(step))) for step in range(STEPS)]
 
 
@@ -41,7 +42,7 @@ def test_a_run_may_end_while_it_warms_up(warmup):
 
 def updates(config, gradients):
     """Parameter after each step, from 1.0."""
-    optimizer = make_optimizer(config, STEPS)
+    optimizer = make_optimizer(config, Numbers.of(config, STEPS))
     param = jnp.ones(1)
     state, found = optimizer.init(param), []
     for gradient in gradients:

@@ -8,6 +8,7 @@ import pytest
 
 from lstm_jax.config import Config
 from lstm_jax.data.batches import Streams, stack_batches
+from lstm_jax.hyperparameters import Hyperparameters
 from lstm_jax.train import init_train_state, make_dispatch, make_train_step
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -33,10 +34,11 @@ def streams(rng):
 
 def run(config, streams, lengths):
     """The state and all losses after dispatches of these many steps."""
-    dispatch, state, losses, step = make_dispatch(config), init_train_state(config, V), [], 0
+    dispatch, hyper = make_dispatch(config), Hyperparameters.of(config)
+    state, losses, step = init_train_state(config, V), [], 0
     for K in lengths:
         batches = stack_batches([streams.batch_at(step + k) for k in range(K)])
-        state, infos = dispatch(state, batches)
+        state, infos = dispatch(hyper, state, batches)
         losses.extend(infos.loss.tolist())
         step += K
     return state, losses, dispatch
@@ -51,6 +53,7 @@ def test_one_dispatch_of_many_steps_equals_many_of_one(streams):
 
 
 def test_the_second_dispatch_does_not_compile_again(streams):
+    make_dispatch(BASE).clear_cache()
     _, _, dispatch = run(BASE, streams, [4, 4, 4])
     assert dispatch._cache_size() == 1
 
@@ -63,7 +66,7 @@ def test_the_carry_goes_from_batch_to_batch(streams):
     first = [streams.batch_at(step).inputs for step in range(2)]
     np.testing.assert_array_equal(np.concatenate(first), whole.inputs)
     train_step = jax.jit(make_train_step(config.replace({"train.sequence_length": 8})))
-    other, _ = train_step(init_train_state(config, V), whole)
+    other, _ = train_step(Hyperparameters.of(config), init_train_state(config, V), whole)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
         state.carry,
@@ -79,7 +82,8 @@ def losses_of_one_batch(config, streams):
     batch = streams.batch_at(0)
     batch.resets[0] = True
     dispatch, state = make_dispatch(config), init_train_state(STILL, V)
-    return dispatch(state, stack_batches([batch] * 3))[1].loss.tolist()
+    hyper = Hyperparameters.of(config)
+    return dispatch(hyper, state, stack_batches([batch] * 3))[1].loss.tolist()
 
 
 def test_without_learning_and_without_dropout_every_step_is_the_same(streams):
@@ -113,7 +117,8 @@ def test_training_learns(rng):
 def test_infos_report_the_norm_before_clipping_and_the_rate(streams):
     clipped = BASE.replace({"optimizer.clip_norm": 1e-6})
     train_step = jax.jit(make_train_step(clipped))
-    _, info = train_step(init_train_state(clipped, V), streams.batch_at(0))
+    hyper = Hyperparameters.of(clipped)
+    _, info = train_step(hyper, init_train_state(clipped, V), streams.batch_at(0))
     assert 1e-3 < float(info.grad_norm) < 10
     assert float(info.learning_rate) == pytest.approx(0.01)
 
@@ -159,7 +164,8 @@ def test_no_key_is_used_twice_not_even_one_of_the_initial_weights(L, streams, mo
     @jax.jit
     def keys_of(step):
         used.clear()
-        train_step(state._replace(step=step), streams.batch_at(0))
+        hyper = Hyperparameters.of(config)
+        train_step(hyper, state._replace(step=step), streams.batch_at(0))
         return used
 
     dropout, weights, zoneout, split = L + 1, L, 2 * L, 3 + L

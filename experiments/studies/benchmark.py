@@ -31,6 +31,7 @@ from lstm_jax.config import Config, ModelConfig, OptimizerConfig, TrainConfig
 from lstm_jax.container import usable_cpus
 from lstm_jax.data.batches import Batch, Streams, stack_batches
 from lstm_jax.files import write_json
+from lstm_jax.hyperparameters import Hyperparameters
 from lstm_jax.model import Interface, ModelParams
 from lstm_jax.run.memory import batch_of_ids, check_run_fits
 from lstm_jax.run.style import (
@@ -152,11 +153,12 @@ def initial_weights(shape: Shape) -> ModelParams:
 def make_ours(config: Config) -> peers.Step:
     """This project's training step as training runs it: from batches with a leading axis K to the
     losses of K steps."""
-    dispatch, state = make_dispatch(config), init_train_state(config, VOCABULARY_SIZE)
+    dispatch, hyper = make_dispatch(config), Hyperparameters.of(config)
+    state = init_train_state(config, VOCABULARY_SIZE)
 
     def step(batches: Batch) -> jax.Array:
         nonlocal state
-        state, infos = jax.block_until_ready(dispatch(state, batches))
+        state, infos = jax.block_until_ready(dispatch(hyper, state, batches))
         return infos.loss
 
     return step

@@ -29,6 +29,7 @@ from lstm_jax.container import memory_limit
 from lstm_jax.data.batches import Batch, Streams, stack_batches
 from lstm_jax.errors import UserError
 from lstm_jax.files import write_json
+from lstm_jax.hyperparameters import Hyperparameters
 from lstm_jax.run.figures import in_words
 from lstm_jax.run.style import COLORS, DASHES, MARKERS, draw_from, new_figure, picture, save
 from lstm_jax.terminal import show, write
@@ -122,8 +123,8 @@ def make_batches(config: Config, vocabulary_size: int) -> Batch:
 def measure(config: Config, vocabulary_size: int = VOCABULARY_SIZE) -> dict[str, Any]:
     """A step of this config, in this process: what it adds to memory and how long it takes."""
     batches = jax.device_put(make_batches(config, vocabulary_size))
-    state = init_train_state(config, vocabulary_size)
-    dispatch = make_dispatch(config).lower(state, batches).compile()
+    hyper, state = Hyperparameters.of(config), init_train_state(config, vocabulary_size)
+    dispatch = make_dispatch(config).lower(hyper, state, batches).compile()
     analysis, free = dispatch.memory_analysis(), free_bytes()
     planned = None if analysis is None else analysis.temp_size_in_bytes
     entry: dict[str, Any] = {"planned_bytes": planned, "free_bytes": free}
@@ -132,7 +133,7 @@ def measure(config: Config, vocabulary_size: int = VOCABULARY_SIZE) -> dict[str,
 
     def step() -> None:
         nonlocal state
-        state, _ = jax.block_until_ready(dispatch(state, batches))
+        state, _ = jax.block_until_ready(dispatch(hyper, state, batches))
 
     forget_peak()
     before = peak_bytes()

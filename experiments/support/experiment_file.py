@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
@@ -61,15 +62,14 @@ def load_experiment(name: str) -> ModuleType:
 def execute(path: Path) -> ModuleType:
     """The module in a file, with what lies beside it there to be imported, as for a script."""
     module_name = f"experiments.own.{path.stem}"  # shadows no module, whatever the file is called
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None:  # a link can lead anywhere
-        raise UserError(f"it leads to {shorten(path.name)}, whose name does not end in .py")
-    module = importlib.util.module_from_spec(spec)
+    loader = SourceFileLoader(module_name, str(path))
+    spec = importlib.util.spec_from_file_location(module_name, path, loader=loader)
+    module = ModuleType(module_name) if spec is None else importlib.util.module_from_spec(spec)
     if (folder := str(path.parent)) not in sys.path:
         sys.path.append(folder)
     sys.modules[module_name] = module  # where a dataclass looks up what its annotations name
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except BaseException:
         del sys.modules[module_name]
         raise

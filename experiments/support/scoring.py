@@ -246,10 +246,10 @@ def by_protocol(
     evaluation: Evaluation, suffix: str, config: Config, prefix: str = ""
 ) -> list[Loss]:
     """A loss for each protocol."""
-    afresh = ", each document from the zero state" if config.data.document_separator else ""
+    documents = bool(config.data.document_separator)
     return [
-        Loss(f"{name}{suffix}", getattr(evaluation, name), prefix + how + afresh)
-        for name, how in in_words(config.evaluate, kind_of(config.data).plural).items()
+        Loss(f"{name}{suffix}", getattr(evaluation, name), prefix + how)
+        for name, how in in_words(config.evaluate, kind_of(config.data).plural, documents).items()
     ]
 
 
@@ -269,9 +269,8 @@ def score_in_units(name: str, value: float, unit: str) -> str:
 
 
 def plainly(name: str) -> str:
-    """A metric's name as it is printed: `validation_loss` for what files call `val_loss`."""
-    short, _, rest = name.partition("_")
-    return "_".join([{"val": "validation", "train": "training"}.get(short, short), rest])
+    """What validation measured, as it is printed: `validation_loss` for a file's `val_loss`."""
+    return f"validation_{name.removeprefix('val_')}"
 
 
 def meaning_of(name: str, task: Task) -> str:

@@ -9,6 +9,7 @@ serves. They are multiplied into the gradient afterwards, as the chain rule has 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from lstm_jax.cells import cell_of
@@ -22,8 +23,15 @@ WeightMasks = tuple[dict[str, Array], ...]
 
 
 def sample_weight_masks(key: Array, params: ModelParams, rate: float) -> WeightMasks | None:
-    """Draws the masks of every layer's recurrent weights; None where the rate is 0."""
-    if not rate:
+    """The masks of a rate, by `draw_weight_masks`; None where it is 0."""
+    return draw_weight_masks(key, params, 1 - rate if rate else None)
+
+
+def draw_weight_masks(
+    key: Array, params: ModelParams, chance: Array | float | None
+) -> WeightMasks | None:
+    """Draws the masks of every layer's recurrent weights, each kept with that chance; None: all."""
+    if chance is None:
         return None
 
     def sample(key: Array, layer: Any) -> dict[str, Array]:
@@ -31,7 +39,8 @@ def sample_weight_masks(key: Array, params: ModelParams, rate: float) -> WeightM
         keys = [key, *(jax.random.fold_in(key, n) for n in range(1, len(names)))]
         leaves = {name: getattr(layer, name) for name in names}
         return {
-            name: jax.random.bernoulli(k, 1 - rate, leaf.shape).astype(leaf.dtype) / (1 - rate)
+            name: jax.random.bernoulli(k, chance, leaf.shape).astype(leaf.dtype)
+            / jnp.asarray(chance, leaf.dtype)
             for k, (name, leaf) in zip(keys, leaves.items(), strict=True)
         }
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from lstm_jax.config import Config
+from lstm_jax.data.vocabulary import Vocabulary
 from lstm_jax.errors import UserError, shorten
 from lstm_jax.files import named
 from lstm_jax.model import ModelParams, init_model
@@ -47,7 +48,9 @@ def check_kind(there: Description, config: Config, task: Task) -> None:
         "model.cell": (there.config.model.cell, config.model.cell),
         "the interface's head": (there.interface.head, task.interface.head),
         "the interface's reads_ids": (there.interface.reads_ids, task.interface.reads_ids),
-        "the task's tokens": (there.identity.get("tokens"), task.identity.get("tokens")),
+        "data.tokens": tuple(
+            identity.get("tokens", Vocabulary.kind) for identity in (there.identity, task.identity)
+        ),
     }
     for name, (a, b) in pairs.items():
         if a != b:

@@ -87,7 +87,10 @@ class Description(NamedTuple):
         if source and self.source and there != self.identity:
             what = "text" if self.config.data.task == "text" else "data"
             if source == self.source:
-                return [f"the {what} has changed: {source[:100]} is not what it was"]
+                here = self.identity
+                keys = [key for key in {**here, **there} if here.get(key) != there.get(key)]
+                changed = " and another ".join(keys)
+                return [f"the {what} {source[:100]} has another {changed} than there"]
             return [f"the {what} is another: {source[:100]} there, {self.source[:100]} here"]
         interface = self.interface._asdict()
         return [

@@ -23,6 +23,7 @@ from lstm_jax.data.batches import Batch, stack_batches
 from lstm_jax.errors import UserError, shorten
 from lstm_jax.files import delete_parts, named, write_json
 from lstm_jax.heads import HEADS, Head
+from lstm_jax.hyperparameters import Hyperparameters, structure_of
 from lstm_jax.loss import count_targets
 from lstm_jax.masks import evaluation_masks
 from lstm_jax.model import count_parameters
@@ -149,6 +150,7 @@ class Run:
         self._init_from, self._beginning = init_from and str(init_from), None
         if init_from and not Checkpoints(workdir).steps():
             self._beginning = begin_from(self._init_from, config, task)
+        self.hyper = Hyperparameters.of(config)
         with ExitStack() as held:
             self.lock = held.enter_context(only_process(workdir))
             check, train = self.lock.check, config.train
@@ -209,7 +211,8 @@ class Run:
             # As one program: dozens of small ones take twice as long, compiled or read from disk.
             place = state_placement(self.config)
             init = jax.jit(init_train_state, static_argnums=(0, 1), out_shardings=place)
-            state = init(self.config, self.task.interface, jax.device_put(params, place.params))
+            begun_with = jax.device_put(params, place.params)
+            state = init(structure_of(self.config), self.task.interface, self.hyper, begun_with)
         for bad, why in damaged.items():
             aside = self.checkpoints.set_aside(bad)
             warn(f"the checkpoint of step {bad} is damaged ({why}); it is now {aside}")
@@ -250,8 +253,7 @@ class Run:
             with closing(Progress(steps, self.step, self.task.unit, seconds)) as progress:
                 self._train(dispatch, progress, received)
                 if received:
-                    self.watch.check_state(self.state)
-                    self.checkpoints.save(self.state, self.description, {})
+                    self.save()
                 self.checkpoints.wait()
         if received:
             self.draw_figures()
@@ -264,13 +266,20 @@ class Run:
         train = self.config.train
         return why_over(self.state.stall, train.patience) if self.step < train.steps else None
 
+    def save(self) -> None:
+        """Saves the state between two validations, where it is finite."""
+        self.watch.check_state(self.state)
+        self.checkpoints.save(self.state, self.description, {})
+
     def _compile(self) -> Wrapped:
         """The dispatch, compiled for all the steps to come."""
         dispatch = make_dispatch(self.config, head_of(self.task))
         sizes = dispatch_sizes(self.step, self.config.train)
         if sizes and not self.why_over():
             batch = self.task.training_batch(self.step)
-            seconds = compile_dispatches(partial(dispatch.lower, self.state), batch, sizes)
+            seconds = compile_dispatches(
+                partial(dispatch.lower, self.hyper, self.state), batch, sizes
+            )
             self.journal.compile_seconds += seconds
             say(f"compiled in {seconds:.1f} s")
         return dispatch
@@ -283,7 +292,7 @@ class Run:
         while step < train.steps and not received and not over:
             boundary = next_boundary(step, train)
             K = min(train.steps_per_dispatch, boundary - step)
-            self.state, infos = dispatch(self.state, self._batches(step, step + K))
+            self.state, infos = dispatch(self.hyper, self.state, self.batches(step, step + K))
             step += K
             if unread is not None:
                 clock = self._report(progress, *unread, clock)
@@ -296,33 +305,40 @@ class Run:
         if unread is not None:
             self._report(progress, *unread, clock)
 
-    def _batches(self, first: int, last: int) -> Batch:
+    def batches(self, first: int, last: int) -> Batch:
         """Those of the steps from `first` to before `last`, as one dispatch takes them."""
         return stack_batches([self.task.training_batch(step) for step in range(first, last)])
 
     def _report(
         self, progress: Progress, step: int, infos: StepInfo, clock: float, boundary: bool = False
     ) -> float:
-        """Writes a dispatch down, waiting for it if need be; returns the time when it was read.
+        """Writes a dispatch down, waiting for it if need be; returns the time when it was read."""
+        infos = jax.tree.map(np.asarray, jax.device_get(infos))
+        now = time.perf_counter()
+        self.report(progress, step, infos, now - clock, boundary)
+        return now
+
+    def report(
+        self, progress: Progress | None, step: int, infos: StepInfo, seconds: float, boundary: bool
+    ) -> None:
+        """Writes down a dispatch that has been read, and took so long; None: it is not shown.
 
         At a boundary the state is that of its end, and is validated, sampled and saved.
         """
-        infos = jax.tree.map(np.asarray, jax.device_get(infos))
-        now = time.perf_counter()
-        self.watch.check_infos(step, infos, self.state, self._batches)
-        line = self.journal.line(step, infos, now - clock)
+        self.watch.check_infos(step, infos, self.state, self.batches)
+        line = self.journal.line(step, infos, seconds)
         if boundary:
             scores = self._validate()
             line |= scores
             self._heed(scores)
             self._begin_average(line)
         self.journal.write(line)
-        progress.update(line)
+        if progress is not None:
+            progress.update(line)
         if boundary:
             self.checkpoints.save(self.state, self.description, scores)
             if self.on_curves is not None:
                 self.draw_figures()
-        return now
 
     def _validate(self) -> dict[str, float]:
         """Scores the state, where that is finite, and writes a sample."""

@@ -66,13 +66,17 @@ class Evaluation(NamedTuple):
     windows: float
 
 
-def in_words(config: EvaluateConfig, plural: str = "characters") -> dict[str, str]:
-    """What each protocol does, for people; `plural`: what a text is read in."""
+def in_words(
+    config: EvaluateConfig, plural: str = "characters", documents: bool = False
+) -> dict[str, str]:
+    """What each protocol does, for people; `documents`: the text is divided into such."""
     pieces = f"as {config.lanes} pieces, each warmed up on the {config.warmup:,} {plural} before"
+    afresh = "; each document starts from zero" if documents else ""
     return {
         "stream": "the state is carried through the text, read "
-        + (pieces if config.lanes > 1 else "strictly in order"),
-        "windows": f"the state starts from zero every {config.window_length:,} {plural}",
+        + (pieces if config.lanes > 1 else "strictly in order")
+        + afresh,
+        "windows": f"the state starts from zero every {config.window_length:,} {plural}{afresh}",
     }
 
 

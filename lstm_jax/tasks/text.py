@@ -74,7 +74,7 @@ class TextTask(Task):
         self.streams = Streams(self.split.train, train.batch_size, train.sequence_length, plural)
         if self.split.validation is not None:
             check_lanes(len(self.split.validation), self.evaluation)
-        said = in_words(config.evaluate)
+        said = in_words(config.evaluate, plural, bool(data.document_separator))
         self.meanings = {f"loss_{protocol}": words for protocol, words in said.items()}
         self.interface = interface_of(text.vocabulary)
         self.source = f"{text.name} ({len(text.ids):,} {plural})"

@@ -201,6 +201,7 @@ def test_a_task_of_ones_own_has_flags(folder):
     done = call(*line)
     assert done.code == 0 and "2 in, 2 out" in done.stderr
     assert load_model("run")[1].config.data.rows == 2
+    assert "--config.data.rows=" in call(*line, "--help").stdout
     assert "data.rows lies between 1 and 9" in refused(*line, "--config.data.rows=10")
     assert "means nothing to data.task=rows" in refused(*line, "--config.data.train_chars=9")
     assert Config().data.rows == 3
@@ -228,11 +229,6 @@ def test_a_file_that_is_no_experiment_is_one_line(name, folder):
 def test_a_folder_or_a_pipe_of_such_a_name_is_none(folder):
     (folder / "folder.py").mkdir()
     assert "folder.py is no file" in refused("--experiment=folder.py")
-
-
-def test_a_link_to_a_file_of_another_name_is_none(folder):
-    (folder / "link.py").symlink_to("text")
-    assert "link.py: it leads to 'text', whose name" in refused("--experiment=link.py")
 
 
 def test_it_is_executed_once(folder, capsys):

@@ -119,7 +119,12 @@ def test_a_file_that_has_changed_or_moved(folder):
             ["--config.data.validation_fraction=0.1"],
             "nothing beside data.validation_path",
         ),
-        (TRAIN, ["--config.data.max_types=9"], "data.max_types is 0 there and 9 here"),
+        (
+            TRAIN | {"workdir": "new"},
+            ["--config.data.max_types=9"],
+            "means nothing without data.tokens=words",
+        ),
+        (TRAIN | THREE, ["--config.data.max_types=9"], "data.max_types is 0 there and 9 here"),
     ],
 )
 def test_what_makes_no_sense(mode, args, message, folder):

@@ -32,6 +32,8 @@ from lstm_jax.gradients import GRADIENTS
 from lstm_jax.heads import softmax
 from lstm_jax.model import Interface, Masks
 from lstm_jax.gradients.lanes import lane_mesh, over_lanes
+from lstm_jax.hyperparameters import Hyperparameters, structure_of
+from lstm_jax.run.many import devices_of, many_steps, stack, take
 from lstm_jax.train import init_train_state, make_dispatch
 from lstm_jax.verification.compare import UNOPTIMIZED
 
@@ -83,12 +85,24 @@ def trained():
     dispatch, batches = make_dispatch(config), stack_batches([plain] * 3)
     state = init_train_state(config, 11)
     for _ in range(2):
-        state, infos = dispatch(state, batches)
+        state, infos = dispatch(Hyperparameters.of(config), state, batches)
     return jax.tree.map(np.asarray, (state.params, state.carry, infos)), dispatch._cache_size()
 four, found["compiled"] = trained()
+configs = [config.replace({"train.seed": seed, "optimizer.learning_rate": 0.01 * (seed + 1)})
+           for seed in range(4)]
+stacked = stack([Hyperparameters.of(c) for c in configs])
+states = stack([init_train_state(c, 11) for c in configs])
+steps = many_steps(structure_of(config), softmax, devices_of(4))
+apart, _ = steps(stacked, states, stack([stack_batches([plain] * 3)] * 4))
+assert len(apart.params.readout.W.sharding.device_set) == 4
 parallel.CORES_APART_BELOW = 0
 one, _ = trained()
 found["trained"] = largest(four, one)
+dispatch = make_dispatch(config)
+alone = [dispatch(Hyperparameters.of(c), init_train_state(c, 11), stack_batches([plain] * 3))[0]
+         for c in configs]
+found["runs"] = largest(apart.params, stack([state.params for state in alone]))
+found["of others"] = largest(take(apart.params, 0), take(apart.params, 1))
 print(json.dumps(found))
 """
 
@@ -127,6 +141,11 @@ def test_devices_weigh_as_many_targets_as_they_count(found):
 def test_training_is_that_of_one_device_and_compiles_once(found):
     assert found["trained"] < 1e-12
     assert found["compiled"] == 1
+
+
+def test_a_run_on_each_device_is_that_of_a_run_alone(found):
+    assert found["runs"] < 1e-12
+    assert found["of others"] > 1e-3
 
 
 def test_what_four_devices_saved_one_restores(found, workdir, x64):

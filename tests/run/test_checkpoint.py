@@ -304,7 +304,7 @@ def test_every_option_that_decides_about_the_training_makes_another_run(key):
 
 def test_another_alphabet_and_another_dtype_are_refused(workdir):
     rewrite(workdir, lambda described: described["identity"].update(alphabet="\nabd"))
-    with pytest.raises(UserError, match=r"the text has changed: text \(500 char.*is not what it"):
+    with pytest.raises(UserError, match=r"the text text \(500 char.* has another alphabet than"):
         resume(workdir)
     rewrite(workdir, lambda described: described["identity"].update(alphabet="\nabc"))
     rewrite(workdir, lambda described: described.update(dtype="float64"))

@@ -42,7 +42,7 @@ def test_a_dispatch_compiles_nothing_more(tmp_path):
             dispatch = run._compile()
             before = len(compiled)
             for first, last in ((0, 3), (3, 6), (18, 20)):
-                run.state, _ = dispatch(run.state, run._batches(first, last))
+                run.state, _ = dispatch(run.hyper, run.state, run.batches(first, last))
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert len(compiled) == before > 2

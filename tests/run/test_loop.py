@@ -303,7 +303,7 @@ def test_what_a_run_writes_is_handed_on_as_it_comes(tmp_path, finished, monkeypa
 )
 def test_another_run_in_the_same_folder_is_refused(change, text, finished):
     before = sorted(finished.rglob("*"))
-    with pytest.raises(UserError, match=r"holds another run: .*( is .* there and .* here|has ch)"):
+    with pytest.raises(UserError, match=r"another run: .*( is .* there and .* here|another sha)"):
         run_in(finished, CONFIG.replace(change), text)
     assert sorted(finished.rglob("*")) == before
 

@@ -9,6 +9,7 @@ import pytest
 from lstm_jax.config import Config
 from lstm_jax.data.batches import Streams, stack_batches
 from lstm_jax.errors import UserError
+from lstm_jax.hyperparameters import Hyperparameters
 from lstm_jax.model import Interface, init_model
 from lstm_jax.run import memory
 from lstm_jax.run.memory import (
@@ -56,7 +57,8 @@ def test_no_run_takes_less(changes, size):
     ids = np.zeros(train.batch_size * train.sequence_length + 1, np.uint8)
     streams = Streams(ids, train.batch_size, train.sequence_length)
     batches = stack_batches([streams.batch_at(step) for step in range(2)])
-    planned = make_dispatch(config).lower(state, batches).compile().memory_analysis()
+    dispatch, hyper = make_dispatch(config), Hyperparameters.of(config)
+    planned = dispatch.lower(hyper, state, batches).compile().memory_analysis()
     needed = planned.temp_size_in_bytes + sum(leaf.nbytes for leaf in jax.tree.leaves(batches))
     assert needed / 8 < batch_bytes(config, interface, streams.batch_at(0)) <= needed
 

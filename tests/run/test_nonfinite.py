@@ -11,6 +11,7 @@ import pytest
 from lstm_jax import train
 from lstm_jax.data.batches import Streams
 from lstm_jax.errors import UserError
+from lstm_jax.hyperparameters import Hyperparameters
 from lstm_jax.loss import sequence_loss
 from lstm_jax.model import named_leaves
 from lstm_jax.optimizer import skip_nonfinite
@@ -71,7 +72,7 @@ def test_a_leafs_norm_is_that_of_its_gradient():
     """By autodiff and NumPy; and a gradient that is not finite in one leaf alone is named by it."""
     config = CONFIG.replace({"model.dropout": 0.0})
     state, batch = init_train_state(config, 4), Streams(TEXT.ids, 3, 4).batch_at(0)
-    _, info = jax.jit(make_train_step(config))(state, batch)
+    _, info = jax.jit(make_train_step(config))(Hyperparameters.of(config), state, batch)
     grads = jax.grad(lambda params: sequence_loss(params, state.carry, batch)[0])(state.params)
     norms, wanted = named_leaves(info.leaf_norms), named_leaves(grads)
     assert list(norms) == list(wanted)
@@ -142,14 +143,17 @@ def poisoned(monkeypatch):
     def make(config, head):
         train_step = make_train_step(config, head)
 
-        def step(state, batch):
+        def step(hyper, state, batch):
             value = jax.numpy.where((state.step == np.array([4, 8, 9])).any(), np.nan, 1)
             carry = jax.tree.map(lambda x_BxH: x_BxH.at[0, 0].mul(value), state.carry)
-            return train_step(state._replace(carry=carry), batch)
+            return train_step(hyper, state._replace(carry=carry), batch)
 
         return step
 
     monkeypatch.setattr(train, "make_train_step", make)
+    train.dispatch_of.cache_clear()
+    yield
+    train.dispatch_of.cache_clear()
 
 
 @pytest.mark.usefixtures("poisoned")
