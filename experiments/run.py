@@ -14,7 +14,7 @@ Every --config.SECTION.KEY has a --sweep.SECTION.KEY: values with commas between
 import dataclasses
 import itertools
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -233,17 +233,19 @@ def define_flag(name: str, field: dataclasses.Field, default: Any) -> flags.Flag
     OPTIONS[name], text = field, option_help(name.removeprefix("config."), field)
     if field.metadata["choices"] is not None:
         flag = flags.DEFINE_enum(name, default, [*field.metadata["choices"]], text)
+        parser = flags.FLAGS[name].parser
+        assert isinstance(parser, flags.EnumParser)
         # The dict itself: a file of the user's may add to it.
-        flags.FLAGS[name].parser.enum_values = field.metadata["choices"]
+        parser.enum_values = field.metadata["choices"]
         return flag
     if value_type(field) is tuple:
         return flags.DEFINE(Integers(), name, default, text)
-    define = {
+    define: dict[type, Callable[..., flags.FlagHolder]] = {
         int: flags.DEFINE_integer,
         float: flags.DEFINE_float,
         str: flags.DEFINE_string,
-    }[value_type(field)]
-    return define(name, default, text)
+    }
+    return define[value_type(field)](name, default, text)
 
 
 SAMPLING = {
@@ -489,7 +491,8 @@ def set_compile_cache() -> None:
         keep_no_programs()
     elif chosen:
         keep_programs(named(chosen))
-    elif (set_up := jax.config.jax_compilation_cache_dir) is None:
+    # JAX's types say nothing of the values in its config.
+    elif (set_up := jax.config.jax_compilation_cache_dir) is None:  # type: ignore[attr-defined]
         keep_programs_unasked(cache_folder())
     elif set_up.startswith("~"):  # which JAX would take for a name
         jax.config.update("jax_compilation_cache_dir", str(named(set_up)))
@@ -653,7 +656,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         load_own_experiment(argv)
         rest = flags.FLAGS(argv)
         if flags.FLAGS["verbosity"].using_default_value:
-            flags.FLAGS.verbosity = logging.FATAL
+            logging.set_verbosity(logging.FATAL)
         return rest
     except UserError as error:  # of a file of the user's
         say(f"error: {error}")
@@ -665,10 +668,10 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 def load_own_experiment(argv: Sequence[str]) -> None:
     """Loads the file that --experiment names, where it does, and defines flags for its options."""
     early = flags.FlagValues()
-    flags.DEFINE_string("experiment", "", "", flag_values=early)
+    experiment = flags.DEFINE_string("experiment", "", "", flag_values=early)
     early(argv, known_only=True)
-    if is_file(name := early["experiment"].value):
-        load_experiment(name)
+    if is_file(experiment.value):
+        load_experiment(experiment.value)
     Config()  # which takes in the options of what is now in CELLS and TASKS
     define_config_flags()
 
@@ -708,8 +711,9 @@ def described(flag: flags.Flag) -> Flag:
 
 def show_help() -> int:
     """`--help`, on stdout."""
-    ours = flags.FLAGS.flags_by_module_dict()[flags.FLAGS.find_module_defining_flag("mode")]
-    by_name = {flag.name: described(flag) for flag in ours}
+    module = flags.FLAGS.find_module_defining_flag("mode")
+    assert module is not None  # this one
+    by_name = {flag.name: described(flag) for flag in flags.FLAGS.flags_by_module_dict()[module]}
     show(help_text(by_name, EXPERIMENTS, READ_BY_MODE))
     return 0
 

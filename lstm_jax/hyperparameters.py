@@ -8,9 +8,9 @@ from typing import NamedTuple, Self
 
 import jax
 import numpy as np
-from jax import Array
 
 from lstm_jax.config import Config
+from lstm_jax.data.batches import Values
 from lstm_jax.masks import Chances
 from lstm_jax.optimizer import Numbers, number
 
@@ -41,10 +41,10 @@ class Hyperparameters(NamedTuple):
     `jax.vmap` over them, each with a leading axis, trains many runs side by side.
     """
 
-    seed: Array
+    seed: Values
     optimizer: Numbers
     chances: Chances
-    reset_rate: Array | None
+    reset_rate: Values | None
 
     @classmethod
     def of(cls, config: Config) -> Self:

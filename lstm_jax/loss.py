@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from lstm_jax.data.batches import Batch
+from lstm_jax.data.batches import Batch, as_array
 from lstm_jax.heads import Head, softmax
 from lstm_jax.model import Carry, Masks, ModelParams, output_size, read_out, run_stack
 from lstm_jax.pieces import cut, steps_at_once
@@ -17,7 +17,8 @@ class Aux(NamedTuple):
     """What comes out of a sequence besides its loss."""
 
     carry: Carry  # the state after the last step
-    count: Array  # how many targets the mean was taken over
+    # How many targets the mean was taken over.
+    count: Array  # type: ignore[assignment]  # a tuple has a method of that name
 
 
 def bits(nats: float) -> float:
@@ -36,16 +37,16 @@ def counted(batch: Batch) -> Array | None:
                 f"a batch's {name} is True or False for each step, not {marks_TxB.dtype}"
             )
     if batch.mask is None or batch.live is None:
-        return batch.live if batch.mask is None else batch.mask
-    return batch.mask & batch.live
+        return as_array(batch.live if batch.mask is None else batch.mask)
+    return jnp.asarray(batch.mask & batch.live)
 
 
 def known_targets(batch: Batch) -> Array:
     """The targets, with 0 in place of numbers that do not count: what is missing may be NaN."""
-    mask_TxB = counted(batch)
-    if mask_TxB is None or not jnp.issubdtype(batch.targets.dtype, jnp.floating):
-        return batch.targets
-    return jnp.where(mask_TxB[..., None], batch.targets, 0)
+    mask_TxB, targets = counted(batch), jnp.asarray(batch.targets)
+    if mask_TxB is None or not jnp.issubdtype(targets.dtype, jnp.floating):
+        return targets
+    return jnp.where(mask_TxB[..., None], targets, 0)
 
 
 def count_targets(batch: Batch) -> Array:

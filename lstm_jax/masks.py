@@ -31,7 +31,8 @@ class Chances(NamedTuple):
     @classmethod
     def of(cls, config: ModelConfig) -> Self:
         rates = config.input_dropout, config.dropout, config.embedding_dropout, config.weight_drop
-        return cls(*(1 - rate if rate else None for rate in rates), zoneout_rates(config))
+        keeps = (1 - rate if rate else None for rate in rates)
+        return cls._make([*keeps, zoneout_rates(config)])
 
 
 def sample_masks(

@@ -14,6 +14,7 @@ from lstm_jax.cells import CELLS, cell_of
 from lstm_jax.cells.cell import Marks
 from lstm_jax.cells.passes import blank
 from lstm_jax.cells.projection import multiply_input
+from lstm_jax.data.batches import Values, as_array
 from lstm_jax.errors import UserError
 from lstm_jax.layer import run
 from lstm_jax.model_config import ModelConfig, cell_options
@@ -171,11 +172,15 @@ def no_masks(params: ModelParams) -> Masks:
 
 
 def embed(
-    params: ModelParams, inputs: Array, live_TxB: Array | None = None, mask_BxV: Array | None = None
+    params: ModelParams,
+    inputs: Values,
+    live_TxB: Values | None = None,
+    mask_BxV: Array | None = None,
 ) -> Array:
     """What the first layer reads: embeddings TxBxE, or, without an embedding, what comes in."""
+    inputs = jnp.asarray(inputs)
     if params.embedding is None:
-        return blank(inputs, live_TxB)
+        return blank(inputs, as_array(live_TxB))
     return multiply_input(inputs, params.embedding, mask_BxV)
 
 
@@ -193,15 +198,16 @@ def read_out(params: ModelParams, h_TxBxH: Array) -> Array:
 def run_stack(
     params: ModelParams,
     carry: Carry,
-    inputs: Array,
+    inputs: Values,
     masks: Masks | None = None,
-    resets_TxB: Array | None = None,
-    live_TxB: Array | None = None,
+    resets_TxB: Values | None = None,
+    live_TxB: Values | None = None,
     *,
     truncated: bool = False,
 ) -> tuple[Array, Carry]:
     """`apply` without the readout: what that reads, TxBxH, and the carry."""
     masks = masks or no_masks(params)
+    resets_TxB, live_TxB = as_array(resets_TxB), as_array(live_TxB)
     x = embed(params, inputs, live_TxB, masks.embedding)
     states = []
     for n, (layer, state, mask_BxD) in enumerate(
@@ -219,10 +225,10 @@ def run_stack(
 def apply(
     params: ModelParams,
     carry: Carry,
-    inputs: Array,
+    inputs: Values,
     masks: Masks | None = None,
-    resets_TxB: Array | None = None,
-    live_TxB: Array | None = None,
+    resets_TxB: Values | None = None,
+    live_TxB: Values | None = None,
     *,
     truncated: bool = False,
 ) -> tuple[Array, Carry]:

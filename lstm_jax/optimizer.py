@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from lstm_jax.data.batches import Values
 from lstm_jax.options import Section, option
 
 
@@ -105,15 +106,15 @@ class Numbers(NamedTuple):
     1e-5 of itself where b2 is 0.999 and a number of float32.
     """
 
-    peak: Array  # of the learning rate
-    climb: Array  # what the warm-up climbs to it
-    warmup: Array  # steps
-    after: Array  # steps that follow
-    floor: Array  # where the cosine ends, as a share of the peak
-    above: Array  # 1 - floor, rounded once
-    weight_decay: Array
-    momentum: Array | None
-    clip_norm: Array | None
+    peak: Values  # of the learning rate
+    climb: Values  # what the warm-up climbs to it
+    warmup: Values  # steps
+    after: Values  # steps that follow
+    floor: Values  # where the cosine ends, as a share of the peak
+    above: Values  # 1 - floor, rounded once
+    weight_decay: Values
+    momentum: Values | None
+    clip_norm: Values | None
 
     @classmethod
     def of(cls, config: OptimizerConfig, steps: int) -> "Numbers":

@@ -55,7 +55,8 @@ def checked(name: str, value: Any, f: dataclasses.Field) -> Any:
         return None
     if kind is tuple:
         return _checked_each(name, value, meta)
-    if type(value) is not kind and not (kind is float and type(value) is int):
+    fits = type(value) is kind or (kind is float and type(value) is int)
+    if not fits:
         raise UserError(f"{name} takes {KINDS[kind]}, not {shorten(value)}")
     if meta["choices"] is not None and value not in meta["choices"]:
         raise UserError(f"{name} is one of {', '.join(meta['choices'])}; not {shorten(value)}")
@@ -90,7 +91,8 @@ def extend(section: type["Section"], more: Iterable[type["Section"]]) -> None:
         news = [f for f in dataclasses.fields(options) if f.name not in known]
         if not news:
             continue
-        grown = dataclass(frozen=True)(type(section.__name__, (section, options), {}))
+        bases = (section, options)
+        grown: type[Section] = dataclass(frozen=True)(type(section.__name__, bases, {}))
         for name in WRITTEN:
             setattr(section, name, vars(grown)[name])
         for f in news:  # for instances that are older

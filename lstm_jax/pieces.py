@@ -1,8 +1,10 @@
 """A sequence in pieces of time: what is too large as a whole is made piece by piece."""
 
-from typing import Any
+from typing import TypeVar
 
 import jax
+
+Tree = TypeVar("Tree")
 
 
 def steps_at_once(T: int, B: int, N: int, most: int) -> int:
@@ -11,7 +13,7 @@ def steps_at_once(T: int, B: int, N: int, most: int) -> int:
     return min(T, max(1, most // max(1, B * N)))
 
 
-def cut(tree: Any, length: int) -> tuple[Any, Any]:
+def cut(tree: Tree, length: int) -> tuple[Tree, Tree]:
     """Pieces of `length` steps, Nx(length)x... in every leaf, and the last one, no longer.
 
     Every leaf has T first, and T is at least 1.

@@ -14,7 +14,7 @@ from jax.stages import Wrapped
 from lstm_jax.averaging import Average, init_average, update_average
 from lstm_jax.cells.passes import reset
 from lstm_jax.config import Config
-from lstm_jax.data.batches import Batch
+from lstm_jax.data.batches import Batch, Values
 from lstm_jax.gradients.lanes import Placement, lane_mesh, over_lanes
 from lstm_jax.gradients.remat import make_gradient
 from lstm_jax.gradients.weight_drop import draw_weight_masks, with_weight_drop
@@ -70,7 +70,8 @@ def state_placement(config: Config) -> TrainState:
     average = None if config.train.average == "none" else everywhere
     stalls = init_stall(config.optimizer, config.train.patience) is not None
     stall = everywhere if stalls else None
-    return TrainState(everywhere, everywhere, everywhere, placement.carry, average, stall)
+    places = (everywhere, everywhere, everywhere, placement.carry, average, stall)
+    return TrainState._make(places)
 
 
 def optimizer_of(config: Config, numbers: Numbers) -> optax.GradientTransformationExtraArgs:
@@ -114,7 +115,7 @@ def reset_nonfinite(carry: Carry) -> Carry:
     return reset(carry, ~finite_B)
 
 
-def sample_resets(key: Array, batch: Batch, rate: Array | float | None) -> Batch:
+def sample_resets(key: Array, batch: Batch, rate: Values | float | None) -> Batch:
     """The batch with that share of its lanes, drawn at each step, reset before its first step.
 
     A lane so reset goes on in the middle of the text without knowing what came before. Scoring by

@@ -40,9 +40,10 @@ from lstm_jax.verification.cases import Problem
 from lstm_jax.verification.notebook import reference_gradient
 
 # Each is what differs from `Trial`. Case 0 is plain, case 1 has everything on.
-PLAIN, FULL = {"case": 0}, {"case": 1}
+PLAIN: dict[str, Any] = {"case": 0}
+FULL: dict[str, Any] = {"case": 1}
 OWN_IDS = {"case": 0, "own_ids": True}  # dW's rows then are dz, step by step and lane by lane
-SHAPES = {
+SHAPES: dict[str, list[dict[str, Any]]] = {
     "base": [PLAIN, FULL, OWN_IDS],
     "base, as verified": [{"case": 0, "beside": True, "unoptimized": True, "both": True}],
     "beside truncated": [PLAIN | {"beside": True}, FULL | {"beside": True}],
@@ -108,8 +109,8 @@ def change_rows(trial: Trial) -> None:
     if trial.dx_barrier:
         original = lstm.project_backward
 
-        def project_backward(*args: Any) -> Any:
-            dW, dx = original(*args)
+        def project_backward(*args: Any, **named: Any) -> Any:
+            dW, dx = original(*args, **named)
             return dW, dx if dx is None else lax.optimization_barrier(dx)
 
         lstm.project_backward = project_backward
@@ -118,8 +119,9 @@ def change_rows(trial: Trial) -> None:
 def problem_of(trial: Trial) -> Problem:
     """The numbers of the verification's case."""
     config = get_config()
-    shape = {"hidden_size": trial.H, "num_layers": trial.L, "dropout": trial.dropout}
-    model = dataclasses.replace(config.model, **shape)
+    model = dataclasses.replace(
+        config.model, hidden_size=trial.H, num_layers=trial.L, dropout=trial.dropout
+    )
     train = dataclasses.replace(config.train, batch_size=trial.B, sequence_length=trial.T)
     case = cases_of(dataclasses.replace(config, model=model, train=train))[trial.case]
     if not trial.own_ids:

@@ -223,10 +223,10 @@ def draw_entries(
         needed = [e["planned_bytes"] / 1e6 for e in planned]
         hollow = style | {"ls": "", "mfc": "white", "label": "it would need"}
         memory.plot([e["T"] for e in planned], needed, ms=4, **hollow)
-    below = {"xytext": (0, -11), "textcoords": "offset points", "ha": "center", "size": 7}
+    below: dict[str, Any] = {"xytext": (0, -11), "textcoords": "offset points"}
     for entry, megabytes in zip(run, added, strict=True):
         if k := entry["remat_every"]:
-            memory.annotate(f"k = {k}", (entry["T"], megabytes), **below)
+            memory.annotate(f"k = {k}", (entry["T"], megabytes), ha="center", size=7, **below)
 
 
 def about(config: Config, machine: dict[str, Any]) -> str:

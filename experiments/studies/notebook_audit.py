@@ -53,14 +53,14 @@ def draw(numbers: dict[str, Any], path: Path) -> None:
     last = len(losses) - 1
     colors = [STRONG if number == last else FAINT for number in range(len(losses))]
     axes.barh(range(len(losses)), [min(loss, end) for loss in losses], 0.72, color=colors)
-    near = {"textcoords": "offset points", "va": "center", "size": 8}
+    near: dict[str, Any] = {"textcoords": "offset points", "va": "center", "size": 8}
     for place, loss in enumerate(losses):
         text = f"{loss:.2f}" + (" →" if loss > end else "")
-        inside = {"xytext": (-4, 0), "ha": "right"} if loss > 0.8 * end else {"xytext": (4, 0)}
-        axes.annotate(text, (min(loss, end), place), **near, **inside)
+        offset, side = ((-4, 0), "right") if loss > 0.8 * end else ((4, 0), "left")
+        axes.annotate(text, (min(loss, end), place), xytext=offset, ha=side, **near)
     axes.axvline(start, color=REFERENCE, lw=0.9, ls=":", zorder=0.5)
-    above = {"xytext": (-3, 0), "ha": "right"}
-    axes.annotate(f"untrained: {start:.2f}", (start, -0.75), **near, **above)
+    label = f"untrained: {start:.2f}"
+    axes.annotate(label, (start, -0.75), xytext=(-3, 0), ha="right", **near)
     axes.set_yticks(range(len(losses)), STAGES)
     axes.set(xlim=(0, end), ylim=(last + 0.5, -1.1), xlabel="loss (nats per character)")
     axes.tick_params(axis="y", length=0)

@@ -60,7 +60,8 @@ def command_of(config: Config, workdir: Path, programs: Path) -> list[str]:
     """The command line that trains this config."""
     base = tiny_shakespeare_small.get_config().flatten()
     changes = {k: v for k, v in config.flatten().items() if v != base[k]}
-    devices = max(jax.config.jax_num_cpu_devices, 0)
+    # JAX's types say nothing of the values in its config.
+    devices = max(jax.config.jax_num_cpu_devices, 0)  # type: ignore[attr-defined]
     if devices == usable_cpus():  # all, and so nothing that a machine with a GPU would refuse
         devices = 0
     return [

@@ -72,6 +72,7 @@ def main(config: Config, workdir: Path) -> int:
     show(row("mean", means, runs[0]["parameters"]))
     task, masks = TextTask(config, text), evaluation_masks(config.model)
     models = [(load_model(folder, "best")[0].eval_params, masks) for folder in configs]
+    assert task.split.validation is not None  # `text_to_validate_on` has refused what has none
     ensemble = evaluate_ensemble(models, task.split.validation, config.evaluate)._asdict()
     show(row("ensemble", exactly(ensemble), sum(run["parameters"] for run in runs)))
     record = {"machine": describe_machine(), "config": config.flatten()}

@@ -114,14 +114,15 @@ def draw(numbers: dict[str, Any], path: Path) -> None:
     axes = figure.subplots()
     for n, protocol in enumerate(PROTOCOLS):
         means, deviations = zip(*(losses[protocol] for _, losses in variants), strict=True)
-        style = {"color": COLORS[n], "marker": MARKERS[n], "mfc": "white" if n else COLORS[n]}
-        bars = {"ls": "", "ms": 4, "elinewidth": 0.9, "label": f"validation, {protocol}"}
+        style: dict[str, Any] = {"color": COLORS[n], "marker": MARKERS[n], "ms": 4, "ls": ""}
+        style |= {"mfc": "white" if n else COLORS[n], "elinewidth": 0.9}
+        label = f"validation, {protocol}"
         places = [place + 0.16 * (2 * n - 1) for place in range(len(variants))]
-        axes.errorbar(means, places, xerr=deviations, **style, **bars)
+        axes.errorbar(means, places, xerr=deviations, label=label, **style)
         base = numbers["variants"][BASE][protocol][0]
         axes.axvline(base, color=COLORS[n], lw=0.8, ls=DASHES[n], alpha=0.6, zorder=1)
     axes.set_yticks(range(len(variants)), [name for name, _ in variants])
-    axes.get_yticklabels()[[name for name, _ in variants].index(BASE)].set_weight("bold")
+    axes.get_yticklabels()[[name for name, _ in variants].index(BASE)].set_fontweight("bold")
     axes.set(ylim=(len(variants) - 0.4, -0.6), xlabel="loss (nats per character), lower is better")
     axes.tick_params(axis="y", length=0)
     axes.legend(loc="lower left")

@@ -48,7 +48,8 @@ def case_of(config: Config) -> Case:
 
 def verify_recipes() -> dict[str, list[Row]]:
     """Every recipe's rows, side by side as compiling allows; prints each table in its turn."""
-    cases, by_recipe = {name: case_of(config) for name, config in recipes().items()}, {}
+    cases = {name: case_of(config) for name, config in recipes().items()}
+    by_recipe: dict[str, list[Row]] = {}
     with ThreadPoolExecutor(workers()) as pool:
         verified = pool.map(verify_as_trained, cases.values())
         for name, rows in zip(cases, verified, strict=True):

@@ -49,8 +49,10 @@ def use_devices(count: int) -> None:
     try:
         backend = jax.default_backend()
     except (RuntimeError, AssertionError) as error:  # the latter without a word, for cuda
+        # JAX's types say nothing of the values in its config.
+        platforms = jax.config.jax_platforms or ""  # type: ignore[attr-defined]
         raise UserError(
-            f"JAX finds no device for JAX_PLATFORMS={jax.config.jax_platforms or ''}: "
+            f"JAX finds no device for JAX_PLATFORMS={platforms}: "
             f"{str(error) or 'there is none of the kind'}; unset it, or take JAX_PLATFORMS=cpu"
         ) from error
     if count and backend != "cpu":

@@ -79,6 +79,6 @@ def show_unraisable(unraisable: Any) -> None:
         sys.__unraisablehook__(unraisable)
 
 
-def show_warning(message: Warning | str, *_: Any) -> None:
+def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     """Shows what a library warns of like any other warning, without the line of code."""
     warn(message)

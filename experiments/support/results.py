@@ -23,8 +23,9 @@ def draw(numbers: dict[str, Any], path: Path) -> None:
         mean = statistics.mean(model["losses"])
         axes.plot([mean], [row], "|", ms=13, mew=1.6, color=color)
         axes.plot(model["losses"], [row] * len(model["losses"]), "o", ms=4, color=color, alpha=0.6)
-        label = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center", "color": color}
-        axes.annotate(f"{mean:.3f}", (mean, row), **label, weight="bold", size=8.5, bbox=BACKGROUND)
+        label: dict[str, Any] = {"ha": "center", "color": color, "weight": "bold", "size": 8.5}
+        label |= {"xytext": (0, 9), "textcoords": "offset points", "bbox": BACKGROUND}
+        axes.annotate(f"{mean:.3f}", (mean, row), **label)
     names = ["\n".join(map(plain, (model["name"], model["about"]))) for model in models]
     axes.set_yticks(range(len(models)), names, linespacing=1.3)
     axes.tick_params(axis="y", length=0)

@@ -185,7 +185,8 @@ def load_members(
 
     UserError where one is of another text or split than the first, or is one of those before it,
     by another name or as a copy."""
-    members, contents = [], {content_of(first.eval_params): workdir}
+    members: list[tuple[ModelParams, Masks | None]] = []
+    contents: dict[bytes, str | Path] = {content_of(first.eval_params): workdir}
     for folder in folders:
         state, description = load_model(named(folder), which)
         if text_and_split(description) != text_and_split(like):

@@ -59,12 +59,13 @@ def name_of(values: Mapping[str, Any], names: Mapping[str, str]) -> str:
 def points_of(config: Config, grid: Grid, workdir: Path, given: Sequence[str]) -> list[Point]:
     """Every combination of the grid's values; `given` are the options that flags changed beside
     them. UserError, before any run has begun, for what one of them could not do."""
-    for name, values in grid.items():
+    for name, swept in grid.items():
         if name == "data.task":
             raise UserError("--sweep.data.task means nothing: the runs of a sweep are of one task")
-        if len({*values}) < len(values):
-            raise UserError(f"--sweep.{name} has a value twice: {', '.join(map(str, values))}")
-    points, names = [], short_names(grid)
+        if len({*swept}) < len(swept):
+            raise UserError(f"--sweep.{name} has a value twice: {', '.join(map(str, swept))}")
+    names = short_names(grid)
+    points: list[Point] = []
     for combination in itertools.product(*grid.values()):
         values = dict(zip(grid, combination, strict=True))
         folder = workdir / re.sub(r"[^\w.,=+-]", "_", name_of(values, names))
@@ -144,8 +145,8 @@ def train_chunk(points: Sequence[Point], width: int, title: str) -> dict[Path, d
                 runs[point.folder] = held.enter_context(run)
             except UserError as error:
                 note(point.folder, error)
-        for folder, error in train_runs([*runs.values()], width).items():
-            note(folder, error)
+        for folder, failure in train_runs([*runs.values()], width).items():
+            note(folder, failure)
         for folder, run in runs.items():
             if folder not in found:
                 found[folder] = run.summary()
@@ -194,10 +195,10 @@ def settings_of(runs: Sequence[Mapping[str, Any]]) -> list[Setting]:
         others = {name: value for name, value in run["values"].items() if name != SEED}
         groups.setdefault(tuple(others.items()), []).append(run)
     settings = []
-    for others, group in groups.items():
+    for values, group in groups.items():
         found = [losses for run in group if (losses := losses_of(run))]
         kinds = {name: [losses[name] for losses in found] for name in (found[0] if found else ())}
-        settings.append(Setting(dict(others), kinds, len(group) - len(found)))
+        settings.append(Setting(dict(values), kinds, len(group) - len(found)))
     return sorted(settings, key=lambda setting: setting.mean)
 
 
@@ -249,8 +250,8 @@ def draw(numbers: dict[str, Any], path: Path) -> None:
     for n, (label, points) in enumerate(numbers["lines"].items()):
         color, marker = COLORS[n % len(COLORS)], MARKERS[n % len(MARKERS)]
         means = [statistics.mean(losses) for _, losses in points]
-        style = {"color": color, "ls": DASHES[n % len(DASHES)], "label": plain(label)}
-        axes.plot([x for x, _ in points], means, **style)
+        style: dict[str, Any] = {"color": color, "ls": DASHES[n % len(DASHES)]}
+        axes.plot([x for x, _ in points], means, label=plain(label), **style)
         each = [(x, loss) for x, losses in points for loss in losses]
         axes.plot(*zip(*each, strict=True), marker, color=color, ms=3.5, alpha=0.8)
     if numbers["geometric"]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -11,6 +12,11 @@ from lstm_jax.errors import UserError
 
 Values = np.ndarray | Array
 MAX_LANES, MAX_TIME = 128, 256  # of a segment of a split that is scored
+
+
+def as_array(values: Values | None) -> Array | None:
+    """Values as a JAX array, which costs nothing where they are one; None stays None."""
+    return None if values is None else jnp.asarray(values)
 
 
 class Batch(NamedTuple):
@@ -51,6 +57,11 @@ class Documents:
 
 
 Ids = np.ndarray | Documents
+
+
+def bare(ids: Ids) -> np.ndarray:
+    """The ids alone, whether or not they fall into documents."""
+    return ids.ids if isinstance(ids, Documents) else ids
 
 
 def begin_at(ids: Ids, positions: np.ndarray) -> np.ndarray:
@@ -136,7 +147,8 @@ class Streams:
 
 def stack_batches(batches: list[Batch]) -> Batch:
     """K batches as one, with a leading axis K in every field."""
-    return Batch(*(None if f[0] is None else np.stack(f) for f in zip(*batches, strict=True)))
+    fields = zip(*batches, strict=True)
+    return Batch._make(None if f[0] is None else np.stack(f) for f in fields)
 
 
 def cut_segments(

@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from lstm_jax.data.batches import Documents, Ids, Split, split_ids
+from lstm_jax.data.batches import Documents, Ids, Split, bare, split_ids
 from lstm_jax.data.corpora import CORPORA, load_text, read_file
 from lstm_jax.data.made_ids import SUFFIX, MadeIds
 from lstm_jax.data.octets import Bytes
@@ -183,8 +183,7 @@ def say_unknown(split: Split, vocabulary: Tokens) -> str:
         return ""
 
     def share(ids: Ids) -> str:
-        plain = ids.ids if isinstance(ids, Documents) else ids
-        return f"{np.mean(plain == vocabulary.unknown):.2%}"
+        return f"{np.mean(bare(ids) == vocabulary.unknown):.2%}"
 
     word = vocabulary.decode(np.array([vocabulary.unknown]))
     held_out = "" if split.validation is None else f" and {share(split.validation)} of validation"

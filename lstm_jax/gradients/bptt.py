@@ -37,7 +37,7 @@ from lstm_jax.cells import cell_of
 from lstm_jax.cells.cell import Marks, Passes
 from lstm_jax.cells.passes import COLUMNS, ROWS, Layout
 from lstm_jax.cells.projection import add_rows, mask_of_ids, outer_sum, reads_ids
-from lstm_jax.data.batches import Batch
+from lstm_jax.data.batches import Batch, Values, as_array
 from lstm_jax.gradients.known import missing_by_hand
 from lstm_jax.heads import Head, softmax
 from lstm_jax.loss import Aux, count_targets, counted, known_targets
@@ -172,6 +172,7 @@ def backpropagate_in(
     stack = StackGradient.of(layout, params, kept, masks, batch, e, dcarry, truncated=truncated)
     dembedding = None
     if params.embedding is not None:
+        assert stack.e is not None  # the first layer reads embeddings, not ids
         de_TxBxE = layout.leave(stack.e)
         dembedding = embed_backward(params.embedding, batch.inputs, masks.embedding, de_TxBxE)
         dembedding = dembedding if dtied is None else dembedding + dtied
@@ -224,6 +225,7 @@ def loss_backward(
     head: Head, outputs_TxBxV: Array, batch: Batch, count: Array | None = None
 ) -> tuple[Array, Array, Array]:
     """(M4) and (N1): the loss, the count n and dy TxBxV. `count`: n, if not the batch's own."""
+    assert head.by_hand is not None  # `check_known` has refused the others
     losses_TxB, dy_TxBxV = head.by_hand(outputs_TxBxV, known_targets(batch))
     mask_TxB = counted(batch)
     mask_TxB = jnp.ones(losses_TxB.shape, bool) if mask_TxB is None else mask_TxB
@@ -256,14 +258,15 @@ class Kept(NamedTuple):
 
 def marks_of(batch: Batch, masks: Masks, n: int) -> Marks:
     """What is special about layer n's steps."""
-    return Marks(batch.resets, batch.live, masks.zoneout and masks.zoneout[n])
+    resets_TxB, live_TxB = as_array(batch.resets), as_array(batch.live)
+    return Marks(resets_TxB, live_TxB, masks.zoneout and masks.zoneout[n])
 
 
 def stack_forward(
     layout: Layout, params: ModelParams, carry: Carry, batch: Batch, masks: Masks
 ) -> tuple[Carry, Array, list[Kept]]:
     """All layers forward: the final carry, the top layer's outputs, what the backward needs."""
-    carry = vary_alike(split_lanes(carry, batch.inputs), params, batch, masks)
+    carry = vary_alike(split_lanes(carry, jnp.asarray(batch.inputs)), params, batch, masks)
     x = embed(params, batch.inputs, batch.live, masks.embedding)
     if not reads_ids(x):
         x = layout.enter(x)
@@ -302,7 +305,9 @@ class StackGradient(NamedTuple):
         truncated: bool,
     ) -> "StackGradient":
         """All layers backward, where `e` arrives at the top layer's outputs, in the layout."""
-        dlayers, dskips, dstarts = [], [], []
+        dlayers: list[Any] = []
+        dskips: list[Array] = []
+        dstarts: list[Any] = []
         for n in reversed(range(len(params.layers))):
             dlayer, dstart, dread = passes_of(layout, params.layers[n]).backward(
                 params.layers[n],
@@ -315,18 +320,21 @@ class StackGradient(NamedTuple):
             )
             dlayers.insert(0, dlayer)
             dstarts.insert(0, dstart)
+            if dread is None:  # of ids, which only the first layer reads
+                break
             if n and params.skips is not None:
                 dskip, past = skip_backward(layout, params.skips[n - 1], kept[n].read, e)
                 dskips.insert(0, dskip)
                 dread = dread + past
             e = dread
-        return cls(tuple(dlayers), tuple(dskips) if params.skips else None, tuple(dstarts), e)
+        return cls(tuple(dlayers), tuple(dskips) if params.skips else None, tuple(dstarts), dread)
 
 
 def embed_backward(
-    embedding_VxE: Array, ids_TxB: Array, mask_BxV: Array | None, e_TxBxE: Array
+    embedding_VxE: Array, ids_TxB: Values, mask_BxV: Array | None, e_TxBxE: Array
 ) -> Array:
     """(N4): the embedding's gradient, VxE."""
+    ids_TxB = jnp.asarray(ids_TxB)
     if mask_BxV is not None:
         e_TxBxE = e_TxBxE * mask_of_ids(mask_BxV, ids_TxB)[..., None]
     return add_rows(ids_TxB, e_TxBxE, embedding_VxE.shape[0])
@@ -342,7 +350,10 @@ class Read(NamedTuple):
 
 def readout_matrix(params: ModelParams) -> Array:
     """W_r."""
-    return params.embedding.T if params.readout.W is None else params.readout.W
+    if params.readout.W is not None:
+        return params.readout.W
+    assert params.embedding is not None  # to which the readout is tied
+    return params.embedding.T
 
 
 def read_forward(params: ModelParams, h_TxBxH: Array, mask_BxH: Array | None) -> Read:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from lstm_jax.model_config import ModelConfig
 from lstm_jax.run.metrics import AVERAGE, counted, kept, measured, minimised
 from lstm_jax.run.style import (
@@ -232,7 +234,7 @@ def mark_references(axes: "Axes", references: dict[str, float], top: float) -> N
     """Draws the references. Those above `top` are named in the legend: nothing would be left to see
     of the curves below them."""
     named = {name: f"{name}: {in_figures(value)}" for name, value in references.items()}
-    ends = [y[-1] for line in axes.lines if len(y := line.get_ydata()) and not math.isnan(y[-1])]
+    ends = [y[-1] for y in lines_of(axes) if len(y) and not math.isnan(y[-1])]
     for name, value in references.items():
         if value < top:
             # Its label is on the side where the nearest curve does not end.
@@ -255,9 +257,14 @@ def highest_of(recipes: list[dict[str, Any]]) -> float:
     return max((y for line in seen for y in line if y is not None), default=1.0)
 
 
+def lines_of(axes: "Axes") -> list[np.ndarray]:
+    """The values of each line that is drawn."""
+    return [np.asarray(line.get_ydata()) for line in axes.lines]
+
+
 def lowest_of(axes: "Axes") -> float:
     """The lowest value that is drawn."""
-    drawn = (y for line in axes.lines for y in line.get_ydata())
+    drawn = (y for line in lines_of(axes) for y in line)
     return min((y for y in drawn if not math.isnan(y)), default=0.0)
 
 

@@ -65,7 +65,8 @@ class Journal:
     def line(self, step: int, infos: StepInfo, seconds: float) -> dict[str, Any]:
         """A line for the dispatch that ended at a step; means are over the updates made in it."""
         self.seconds += seconds
-        finite, line = finite_steps(infos), {"step": step, "targets": self.targets_at(step)}
+        finite = finite_steps(infos)
+        line: dict[str, Any] = {"step": step, "targets": self.targets_at(step)}
         if finite.any():
             line["train_loss"] = float(infos.loss[finite].mean(dtype=np.float64))
             line["grad_norm"] = float(infos.grad_norm[finite].mean(dtype=np.float64))

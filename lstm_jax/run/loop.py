@@ -27,7 +27,7 @@ from lstm_jax.hyperparameters import Hyperparameters, structure_of
 from lstm_jax.loss import count_targets
 from lstm_jax.masks import evaluation_masks
 from lstm_jax.model import count_parameters
-from lstm_jax.run.beginning import begin_from, check_beginning
+from lstm_jax.run.beginning import Beginning, begin_from, check_beginning
 from lstm_jax.run.checkpoint import Checkpoints
 from lstm_jax.run.compiling import compile_dispatches, dispatch_sizes, next_boundary
 from lstm_jax.run.description import Description, begun_from_in, read_description
@@ -147,8 +147,9 @@ class Run:
         self.on_sample, self.on_curves = on_sample, on_curves
         self.description = check_run(config, task, workdir)
         self.title = title or recorded_title(workdir) or workdir.name
-        self._init_from, self._beginning = init_from and str(init_from), None
-        if init_from and not Checkpoints(workdir).steps():
+        self._init_from = None if init_from is None else str(init_from)
+        self._beginning: Beginning | None = None
+        if self._init_from and not Checkpoints(workdir).steps():
             self._beginning = begin_from(self._init_from, config, task)
         self.hyper = Hyperparameters.of(config)
         with ExitStack() as held:

@@ -48,7 +48,7 @@ def catch_signals() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    numbers = [number for number in BY_HAND if signal.getsignal(number) is not None]
+    numbers: list[int] = [number for number in BY_HAND if signal.getsignal(number) is not None]
     numbers += [number for number in BY_MACHINES if signal.getsignal(number) is signal.SIG_DFL]
     ends = os.pipe()
     with open(ends[0], "rb", 0) as reader, open(ends[1], "wb", 0) as writer:

@@ -38,7 +38,7 @@ def mix(each: Iterable[np.ndarray]) -> np.ndarray:
     Args:
       each: every model's losses of the N characters, taken one after another.
     """
-    log_total_N, models = np.float64(-np.inf), 0
+    log_total_N, models = np.array(-np.inf), 0
     for losses_N in each:
         log_total_N = np.logaddexp(log_total_N, -losses_N.astype(np.float64))
         models += 1

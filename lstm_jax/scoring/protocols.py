@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -85,7 +86,7 @@ def _score(
 ) -> tuple[Array, Carry]:
     """The loss of every target, TxB, and the carry."""
     h_TxBxH, carry = run_stack(params, carry, batch.inputs, masks, batch.resets, batch.live)
-    return target_losses(params, h_TxBxH, batch.targets, softmax), carry
+    return target_losses(params, h_TxBxH, jnp.asarray(batch.targets), softmax), carry
 
 
 def score(

@@ -99,6 +99,7 @@ def answers(params: ModelParams, batch: Batch, masks: Masks | None) -> Array:
     """What the model puts out at the last step of each sequence, B."""
     carry = init_carry(params, batch.inputs.shape[1])
     outputs_TxBx1, _ = apply(params, carry, batch.inputs, masks, batch.resets)
+    assert batch.mask is not None  # `draw_sequences` makes one
     return jnp.where(batch.mask, outputs_TxBx1[..., 0], 0).sum(axis=0)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
-from lstm_jax.data.batches import Batch, Streams
+from lstm_jax.data.batches import Batch, Streams, bare
 from lstm_jax.data.frequencies import unigram_loss
 from lstm_jax.data.texts import (
     TOKENS,
@@ -151,4 +151,4 @@ class TextTask(Task):
         """Of what is validated on; of the training split where nothing is."""
         training, validation = self.split.train, self.split.validation
         scored = training if validation is None else validation
-        return unigram_loss(training, scored[1:], self.interface.output_size)
+        return unigram_loss(bare(training), bare(scored)[1:], self.interface.output_size)

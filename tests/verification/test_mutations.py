@@ -214,8 +214,8 @@ PIECES = [
 ]
 
 MARKS = [
-    ("the resets forgotten", "Marks(batch.resets, batch", "Marks(None, batch"),
-    ("the lengths forgotten", "batch.live, masks.zoneout", "None, masks.zoneout"),
+    ("the resets forgotten", "Marks(resets_TxB, live", "Marks(None, live"),
+    ("the lengths forgotten", "live_TxB, masks.zoneout", "None, masks.zoneout"),
     ("zoneout forgotten", "masks.zoneout and masks.zoneout[n]", "None"),
     ("another layer's zoneout", "masks.zoneout and masks.zoneout[n]", "masks.zoneout[0]"),
     ("padding counts", "mask_TxB = counted(batch)", "mask_TxB = batch.mask"),
