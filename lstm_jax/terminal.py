@@ -10,6 +10,8 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+from tqdm import tqdm
+
 LINE_LIMIT = 800  # characters
 UNHEARD = (OSError, ValueError)  # what a stream raises that takes nothing, or was closed
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but for tabs and the ends of lines
@@ -37,6 +39,19 @@ def one_line(message: object) -> str:
 def on_terminal(stream: Any) -> bool:
     """Whether a stream is a terminal; a notebook's may not say, and a process may have none."""
     return hasattr(stream, "isatty") and stream.isatty()
+
+
+class Bar(tqdm):
+    """A progress bar that leaves no lock behind where what it writes to has gone away.
+
+    tqdm's own keeps it then, and every bar of another thread waits for ever.
+    """
+
+    def refresh(
+        self, nolock: bool = False, lock_args: tuple[Any, ...] | None = None
+    ) -> bool | None:
+        with self.get_lock():  # which the same thread may hold twice
+            return super().refresh(nolock=True)
 
 
 def put(message: object, begin: str = "", end: str = "\n", width: int = 0) -> None:

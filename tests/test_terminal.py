@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -160,3 +161,28 @@ def test_the_names_in_foreign_metrics(run):
 def test_what_is_given_on_the_command_line(flags, finished):
     found = call(*line_of(flags))
     assert found.code == 2 and found.stdout == "" and is_one_line(found.stderr)
+
+
+class Gone:
+    """A terminal that was closed."""
+
+    def write(self, _):
+        raise BrokenPipeError
+
+    def flush(self):
+        pass
+
+
+def test_a_bar_whose_terminal_is_gone_leaves_others_theirs():
+    with pytest.raises(BrokenPipeError):
+        terminal.Bar(total=2, file=Gone())
+    free = []
+
+    def take() -> None:
+        for lock in terminal.Bar.get_lock().locks:
+            free.append(lock.acquire(True, 0.5) and lock.release() is None)
+
+    other = threading.Thread(target=take)
+    other.start()
+    other.join()
+    assert free and all(free)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from lstm_jax.averaging import is_waiting
 from lstm_jax.config import Config
@@ -43,7 +42,7 @@ from lstm_jax.scoring.protocols import (
 )
 from lstm_jax.tasks import Task
 from lstm_jax.tasks.text import vocabulary_of
-from lstm_jax.terminal import show
+from lstm_jax.terminal import Bar, show
 from lstm_jax.train import TrainState
 
 PERPLEXITY = ("word", "token")  # of these a loss is compared as a perplexity, of others in bits
@@ -164,7 +163,7 @@ def score_ensemble(
 
 def score_draws(params: ModelParams, config: Config, scored: Ids, draws: int) -> list[Loss]:
     """The losses of Monte Carlo dropout, with a bar while it lasts."""
-    with tqdm(total=100, unit="%", desc="Monte Carlo dropout", disable=None) as bar:
+    with Bar(total=100, unit="%", desc="Monte Carlo dropout", disable=None) as bar:
         evaluation = evaluate_monte_carlo(
             params,
             scored,
@@ -229,7 +228,7 @@ def score_dynamically(
     config: DynamicConfig,
 ) -> Loss:
     """The loss of dynamic evaluation, with a bar while it lasts."""
-    with tqdm(total=100, unit="%", desc="dynamic evaluation", disable=None) as bar:
+    with Bar(total=100, unit="%", desc="dynamic evaluation", disable=None) as bar:
         loss = evaluate_dynamic(
             params, before, scored, config, lambda part: bar.update(100 * part - bar.n), masks
         )

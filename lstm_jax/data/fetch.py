@@ -31,10 +31,9 @@ from urllib.request import (
 )
 
 import platformdirs
-from tqdm import tqdm
 
 from lstm_jax.errors import UserError
-from lstm_jax.terminal import say
+from lstm_jax.terminal import Bar, say
 
 TIMEOUT_S = 30  # without a byte
 DEADLINE_S = 600  # for one file, all tries and waits included
@@ -101,7 +100,7 @@ def https_opener() -> OpenerDirector:
 def read_body(url: str, size: int) -> bytes:
     """The first `size` bytes that the URL sends; an error where they are fewer."""
     data = bytearray()
-    bar = tqdm(total=size, unit="B", unit_scale=True, desc="fetching", disable=None, leave=False)
+    bar = Bar(total=size, unit="B", unit_scale=True, desc="fetching", disable=None, leave=False)
     try:
         with bar, https_opener().open(url, timeout=TIMEOUT_S) as response:
             while len(data) < size and (chunk := response.read1(min(size - len(data), 1 << 16))):

@@ -11,10 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tqdm import tqdm
-
 from lstm_jax.run.metrics import AVERAGE, brief, counted, in_digits, kept
-from lstm_jax.terminal import UNHEARD, on_terminal, put
+from lstm_jax.terminal import UNHEARD, Bar, on_terminal, put
 
 LINE_EVERY_S = 10.0
 
@@ -38,7 +36,7 @@ class Progress:
         self._bar = None
         with self._shown():
             if on_terminal(sys.stderr):
-                self._bar = tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True)
+                self._bar = Bar(total=steps, initial=done, unit="step", dynamic_ncols=True)
 
     @contextmanager
     def _shown(self) -> Iterator[None]:
