@@ -323,10 +323,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
     """
     entries = result["shapes"]
     machine = machine_in_words(result["machine"], JAX="jax", PyTorch="torch")
-    about = (
-        "The same step in each library: B sequences of T characters, L layers of H units. "
-        f"{machine}; whiskers are quartiles."
-    )
+    about = f"The same step in each library: B sequences of T characters, L layers of H units. {machine}"
+    about += "; whiskers are quartiles." if any(entry["rounds"] > 1 for entry in entries) else "."
     columns = min(2, len(entries))
     rows = math.ceil(len(entries) / columns)
     figure = new_figure(

@@ -244,7 +244,7 @@ def train(*runs, env):
 
 def outcome(workdir):
     """Every bit that a run leaves, as bytes."""
-    timed = ("seconds", "targets_per_second")
+    timed = ("seconds", "compile_seconds", "targets_per_second")
     metrics = [{k: v for k, v in m.items() if k not in timed} for m in read_metrics(workdir)]
     with jax.numpy_dtype_promotion("standard"):
         state, _ = load_model(workdir, "latest")
