@@ -323,8 +323,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
     """
     entries = result["shapes"]
     machine = machine_in_words(result["machine"], JAX="jax", PyTorch="torch")
-    about = f"The same step in each library: B sequences of T characters, L layers of H units. {machine}"
-    about += "; whiskers are quartiles." if any(entry["rounds"] > 1 for entry in entries) else "."
+    what = "The same step in each library: B sequences of T characters, L layers of H units."
+    spread = "; whiskers are quartiles" if any(entry["rounds"] > 1 for entry in entries) else ""
+    about = f"{what} {machine}{spread}."
     columns = min(2, len(entries))
     rows = math.ceil(len(entries) / columns)
     figure = new_figure(
