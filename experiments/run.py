@@ -52,7 +52,7 @@ from experiments.support.experiment_file import (
     known_experiment,
     load_experiment,
 )
-from experiments.support.folders import check_own_text, check_usable, described_in
+from experiments.support.folders import check_no_other, check_own_text, check_usable, described_in
 from experiments.support.help import Flag, help_text, option_help, unknown_flag, wrong_value
 from experiments.support.machine import keep_memory, use_devices
 from experiments.support.naming import NAMING, run_name
@@ -348,6 +348,8 @@ def check_flags(mode: str, changes: Changes) -> None:
         raise UserError("--mode=compare needs --workdirs=DIR,DIR,…: the folders of the runs")
     if STOP.value == "":
         raise UserError("--stop is empty: name a text, or leave it out")
+    if LOG.value is not None and "png" not in FIGURES.value:
+        raise UserError("--log=tensorboard shows curves as png: add it to --figures")
     train, in_a_folder = mode == "train", flags.FLAGS["workdir"].present
     for names, meaningless, reader in (
         (set().union(*READ_BY_MODE.values()) - READ_BY_MODE[mode], True, f"to --mode={mode}"),
@@ -479,7 +481,13 @@ def name_of_run(changes: Changes) -> str:
 def workdir(changes: Changes) -> Path:
     if WORKDIR.value is not None:
         return named(WORKDIR.value)
-    return Path("runs", name_of_run(changes) + ("-sweep" if grid() else ""))
+    return Path("runs", name_of_run(changes) + name_of_sweep())
+
+
+def name_of_sweep() -> str:
+    """What a sweep's folder has more than a run's: the options that it is of."""
+    keys = [name.rpartition(".")[2] for name in grid()]
+    return "".join(f"-{key}" for key in keys) + ("-sweep" if keys else "")
 
 
 def set_compile_cache() -> None:
@@ -607,6 +615,8 @@ def carry_out(argv: Sequence[str]) -> int:
             check_usable(named(INIT_FROM.value), "init_from")
         folder = workdir(changes)
         check_usable(folder, "workdir")
+        if MODE.value != "compare":
+            check_no_other(folder, sweep=bool(grid()))
         for other in ENSEMBLE.value:
             check_usable(named(other), "ensemble")
         set_compile_cache()

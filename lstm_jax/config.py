@@ -240,7 +240,8 @@ def check_read(config: Config, given: Collection[str]) -> None:
         (
             ["optimizer.schedule", "optimizer.final_ratio"],
             config.optimizer.warmup_steps >= train.steps,
-            f"at optimizer.warmup_steps={config.optimizer.warmup_steps}: nothing comes after it",
+            f"at train.steps={train.steps}, which end within optimizer.warmup_steps="
+            f"{config.optimizer.warmup_steps}",
         ),
     ):
         for name in names:

@@ -9,10 +9,12 @@ from typing import NamedTuple, Self
 import jax
 import numpy as np
 
+from lstm_jax.cells import CELLS
 from lstm_jax.config import Config
 from lstm_jax.data.batches import Values
+from lstm_jax.gradients import GRADIENTS
 from lstm_jax.masks import Chances
-from lstm_jax.optimizer import Numbers, number
+from lstm_jax.optimizer import OPTIMIZERS, Numbers, number
 
 # The options that are data, and what stands for them in a program's config. Where it is not 0, a
 # value of 0 or None stays, because it leaves a part of the program out.
@@ -55,6 +57,35 @@ class Hyperparameters(NamedTuple):
             chances=jax.tree.map(number, Chances.of(config.model)),
             reset_rate=number(train.reset_rate) if train.reset_rate else None,
         )
+
+
+class Part:
+    """An object that equals itself alone: somebody may put another one under its name."""
+
+    def __init__(self, it: object) -> None:
+        self.it = it
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Part) and self.it is other.it
+
+    def __hash__(self) -> int:
+        return id(self.it)
+
+
+class Program(NamedTuple):
+    """What a compiled program is made of, to find it again by."""
+
+    structure: Config  # `structure_of`
+    parts: tuple[Part, ...]  # what the structure's names stood for
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        named = (
+            CELLS[config.model.cell],
+            OPTIMIZERS[config.optimizer.name],
+            GRADIENTS[config.train.gradient],
+        )
+        return cls(structure_of(config), tuple(map(Part, named)))
 
 
 def structure_of(config: Config) -> Config:

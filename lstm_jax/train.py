@@ -19,7 +19,7 @@ from lstm_jax.gradients.lanes import Placement, lane_mesh, over_lanes
 from lstm_jax.gradients.remat import make_gradient
 from lstm_jax.gradients.weight_drop import draw_weight_masks, with_weight_drop
 from lstm_jax.heads import Head, softmax
-from lstm_jax.hyperparameters import Hyperparameters, structure_of
+from lstm_jax.hyperparameters import Hyperparameters, Program
 from lstm_jax.masks import draw_masks
 from lstm_jax.model import Carry, Interface, ModelParams, init_carry, init_model
 from lstm_jax.optimizer import Numbers, SkipState, make_optimizer, make_schedule, skip_nonfinite
@@ -189,12 +189,13 @@ def make_dispatch(config: Config, head: Head = softmax) -> Wrapped:
     The state, placed by `state_placement`, is donated: what goes in is gone. Configs that differ in
     their `Hyperparameters` alone share one such function.
     """
-    return dispatch_of(structure_of(config), head, mesh_of(config))
+    return dispatch_of(Program.of(config), head, mesh_of(config))
 
 
 @lru_cache(maxsize=8)
-def dispatch_of(structure: Config, head: Head, mesh: Mesh) -> Wrapped:
+def dispatch_of(program: Program, head: Head, mesh: Mesh) -> Wrapped:
     """`make_dispatch`, made once for each of these."""
+    structure = program.structure
     train_step = make_train_step(structure, head)
     placement, state = Placement.of(mesh), state_placement(structure)
     return jax.jit(

@@ -1,4 +1,4 @@
-"""Tiny Shakespeare: what one hour on two CPU cores gives.
+"""Tiny Shakespeare: what an hour on one CPU core gives.
 
 Below nanoGPT's transformer (10.65 million parameters, 1.4697 at best, by its README) under both
 protocols with 1.9 million: README.md has each seed.

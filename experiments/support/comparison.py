@@ -7,6 +7,7 @@ import glob
 import itertools
 import json
 import math
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,13 +17,14 @@ from typing import Any, NamedTuple
 
 import jax
 
+from experiments.support.seeds import spread
 from lstm_jax.errors import UserError, shorten
-from lstm_jax.files import named
+from lstm_jax.files import named, read_json
 from lstm_jax.model import count_parameters, init_model
 from lstm_jax.run import figures
 from lstm_jax.run.description import Description, OtherFormat, own_options, read_description
 from lstm_jax.run.folder import CONFIG, FIGURES
-from lstm_jax.run.metrics import brief, in_digits, kept, measured, minimised, read_metrics
+from lstm_jax.run.metrics import SUMMARY, brief, kept, measured, minimised, read_metrics
 from lstm_jax.run.style import chosen_formats, draw_from, in_format
 from lstm_jax.terminal import printable, say, show, warn
 
@@ -30,6 +32,7 @@ SIDE_BY_SIDE = 6  # recipes, a column for each; more are a line each
 CELL_LIMIT = 30  # characters of an option's value
 UNKNOWN = "-"
 IDENTITY = "the task's "  # begins the names of what is known of a task besides its options
+ELSEWHERE = re.compile(r"data\.(\w+_)?path")  # where a file lies; its hash is in the identity
 SCORED = ("data.", "evaluate.", IDENTITY)  # begin the names of what decides what is scored
 
 
@@ -40,6 +43,7 @@ class RunRecord:
     name: str
     description: Description
     lines: list[dict[str, Any]]
+    ended_early: bool = False
 
     @property
     def seed(self) -> int:
@@ -105,7 +109,7 @@ def options_of(description: Description) -> dict[str, Any]:
     elsewhere."""
     identity = {f"{IDENTITY}{key}": value for key, value in description.identity.items()}
     options = own_options(description.config) | identity
-    return {k: v for k, v in options.items() if k not in ("train.seed", "data.path")}
+    return {k: v for k, v in options.items() if k != "train.seed" and not ELSEWHERE.fullmatch(k)}
 
 
 def recipes_of(runs: Iterable[RunRecord]) -> list[Recipe]:
@@ -140,9 +144,12 @@ def table_of_losses(recipes: Sequence[Recipe]) -> str:
                 f"{number}",
                 recipe.name,
                 ",".join(f"{run.seed}" for run in runs),
-                *(spread([run.losses.get(protocol) for run in runs]) for protocol in protocols),
+                *(
+                    spread_if_known([run.losses.get(protocol) for run in runs])
+                    for protocol in protocols
+                ),
                 between([int(run.best["step"]) for run in runs if run.best]),
-                spread([run.last.get("train_loss") for run in runs]),
+                spread_if_known([run.last.get("train_loss") for run in runs]),
                 f"{statistics.mean(run.last['seconds'] for run in runs):,.1f}",
                 f"{runs[0].parameters:,}",
             ]
@@ -159,13 +166,10 @@ def table_of_options(recipes: Sequence[Recipe]) -> str:
     return aligned([*zip(*rows, strict=True)] if len(recipes) > SIDE_BY_SIDE else rows)
 
 
-def spread(values: Sequence[float | None]) -> str:
-    """The mean, and the deviation where there are several; a dash where one is not known."""
+def spread_if_known(values: Sequence[float | None]) -> str:
+    """`spread`; a dash where one is not known."""
     known = [value for value in values if value is not None]
-    if len(known) < len(values):
-        return UNKNOWN
-    deviation = f" ± {in_digits(statistics.stdev(known))}" if len(known) > 1 else ""
-    return f"{in_digits(statistics.mean(known))}{deviation}"
+    return spread(known) if len(known) == len(values) else UNKNOWN
 
 
 def between(steps: Sequence[int]) -> str:
@@ -231,7 +235,17 @@ def read_run(folder: Path) -> RunRecord:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read ({error}): leave it out of --workdirs") from error
-    return RunRecord(printable(f"{folder}"), description, read_metrics(folder))
+    lines = read_metrics(folder)
+    return RunRecord(printable(f"{folder}"), description, lines, ended_early(folder, lines))
+
+
+def ended_early(folder: Path, lines: Sequence[dict[str, Any]]) -> bool:
+    """Whether a run's summary says that it ended at its last line, by its patience."""
+    try:
+        summary = read_json(folder / SUMMARY)
+        return "ended_early" in summary and bool(lines) and summary["step"] == lines[-1]["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def check_comparable(runs: Sequence[RunRecord]) -> None:
@@ -255,7 +269,7 @@ def warn_of(runs: Sequence[RunRecord], recipes: Sequence[Recipe]) -> None:
     unfinished = [
         f"{run.name} is at step {int(run.last['step']):,} of {steps:,}"
         for run in runs
-        if run.last["step"] < (steps := run.description.config.train.steps)
+        if run.last["step"] < (steps := run.description.config.train.steps) and not run.ended_early
     ]
     if unfinished:
         warn(f"not finished: {', '.join(unfinished)}")

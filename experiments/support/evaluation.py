@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from experiments.support.scoring import (
     in_units,
     load_members,
@@ -20,7 +22,7 @@ from experiments.support.scoring import (
 )
 from lstm_jax.config import Config
 from lstm_jax.data.batches import Ids
-from lstm_jax.data.texts import kind_of, published_paths, split_text
+from lstm_jax.data.texts import kind_of, published_paths, split_text, unknown_share
 from lstm_jax.errors import UserError
 from lstm_jax.masks import evaluation_masks
 from lstm_jax.run.description import Description
@@ -28,6 +30,7 @@ from lstm_jax.run.trained import task_of
 from lstm_jax.run.validation import validate
 from lstm_jax.scoring.dynamic import DynamicConfig
 from lstm_jax.scoring.monte_carlo import check_drops
+from lstm_jax.tasks.text import vocabulary_of
 from lstm_jax.terminal import say
 from lstm_jax.train import TrainState
 
@@ -85,11 +88,22 @@ def to_score(
         scored, before = other_text(wanted.text, description, config), None
         if wanted.dynamic is not None:
             before = split_text(text_of(description, config), config.data).train
-        return before, scored, f"the {len(scored):,} {plural} of {wanted.text}"
+        what = f"the {len(scored):,} {plural} of {wanted.text}"
+        return before, scored, what + with_unknown(scored, description)
     text = text_of(description, config)
     training, scored = split_to_score(text, config, wanted.split)
     name = published_paths(config.data).get(wanted.split, text.name)
-    return training, scored, f"the {len(scored):,} {plural} of {name} {OF_SPLIT[wanted.split]}"
+    what = f"the {len(scored):,} {plural} of {name} {OF_SPLIT[wanted.split]}"
+    return training, scored, what + with_unknown(scored, description)
+
+
+def with_unknown(scored: Ids, description: Description) -> str:
+    """How much of what is scored none of the model's symbols stands for, as it is said behind."""
+    vocabulary = vocabulary_of(description.identity, description.interface)
+    if vocabulary.unknown is None:
+        return ""
+    word = vocabulary.decode(np.array([vocabulary.unknown]))
+    return f", {unknown_share(scored, vocabulary)} of which is {word}"
 
 
 def evaluate_text(

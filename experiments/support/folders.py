@@ -11,6 +11,8 @@ from lstm_jax.files import check_plain, named
 from lstm_jax.run.description import Description, OtherFormat, read_description
 from lstm_jax.run.folder import CONFIG, RUN_FILES
 
+SWEEP = "sweep.json"  # what tells the folder of a sweep from a run's
+
 
 def check_usable(folder: Path, flag: str) -> None:
     """Refuses what can be no run's folder."""
@@ -25,6 +27,17 @@ def check_usable(folder: Path, flag: str) -> None:
     if not is_folder:
         raise UserError(f"--{flag}={folder} is a file, not a folder: choose another")
     check_plain(folder, RUN_FILES)
+
+
+def check_no_other(folder: Path, sweep: bool) -> None:
+    """Refuses the folder of a sweep for a run, and that of a run for a sweep."""
+    if not sweep and (folder / SWEEP).exists():
+        raise UserError(
+            f"{folder} holds a sweep: name the folder of one of its runs, or give its --sweep "
+            "flags again"
+        )
+    if sweep and (folder / CONFIG).exists():
+        raise UserError(f"{folder} holds a run, which is no sweep: choose another --workdir")
 
 
 def described_in(folder: Path) -> Description:

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from experiments.support.stopping import until, until_all_stop
+from lstm_jax.data.texts import unescaped
 from lstm_jax.errors import UserError
 from lstm_jax.masks import evaluation_masks
 from lstm_jax.run.description import Description
@@ -54,6 +55,9 @@ def sample_text(
         evaluation_masks(description.config.model),
     )
     if stop is not None:
+        stop = unescaped(stop)
+        if vocabulary.kind == "characters":
+            vocabulary.encode(stop)  # what it could never write is refused
         pieces = until_all_stop(stop, pieces, vocabulary.decode)
     others: list[np.ndarray] = []
 

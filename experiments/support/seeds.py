@@ -13,7 +13,7 @@ from lstm_jax.data.vocabulary import Text
 from lstm_jax.errors import UserError
 from lstm_jax.run.loop import Run, check_run
 from lstm_jax.run.memory import check_run_fits
-from lstm_jax.run.metrics import brief, kept
+from lstm_jax.run.metrics import brief, in_digits, kept
 from lstm_jax.tasks.text import TextTask
 from lstm_jax.terminal import say
 
@@ -67,5 +67,5 @@ def mean_seconds(runs: list[dict[str, Any]]) -> str:
 
 def spread(values: list[float]) -> str:
     """The mean, and the deviation where there are several."""
-    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4f}{deviation}"
+    deviation = f" ± {in_digits(statistics.stdev(values))}" if len(values) > 1 else ""
+    return f"{in_digits(statistics.mean(values))}{deviation}"

@@ -13,20 +13,24 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.support.comparison import aligned
+from experiments.support.folders import SWEEP
+from experiments.support.output import say_written
 from experiments.support.seeds import spread
 from lstm_jax.config import Config, check_read
 from lstm_jax.errors import UserError
-from lstm_jax.files import write_json
+from lstm_jax.files import read_json, write_json
+from lstm_jax.run.folder import FIGURES
 from lstm_jax.run.loop import Run, check_run
 from lstm_jax.run.many import shape_of, side_by_side, train_together
 from lstm_jax.run.metrics import brief, kept
 from lstm_jax.run.style import COLORS, DASHES, MARKERS, draw_from, new_figure, picture, plain, save
 from lstm_jax.tasks import TASKS, Task
-from lstm_jax.terminal import say, show
+from lstm_jax.terminal import say, show, warn
 
 Grid = Mapping[str, Sequence[Any]]  # the values of each option, by its full name
 SEED = "train.seed"
-DONE, PICTURE = "sweep.json", "figures/sweep.png"
+PICTURE = "figures/sweep.png"
 
 
 class Point(NamedTuple):
@@ -52,8 +56,9 @@ def in_words(value: Any) -> str:
 
 
 def name_of(values: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    """What tells a run from the others, such as `learning_rate=0.001,seed=0`."""
-    return ",".join(f"{names[name]}={in_words(value)}" for name, value in values.items())
+    """What tells a run from the others, such as `learning_rate=0.001_seed=0`."""
+    # No commas: several folders are named with commas between them.
+    return "_".join(f"{names[name]}={in_words(value)}" for name, value in values.items())
 
 
 def points_of(config: Config, grid: Grid, workdir: Path, given: Sequence[str]) -> list[Point]:
@@ -68,7 +73,7 @@ def points_of(config: Config, grid: Grid, workdir: Path, given: Sequence[str]) -
     points: list[Point] = []
     for combination in itertools.product(*grid.values()):
         values = dict(zip(grid, combination, strict=True))
-        folder = workdir / re.sub(r"[^\w.,=+-]", "_", name_of(values, names))
+        folder = workdir / re.sub(r"[^\w.=+-]", "_", name_of(values, names))
         if any(folder == point.folder for point in points):
             raise UserError(
                 f"two runs of the sweep would be in {folder}: name the values otherwise"
@@ -81,7 +86,20 @@ def points_of(config: Config, grid: Grid, workdir: Path, given: Sequence[str]) -
         except UserError as error:
             raise UserError(f"the run {folder.name}: {error}") from error
         points.append(Point(values, of_point, folder, task.unit))
+    check_scored_alike(points, grid)
     return points
+
+
+def check_scored_alike(points: Sequence[Point], grid: Grid) -> None:
+    """Refuses runs whose losses are in different units, or some of which have none; warns of
+    others that are not of the same targets."""
+    if len(units := {point.unit for point in points}) > 1:
+        raise UserError(f"the runs of a sweep are compared, and these are in {' and '.join(units)}")
+    if len({TASKS[p.config.data.task].validates(p.config) for p in points}) > 1:
+        raise UserError("the runs of a sweep are compared, and some of these validate on nothing")
+    scored = [n for n in grid if n.startswith(("data.", "evaluate.")) and n != "data.train_chars"]
+    if scored:
+        warn(f"the runs are not scored on the same, because {', '.join(scored)} differ")
 
 
 def train_sweep(
@@ -90,6 +108,10 @@ def train_sweep(
     """Trains every run of the grid, or goes on; prints the table, writes sweep.json and its
     picture. Returns the exit code: not 0 where a run failed, such as one that diverged."""
     points = points_of(config, grid, workdir, given)
+    about = {"swept": grid, "config": config.flatten()}
+    before = runs_before(workdir, grid)
+    write_json(workdir / SWEEP, about | {"runs": [*before.values()]})
+    say(f"a sweep of {len(points)} runs of {title}, in {workdir}")
     found: dict[Path, dict[str, Any]] = {}
     runs: list[dict[str, Any]] = []
     for chunk, width in chunks_of(points):
@@ -103,12 +125,32 @@ def train_sweep(
             for point in points
             if point.folder in found
         ]
-        write_json(workdir / DONE, {"swept": grid, "config": config.flatten(), "runs": runs})
+        known = before | {run["folder"]: run for run in runs}
+        write_json(workdir / SWEEP, about | {"runs": [*known.values()]})
     settings = settings_of(runs)
     show_table(settings, short_names(grid))
     numbers = numbers_of(settings, grid, f"A sweep of {title}", points[0].unit)
     draw_from(numbers, draw, workdir / PICTURE)
+    say_written(workdir, SWEEP, f"{FIGURES}/*")
     return 2 if any("error" in run for run in runs) else 0
+
+
+def runs_before(workdir: Path, grid: Grid) -> dict[str, Any]:
+    """What a folder's sweep came to so far, by run; UserError where it is of other options."""
+    if not (workdir / SWEEP).exists():
+        return {}
+    try:
+        sweep = read_json(workdir / SWEEP)
+        swept, runs = [*sweep["swept"]], {run["folder"]: run for run in sweep["runs"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{workdir / SWEEP} cannot be read ({error}): choose another --workdir"
+        ) from error
+    if swept != [*grid]:
+        raise UserError(
+            f"{workdir} holds a sweep of {', '.join(map(str, swept))}: choose another --workdir"
+        )
+    return runs
 
 
 def task_of(point: Point) -> Task:
@@ -212,9 +254,7 @@ def show_table(settings: Sequence[Setting], names: Mapping[str, str]) -> None:
         count = len(next(iter(setting.losses.values()), []))
         runs = f"{count}" + (f", {setting.failed} failed" if setting.failed else "")
         rows.append([*map(in_words, setting.values.values()), *losses, runs])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        show("  ".join(map(str.ljust, row, widths)).rstrip())
+    show(aligned(rows))
 
 
 def numbers_of(settings: Sequence[Setting], grid: Grid, title: str, unit: str) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def announce(run: Run) -> None:
         say(f"{brief(name)}: {meaning}")
     if references := run.task.references():
         say(f"to beat: {each_in_words(references, unit)}")
-    say(f"folder: {run.workdir}")
+    say(f"folder: {run.workdir}, of {run.title}")
 
 
 def model_in_words(config: ModelConfig, params: ModelParams) -> str:

@@ -154,14 +154,20 @@ def in_documents(ids: np.ndarray, vocabulary: Tokens, options: TextOptions) -> I
     return Documents(ids, separator_of(vocabulary, options))
 
 
+def unescaped(text: str) -> str:
+    """A text of a flag, in which `\\n` is a line feed; UserError for an escape that is none."""
+    try:
+        return ESCAPED.sub(lambda found: ESCAPES[found[1]], text)
+    except KeyError as error:
+        raise UserError("a backslash stands before n, r, t or another alone") from error
+
+
 def separator_of(vocabulary: Tokens, options: TextOptions) -> np.ndarray:
     """The ids of what ends a document; UserError where it is none of these symbols."""
     said = f"data.document_separator={shorten(options.document_separator)}"
     try:
-        text = ESCAPED.sub(lambda found: ESCAPES[found[1]], options.document_separator)
+        text = unescaped(options.document_separator)
         ids = vocabulary.encode(text)
-    except KeyError as error:
-        raise UserError(f"{said}: a backslash stands before n, r, t or another alone") from error
     except UserError as error:
         raise UserError(f"{said}: {error}") from error
     unknown = vocabulary.unknown is not None and bool((ids == vocabulary.unknown).any())
@@ -182,9 +188,17 @@ def say_unknown(split: Split, vocabulary: Tokens) -> str:
     if vocabulary.unknown is None:
         return ""
 
-    def share(ids: Ids) -> str:
-        return f"{np.mean(bare(ids) == vocabulary.unknown):.2%}"
-
     word = vocabulary.decode(np.array([vocabulary.unknown]))
-    held_out = "" if split.validation is None else f" and {share(split.validation)} of validation"
-    return f"; {share(split.train)} of training{held_out} is {word}"
+    parts = {"validation": split.validation, "test": split.test}
+    shares = [f"{unknown_share(split.train, vocabulary)} of training"]
+    shares += [
+        f"{unknown_share(ids, vocabulary)} of {name}"
+        for name, ids in parts.items()
+        if ids is not None
+    ]
+    return f"; {' and '.join(shares)} is {word}"
+
+
+def unknown_share(ids: Ids, vocabulary: Tokens) -> str:
+    """The share of ids that none of the symbols stands for, in per cent."""
+    return f"{np.mean(bare(ids) == vocabulary.unknown):.2%}"

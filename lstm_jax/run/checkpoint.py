@@ -141,9 +141,11 @@ class Checkpoints:
             raise self._unreadable(step, error) from error
 
     def _unreadable(self, step: int, error: Exception) -> UserError:
+        of_a_file = "name the --experiment=FILE.py that it is of, or "
         return UserError(
             f"the checkpoint {self.path(step)} cannot be read "
-            f"({' '.join(str(error).split())[:200]}); move it away to use an older one"
+            f"({' '.join(str(error).split())[:200]}); "
+            f"{of_a_file if isinstance(error, UserError) else ''}move it away to use an older one"
         )
 
     def restore(self, step: int) -> tuple[TrainState, Description]:

@@ -24,7 +24,7 @@ from lstm_jax.data.batches import Batch
 from lstm_jax.errors import UserError
 from lstm_jax.gradients.lanes import CORES_APART_BELOW, LANES
 from lstm_jax.heads import Head
-from lstm_jax.hyperparameters import Hyperparameters, structure_of
+from lstm_jax.hyperparameters import Hyperparameters, Program, structure_of
 from lstm_jax.model import Interface
 from lstm_jax.run.compiling import compile_dispatches, dispatch_sizes, next_boundary
 from lstm_jax.run.loop import Run, head_of
@@ -49,10 +49,17 @@ def side_by_side(config: Config, interface: Interface, batch: Batch, wanted: int
     devices = jax.local_devices()
     if devices[0].platform == "cpu":
         apart = max(config.model.layer_sizes) < CORES_APART_BELOW
-        return min(wanted, len(devices)) if apart else 1
+        return in_even_rounds(wanted, len(devices)) if apart else 1
     each = state_bytes(config, interface) + batch_bytes(config, interface, batch)
     fit = int(MEMORY_SHARE * memory_bytes() / each)
-    return max(1, min(wanted, MOST, fit))
+    return in_even_rounds(wanted, max(1, min(MOST, fit)))
+
+
+def in_even_rounds(wanted: int, most: int) -> int:
+    """How many at a time, `most` at the most, where no round has far fewer than the others: one
+    that is not full costs as much as one that is."""
+    rounds = -(-wanted // most)
+    return -(-wanted // rounds)
 
 
 def shape_of(config: Config) -> tuple[Config, int]:
@@ -67,11 +74,11 @@ def devices_of(count: int) -> Mesh:
 
 
 @lru_cache(maxsize=8)
-def many_steps(structure: Config, head: Head, mesh: Mesh) -> Wrapped:
+def many_steps(program: Program, head: Head, mesh: Mesh) -> Wrapped:
     """The compiled function that makes K steps of every run: all that goes in and comes out has a
     leading axis of runs, divided among the devices. The states are donated."""
     alone = Mesh(mesh.devices.ravel()[:1], (LANES,))
-    train_step = make_train_step(structure, head, alone)
+    train_step = make_train_step(program.structure, head, alone)
 
     def of_one(
         hyper: Hyperparameters, state: TrainState, batches: Batch
@@ -117,6 +124,9 @@ def train_together(runs: Sequence[Run], width: int) -> dict[Run, UserError]:
         together = Together([*at_a_step], width)
         together.train()
         errors |= together.errors
+    for run in runs:
+        if over := run.why_over():
+            say(f"{run.title}: ended at step {run.step:,} of {run.config.train.steps:,}: {over}")
     return errors
 
 
@@ -131,10 +141,8 @@ class Together:
         self.runs, self.errors = [*runs], dict[Run, UserError]()
         self._filled = [*runs, *[runs[0]] * (width - len(runs))]
         config, mesh = runs[0].config, devices_of(width)
-        self._train, self._steps = (
-            config.train,
-            many_steps(structure_of(config), head_of(runs[0].task), mesh),
-        )
+        self._config = config.train
+        self._steps = many_steps(Program.of(config), head_of(runs[0].task), mesh)
         self._place, self._alone = NamedSharding(mesh, P(RUNS)), state_placement(config)
         self._hyper = self._placed([run.hyper for run in self._filled])
         self._states = self._placed([run.state for run in self._filled])
@@ -147,7 +155,7 @@ class Together:
         with catch_signals() as received:
             self._compile()
             first = self.runs[0]
-            steps, seconds = self._train.steps, first.journal.seconds
+            steps, seconds = self._config.steps, first.journal.seconds
             with closing(Progress(steps, first.step, first.task.unit, seconds)) as progress:
                 self._loop(progress, received)
                 for run in self.runs:
@@ -167,13 +175,13 @@ class Together:
             )
 
         batch = first.task.training_batch(first.step)
-        seconds = compile_dispatches(lower, batch, dispatch_sizes(first.step, self._train))
+        seconds = compile_dispatches(lower, batch, dispatch_sizes(first.step, self._config))
         for run in self.runs:
             run.journal.compile_seconds += seconds / len(self.runs)
         say(f"compiled in {seconds:.1f} s")
 
     def _loop(self, progress: Progress, received: list[int]) -> None:
-        train, step = self._train, self.runs[0].step
+        train, step = self._config, self.runs[0].step
         unread: tuple[int, StepInfo] | None = None
         clock = time.perf_counter()
         while step < train.steps and self._going() and not received:

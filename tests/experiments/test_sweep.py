@@ -19,7 +19,7 @@ SWEEP = SMALL | {
     "sweep.optimizer.learning_rate": ",".join(RATES),
     "sweep.train.seed": ",".join(SEEDS),
 }
-NAMES = [f"learning_rate={rate},seed={seed}" for rate in RATES for seed in SEEDS]
+NAMES = [f"learning_rate={rate}_seed={seed}" for rate in RATES for seed in SEEDS]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_every_run_is_as_if_it_had_been_alone(folder):
             "workdir": f"alone-{rate}",
         }
         assert call(*line_of(alone)).code == 0
-        swept = folder[0] / "sweep" / f"learning_rate={rate},seed={seed}"
+        swept = folder[0] / "sweep" / f"learning_rate={rate}_seed={seed}"
         assert_same_run(swept, folder[0] / f"alone-{rate}")
         assert call("--mode=sample", f"--workdir={swept}", "--length=4").code == 0
 
@@ -57,7 +57,7 @@ def test_the_table_has_mean_and_deviation_over_the_seeds_the_lowest_loss_first(f
     path, done, _ = folder
     rows = []
     for rate in RATES:
-        runs = [f"learning_rate={rate},seed={seed}" for seed in SEEDS]
+        runs = [f"learning_rate={rate}_seed={seed}" for seed in SEEDS]
         summaries = [
             json.loads((path / "sweep" / run / "summary.json").read_text()) for run in runs
         ]
@@ -143,3 +143,27 @@ def test_what_cannot_be_swept_is_refused_before_anything_runs(flags, said, folde
     done = call(*line_of(kept | {"workdir": "refused"} | flags))
     assert done.code == 2 and is_one_line(done.stderr) and said in done.stderr
     assert not (folder[0] / "refused").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        ({"workdir": "sweep"}, "sweep holds a sweep: name the folder of one of its runs"),
+        ({"workdir": "sweep", "mode": "sample"}, "sweep holds a sweep: name the folder of one"),
+        (
+            {"workdir": f"sweep/{NAMES[0]}", "sweep.train.seed": "0,1"},
+            "holds a run, which is no sweep",
+        ),
+        (
+            {"workdir": "sweep", "sweep.train.seed": "0,1"},
+            "sweep holds a sweep of optimizer.learning_rate, train.seed: choose another",
+        ),
+        ({"sweep.data.tokens": "characters,bytes"}, "are in nats/char and nats/byte"),
+    ],
+)
+def test_a_sweep_and_a_run_do_not_share_a_folder_nor_two_units_a_table(flags, said, folder):
+    before = sorted(folder[0].rglob("*"))
+    kept = {} if "mode" in flags else SMALL
+    done = call(*line_of({"workdir": "refused"} | kept | flags))
+    assert done.code == 2 and said in done.stderr.splitlines()[-1], done.stderr
+    assert sorted(folder[0].rglob("*")) == before

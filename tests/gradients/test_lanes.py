@@ -32,7 +32,7 @@ from lstm_jax.gradients import GRADIENTS
 from lstm_jax.heads import softmax
 from lstm_jax.model import Interface, Masks
 from lstm_jax.gradients.lanes import lane_mesh, over_lanes
-from lstm_jax.hyperparameters import Hyperparameters, structure_of
+from lstm_jax.hyperparameters import Hyperparameters, Program
 from lstm_jax.run.many import devices_of, many_steps, stack, take
 from lstm_jax.train import init_train_state, make_dispatch
 from lstm_jax.verification.compare import UNOPTIMIZED
@@ -92,7 +92,7 @@ configs = [config.replace({"train.seed": seed, "optimizer.learning_rate": 0.01 *
            for seed in range(4)]
 stacked = stack([Hyperparameters.of(c) for c in configs])
 states = stack([init_train_state(c, 11) for c in configs])
-steps = many_steps(structure_of(config), softmax, devices_of(4))
+steps = many_steps(Program.of(config), softmax, devices_of(4))
 apart, _ = steps(stacked, states, stack([stack_batches([plain] * 3)] * 4))
 assert len(apart.params.readout.W.sharding.device_set) == 4
 parallel.CORES_APART_BELOW = 0

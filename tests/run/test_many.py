@@ -154,7 +154,7 @@ def test_how_many_train_side_by_side(monkeypatch):
     monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(platform="gpu")])
     for name, size in (("state_bytes", 60), ("batch_bytes", 40), ("memory_bytes", 8 * 599)):
         monkeypatch.setattr(many, name, lambda *_, size=size: size)
-    assert count(CONFIG) == 5 and count(CONFIG, wanted=2) == 2
+    assert count(CONFIG) == 4 and count(CONFIG, wanted=2) == 2
 
 
 def test_what_trains_side_by_side_has_one_program_and_one_end():
