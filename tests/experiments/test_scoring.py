@@ -87,7 +87,7 @@ def in_three_parts(*args):
     ],
 )
 def test_a_bar_shows_the_share_that_is_done(evaluation, score, monkeypatch):
-    monkeypatch.setattr(scoring, "tqdm", Bar)
+    monkeypatch.setattr(scoring, "Bar", Bar)
     monkeypatch.setattr(scoring, evaluation, in_three_parts)
     Bar.shares.clear()
     score(None, None, None, None)
