@@ -93,7 +93,7 @@ def points_of(config: Config, grid: Grid, workdir: Path, given: Sequence[str]) -
 def check_scored_alike(points: Sequence[Point], grid: Grid) -> None:
     """Refuses runs whose losses are in different units, or some of which have none; warns of
     others that are not of the same targets."""
-    if len(units := {point.unit for point in points}) > 1:
+    if len(units := sorted({point.unit for point in points})) > 1:
         raise UserError(f"the runs of a sweep are compared, and these are in {' and '.join(units)}")
     if len({TASKS[p.config.data.task].validates(p.config) for p in points}) > 1:
         raise UserError("the runs of a sweep are compared, and some of these validate on nothing")

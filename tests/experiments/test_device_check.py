@@ -47,6 +47,7 @@ def finished(small, tmp_path, standard_promotion):
     return device_check.train(tmp_path / "finished")
 
 
+@pytest.mark.long
 def test_all_of_it(small, tmp_path, monkeypatch, capsys, standard_promotion):
     broken = lambda *args: 1 / 0  # noqa: E731
     assert device_check.main(Config(), tmp_path / "out") == 0

@@ -458,6 +458,7 @@ def test_a_file_larger_than_a_run_writes_is_not_read(name, workdir, folder, impa
     assert look("evaluate", folder)[0] == 0 and look("sample", folder)[0] == 0
 
 
+@pytest.mark.long
 def test_whatever_is_taken_out_of_a_finished_run(workdir, folder, impatient):
     """Each file and folder of it: a run trains, scores and samples, or says in a line why not."""
     names = sorted(path.relative_to(workdir) for path in workdir.rglob("*"))

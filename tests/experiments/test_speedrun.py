@@ -25,6 +25,7 @@ def tiny(tmp_path) -> Config:
     return speedrun.get_config().replace({**TINY, "data.path": str(text)})
 
 
+@pytest.mark.long
 def test_it_trains_every_seed_from_nothing_and_then_with_kept_programs(
     tiny, tmp_path, capsys, monkeypatch
 ):

@@ -158,7 +158,7 @@ def test_what_cannot_be_swept_is_refused_before_anything_runs(flags, said, folde
             {"workdir": "sweep", "sweep.train.seed": "0,1"},
             "sweep holds a sweep of optimizer.learning_rate, train.seed: choose another",
         ),
-        ({"sweep.data.tokens": "characters,bytes"}, "are in nats/char and nats/byte"),
+        ({"sweep.data.tokens": "characters,bytes"}, "are in nats/byte and nats/char"),
     ],
 )
 def test_a_sweep_and_a_run_do_not_share_a_folder_nor_two_units_a_table(flags, said, folder):

@@ -26,6 +26,7 @@ def failed(rows):
     return {row.pair for row in rows if not row.passed}
 
 
+@pytest.mark.long
 def test_from_512_units_on():
     """Where a CPU takes the columns: as it is trained, for a quarter of the steps of time."""
     hour = verify_recipes.recipes()["tiny_shakespeare, 512 units"]
