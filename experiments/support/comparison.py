@@ -285,12 +285,12 @@ def compare(folders: Sequence[Path], workdir: Path) -> int:
     recipes = recipes_of(runs)
     losses, options = table_of_losses(recipes), table_of_options(recipes)
     warn_of(runs, recipes)
-    unit = runs[0].description.unit
+    unit, path = runs[0].description.unit, workdir / FIGURES / "comparison.png"
+    # First, because a folder that cannot be written in is an error, and has no results.
+    draw_from(curves_of_recipes(recipes, unit), figures.draw_curves, path)
     show(f"runs: {len(runs)}, recipes: {len(recipes)}; losses in {unit}, at each run's best step\n")
     show(losses)
     show(f"\n{options}" if differing(recipes) else "\nThe configs differ in nothing but the seed.")
-    path = workdir / FIGURES / "comparison.png"
-    draw_from(curves_of_recipes(recipes, unit), figures.draw_curves, path)
     say(f"the picture is {in_format(path, chosen_formats.get()[0])}")
     return 0
 
