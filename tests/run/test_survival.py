@@ -176,7 +176,7 @@ def test_killed_at_any_moment(untouched, shared, tmp_path):
 
 @pytest.mark.long
 def test_killed_40_times(shared, tmp_path):
-    flags = ["--config.train.steps=5000"]
+    flags = ["--config.train.steps=3000"]
     run(shared, tmp_path / "untouched", *flags)
     writing = kill_again_and_again(shared, tmp_path / "run", 40, *flags)
     assert outcome(tmp_path / "run") == outcome(tmp_path / "untouched")
