@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax.cells.coupled import CoupledParams
+from lstm_jax.cells.elman import ElmanParams
 from lstm_jax.cells.gru import GRUParams
 from lstm_jax.cells.lstm import LSTMState
 from lstm_jax.cells.peephole import PeepholeParams
@@ -101,6 +102,21 @@ def gru(params):
             candidate = math.tanh(a[2 * H + n] + b[2 * H + n] + r * (s[2 * H + n] + b_n[n]))
             new.append((1 - z) * candidate + z * h[n])
         return (new,)
+
+    return step
+
+
+def make_elman(rng):
+    return ElmanParams(random(rng, D, H), random(rng, H, H), random(rng, H))
+
+
+def elman(params):
+    """Elman 1990: each unit sees the input and all units one step before."""
+    W, U, b = (np.array(leaf) for leaf in params)
+
+    def step(h, x, *_):
+        a, s = affine(x, W), affine(h, U)
+        return ([math.tanh(a[n] + s[n] + float(b[n])) for n in range(H)],)
 
     return step
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from lstm_jax.cells.cell import Cell
 from lstm_jax.cells.coupled import COUPLED
+from lstm_jax.cells.elman import ELMAN
 from lstm_jax.cells.gru import GRU
 from lstm_jax.cells.layer_norm import LAYER_NORM
 from lstm_jax.cells.lstm import LSTM
@@ -17,6 +18,7 @@ CELLS: dict[str, Cell] = {
     "mogrifier": MOGRIFIER,
     "peephole": PEEPHOLE,
     "gru": GRU,
+    "elman": ELMAN,
 }
 
 

@@ -12,7 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lstm_jax.cells import CELLS, gru, lstm, lstm_columns, lstm_gates, passes, peephole, projection
+from lstm_jax.cells import (
+    CELLS,
+    elman,
+    gru,
+    lstm,
+    lstm_columns,
+    lstm_gates,
+    passes,
+    peephole,
+    projection,
+)
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
 from lstm_jax.cells.passes import COLUMNS, ROWS
 from lstm_jax.config import ModelConfig
@@ -28,7 +38,10 @@ from lstm_jax.verification.compare import verify_case
 T, B, D, H = 6, 3, 4, 5
 
 
-BY_HAND = [bptt, by_hand_layer, passes, projection, lstm, lstm_columns, lstm_gates, gru, peephole]
+BY_HAND = [
+    *(bptt, by_hand_layer, passes, projection, lstm, lstm_columns, lstm_gates),
+    *(gru, elman, peephole),
+]
 
 
 @pytest.mark.parametrize("module", BY_HAND, ids=lambda module: module.__name__)

@@ -11,7 +11,16 @@ from typing import NamedTuple
 import pytest
 
 from lstm_jax import heads
-from lstm_jax.cells import gru, lstm, lstm_columns, lstm_gates, passes, peephole, projection
+from lstm_jax.cells import (
+    elman,
+    gru,
+    lstm,
+    lstm_columns,
+    lstm_gates,
+    passes,
+    peephole,
+    projection,
+)
 from lstm_jax.cells.passes import COLUMNS, ROWS, Layout
 from lstm_jax.config import ModelConfig
 from lstm_jax.gradients import GRADIENTS, GradFn, bptt
@@ -578,6 +587,19 @@ GRU = [
     ),
 ]
 
+ELMAN = [
+    # (B1)
+    ("the slope of the sigmoid", "d.h * (1 - h_BxH * h_BxH)", "d.h * h_BxH * (1 - h_BxH)"),
+    ("the state before", "lambda before, after: after.h", "lambda before, after: before.h"),
+    # (B2)
+    ("no error through the recurrent weights", "else da_BxH @ U_HxH", "else 0 * da_BxH"),
+    ("the recurrent weights not transposed", "(params.U.T)", "(params.U)"),
+    # (B3)
+    ("dU of this step's h", "outer_sum(before.h, da", "outer_sum(after.h, da"),
+    # (B4)
+    ("dW and dx without the mask", "x, mask_BxD, da_TxBxH)", "x, None, da_TxBxH)"),
+]
+
 PEEPHOLE = [
     # (F2), (F4)
     ("the output gate sees the cell before", "params.p_o[None] * c", "params.p_o[None] * before.c"),
@@ -715,6 +737,7 @@ GROUPS = {
     "lstm": Group(lstm, LSTM, ONE_LAYER),
     "lstm columns": Group(lstm_columns, LSTM_COLUMNS, STACKS, (COLUMNS,)),
     "gru": Group(gru, GRU, [make_case({"embedding_size": 3, "cell": "gru"})]),
+    "elman": Group(elman, ELMAN, [make_case({"embedding_size": 3, "cell": "elman"})]),
     "peephole": Group(peephole, PEEPHOLE, [make_case({"embedding_size": 3, "cell": "peephole"})]),
 }
 MUTANTS = {
