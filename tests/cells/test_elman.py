@@ -8,7 +8,7 @@ from lstm_jax.cells.elman import ELMAN, ElmanState, init_elman
 from lstm_jax.layer import unroll
 from lstm_jax.verification.cases import by_hand
 from lstm_jax.verification.compare import verify_case
-from tests.loops import B, D, H, compare, elman, make_elman, make_inputs
+from tests.loops import B, compare, elman, make_elman, make_inputs
 
 
 def test_unrolled_it_is_the_loop(x64, rng):
