@@ -11,9 +11,9 @@ sequence's last step, where its one target is. m is the memory: c of an LSTM, s 
     alone       the way along the memory alone: the product of each step's block of m by m. Those
                 are an LSTM's forget gates; in the network of 1997 the product is exactly 1. The
                 truncated rule follows no other way.
-    norm        spectral: the most that any error keeps of its length. Where that vanishes no error
-                arrives, and a single unit that keeps its errors is enough to learn from. A mean
-                over directions (Frobenius over sqrt(H)) would hide the one among H.
+    norm        spectral: by how much the length of an error changes at the most. Where that
+                vanishes no error arrives, and a single unit that keeps its errors is enough to
+                learn from. A mean over directions (Frobenius over sqrt(H)) would hide it among H.
 
 They are taken in float64, along sequences that were not trained on: geometric means and quartiles.
 The network of 1997 is trained by its own rule, the truncated one, at twice the rate; the others by
@@ -39,6 +39,7 @@ from experiments.support.timing import describe_machine
 from lstm_jax.cells import CELLS, cell_of
 from lstm_jax.config import Config, ModelConfig
 from lstm_jax.data.batches import Batch
+from lstm_jax.errors import UserError
 from lstm_jax.files import write_json
 from lstm_jax.run.loop import Run, check_run
 from lstm_jax.run.style import (
@@ -135,7 +136,8 @@ def jacobian(layer: Any, state: Any, prepared: Any) -> Array:
 
 @partial(jax.jit, static_argnames="count")
 def flow_back(layer: Any, batch: Batch, count: int) -> Flow:
-    """The end of each sequence by its last `count` states, each one step further back."""
+    """The end of each sequence by its last `count` states, each one step further back; no sequence
+    has fewer steps."""
     before, prepared = last_steps(layer, batch, count)
     ends = np.cumsum([0, *(field.shape[-1] for field in before)]).tolist()
     spans = dict(zip(before._fields, (slice(*two) for two in pairwise(ends)), strict=True))
@@ -326,7 +328,10 @@ def main(config: Config, workdir: Path) -> int:
     configs = {name: config.replace(changes) for name, changes in MODELS.items()}
     folders = {name: workdir / name.replace(" ", "_") for name in MODELS}
     for name, each in configs.items():  # before the first of them is trained
-        check_run(each, TASKS["adding"].of(each), folders[name])
+        try:
+            check_run(each, TASKS["adding"].of(each), folders[name])
+        except UserError as error:
+            raise UserError(f"the model `{name}`: {error}") from error
     shown = [lag for lag in SHOWN if lag <= config.data.length]
     entries: list[dict[str, Any]] = []
     for name, each in configs.items():

@@ -10,10 +10,10 @@ import pytest
 from experiments.studies import gradient_flow as study
 from lstm_jax.cells.elman import ElmanParams
 from lstm_jax.cells.lstm import LSTMParams
-from lstm_jax.cells.memory_blocks import init_memory_blocks
 from lstm_jax.data.batches import Batch
 from lstm_jax.files import read_json
 from tests import oracle
+from tests.cli import call, process_in
 
 T, B, D, H, COUNT = 6, 2, 2, 3, 4
 LENGTHS = (6, 5)
@@ -71,14 +71,6 @@ def test_along_the_memory_alone_is_the_product_of_forget_gates(lstm):
             np.testing.assert_allclose(flow.alone[n, lane], np.diag(kept), atol=1e-14)
 
 
-def test_in_the_network_of_1997_it_is_one(rng):
-    layer = init_memory_blocks(jax.random.key(0), D, 2 * H, block_size=2)
-    with jax.numpy_dtype_promotion("standard"):
-        logs = study.logs_of_norms(layer, batch_of(rng), COUNT)
-    np.testing.assert_array_equal(logs["alone"], np.zeros((COUNT + 1, B)))
-    assert (logs["memory"][2:] != 0).all() and (logs["h"][1:] < 0).all()
-
-
 @pytest.mark.parametrize("radius, seen", [(0.5, 4), (2.0, 4), (1e-200, 1)])
 def test_a_linear_network_decays_by_its_spectral_radius(radius, seen, rng):
     """Where nothing comes in, h stays 0 and the slopes of tanh are 1. What is below float64 is
@@ -128,7 +120,8 @@ def test_it_trains_prints_writes_and_draws(tmp_path, capsys, monkeypatch):
     found = json.loads((tmp_path / "gradient_flow.json").read_text())["models"]
     plain, blocks = found
     assert [model["memory"] for model in found] == ["h", "s"]
-    assert blocks["at initialisation"]["alone"]["mean"] == [0.0] * 21
+    for when in study.WHEN:  # in the network of 1997 it is exactly 1
+        assert blocks[when]["alone"]["low"] == blocks[when]["alone"]["high"] == [0.0] * 21
     assert plain["at initialisation"]["h"] != plain["after training"]["h"]
     drawn = read_json(tmp_path / "figures" / "gradient_flow.json")
     assert drawn["lags"] == [*range(21)]
@@ -150,3 +143,11 @@ def test_each_panel_has_every_line_and_its_name(monkeypatch, tmp_path):
     assert [text.get_text() for text in after.texts] == ["a: 84 % wrong", "b: 0.4 % wrong"]
     drawn = [[*line.get_ydata()[:2]] for line in after.lines if len(line.get_xdata()) == 3]
     assert drawn == [[0, -1], [0, -1], [0, -3]]  # a's h is its memory
+
+
+def test_what_a_model_cannot_be_is_refused_before_the_first_is_trained(tmp_path):
+    with process_in(tmp_path):
+        found = call("--experiment=gradient_flow", "--config.model.hidden_size=3")
+        wanted = "error: the model `LSTM of 1997`: model.block_size=2 needs layers of so many cells"
+        assert found.code == 2 and found.stderr.startswith(wanted) and found.stdout == ""
+        assert not [*tmp_path.iterdir()]
