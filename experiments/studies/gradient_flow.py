@@ -16,7 +16,7 @@ sequence's last step, where its one target is. m is the memory: c of an LSTM, s 
                 learn from. A mean over directions (Frobenius over sqrt(H)) would hide it among H.
 
 They are taken in float64, along sequences that were not trained on: geometric means and quartiles.
-The network of 1997 has 16 blocks of two cells, and initial weights like the others. It is trained by
+The network of 1997 has blocks of two cells, and initial weights like the others. It is trained by
 its own rule, the truncated one, at twice the rate; the others by all of BPTT. Runs that are done
 are not done again, so the command can be stopped and given again. On one core it takes some two
 minutes.
@@ -245,10 +245,10 @@ def drawn_of(config: Config, entries: list[dict[str, Any]]) -> dict[str, Any]:
             model[when]["h"] = thinned(entry[when]["h"]["mean"])
         models.append(model)
     about = (
-        f"{config.model.hidden_size} units, on the adding problem (T = {length}). Forget bias: of "
-        "an LSTM with forget gates. Solid: spectral norm of ∂c_T/∂c_t (of 1997: s; plain RNN: h), "
-        f"geometric mean and quartiles of {SEQUENCES} sequences. Dashed: of ∂h_T/∂h_t. "
-        f"Wrong: answers that are off by {TOLERANCE} or more."
+        f"{config.model.hidden_size} units, adding problem (T = {length}). Solid: spectral norm of "
+        "∂c_T/∂c_t (of 1997: s; plain RNN: h), geometric mean and quartiles of "
+        f"{SEQUENCES} sequences; dashed: of ∂h_T/∂h_t. Forget bias: of an LSTM with forget gates. "
+        f"Wrong: off by {TOLERANCE} or more."
     )
     return {"about": about, "lags": lags, "models": models}
 
