@@ -15,12 +15,14 @@ from lstm_jax.cells.memory_blocks import (
     MemoryBlockState,
     init_memory_blocks,
 )
+from lstm_jax.config import ModelConfig
 from lstm_jax.data.batches import Batch
 from lstm_jax.errors import UserError
 from lstm_jax.gradients import GRADIENTS
 from lstm_jax.heads import sigmoid_squared
 from lstm_jax.layer import unroll
-from lstm_jax.model import ModelParams, Readout, init_carry, named_leaves
+from lstm_jax.masks import sample_masks
+from lstm_jax.model import ModelParams, Readout, init_carry, init_model, named_leaves
 from tests.loops import D, affine, compare, make_inputs, random
 from tests.oracle import sigmoid
 
@@ -222,6 +224,20 @@ def test_initial_parameters():
     state = MEMORY_BLOCKS.init_state(params, 3)
     assert [leaf.shape for leaf in state] == [(3, C), (3, C), (3, C // S), (3, C // S)]
     assert not any(leaf.any() for leaf in state) and MEMORY_BLOCKS.widths(params) == (D, C)
+
+
+def test_zoneout_is_drawn_for_each_field_by_its_width(rng):
+    config = ModelConfig(cell="memory_blocks", hidden_size=C, block_size=S, zoneout_cell=0.5)
+
+    def draw(key):
+        return sample_masks(key, init_model(key, config, 5), config, 3, T)
+
+    (stay,) = jax.eval_shape(draw, jax.random.key(0)).zoneout
+    assert [leaf.shape[2] for leaf in stay] == [C, C, N, N]
+    params, (state, x, _, _) = make_params(rng), inputs_of(rng, ids=False)
+    wide = MemoryBlockState(*(jnp.zeros((1, 1, n)) for n in (C, C, C, N)))
+    with pytest.raises(ValueError, match=r"^[^\n]*does not fit[^\n]*$"):
+        unroll(params, state, x, zoneout=wide)
 
 
 def test_cells_that_fill_no_blocks_are_refused_in_one_line():
