@@ -36,7 +36,7 @@ from jax import Array
 
 from lstm_jax.cells.cell import Cell
 from lstm_jax.cells.passes import Calculus, make_passes
-from lstm_jax.cells.projection import project, project_backward, reads_ids
+from lstm_jax.cells.projection import multiply_input, project_backward, reads_ids
 from lstm_jax.errors import UserError
 
 
@@ -109,7 +109,7 @@ def init_state(params: CarouselParams, batch_size: int) -> CarouselState:
 
 def prepare(params: CarouselParams, x: Array, mask_BxD: Array | None = None) -> Prepared:
     """(F1), and what is put out beside the cells."""
-    z_TxBxG = project(params, x, mask_BxD)
+    z_TxBxG = multiply_input(x, params.W, mask_BxD) + params.b[None, None]
     if reads_ids(x):
         x = jax.nn.one_hot(x, params.W.shape[0], dtype=z_TxBxG.dtype)
     return Prepared(z_TxBxG, x if mask_BxD is None else x * mask_BxD[None])
