@@ -590,17 +590,17 @@ GRU = [
 ]
 
 ELMAN = [
-    # (B1)
+    # (B1), (B2)
     ("the slope of the sigmoid", "d.h * (1 - h_BxH * h_BxH)", "d.h * h_BxH * (1 - h_BxH)"),
-    ("the state before", "lambda before, after: after.h", "lambda before, after: before.h"),
-    # (B2)
     ("no error through the recurrent weights", "else da_BxH @ U_HxH", "else 0 * da_BxH"),
     ("the recurrent weights not transposed", "(params.U.T)", "(params.U)"),
-    # (B3)
-    ("dU of this step's h", "outer_sum(before.h, da", "outer_sum(after.h, da"),
-    # (B4)
-    ("dW and dx without the mask", "x, mask_BxD, da_TxBxH)", "x, None, da_TxBxH)"),
 ]
+ELMAN_LONG = (
+    # (B1), (B3), (B4)
+    ("the state before", "lambda before, after: after.h", "lambda before, after: before.h"),
+    ("dU of this step's h", "outer_sum(before.h, da", "outer_sum(after.h, da"),
+    ("dW and dx without the mask", "x, mask_BxD, da_TxBxH)", "x, None, da_TxBxH)"),
+)
 
 PEEPHOLE = [
     # (F2), (F4)
@@ -863,7 +863,9 @@ GROUPS = {
     "lstm": Group(lstm, LSTM, ONE_LAYER),
     "lstm columns": Group(lstm_columns, LSTM_COLUMNS, STACKS, (COLUMNS,)),
     "gru": Group(gru, GRU, [make_case({"embedding_size": 3, "cell": "gru"})]),
-    "elman": Group(elman, ELMAN, [make_case({"embedding_size": 3, "cell": "elman"})]),
+    "elman": Group(
+        elman, ELMAN, [make_case({"embedding_size": 3, "cell": "elman"})], long=ELMAN_LONG
+    ),
     "peephole": Group(peephole, PEEPHOLE, [make_case({"embedding_size": 3, "cell": "peephole"})]),
     "sigmoid squared": Group(
         heads,
