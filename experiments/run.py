@@ -35,6 +35,7 @@ from experiments.studies import (
     benchmark_sampling,
     device_check,
     figures,
+    gradient_flow,
     long_sequences,
     notebook_audit,
     speedrun,
@@ -94,6 +95,7 @@ EXPERIMENTS: dict[str, ModuleType] = {
     "benchmark": benchmark,
     "benchmark_sampling": benchmark_sampling,
     "long_sequences": long_sequences,
+    "gradient_flow": gradient_flow,
     "speedrun": speedrun,
     "figures": figures,
 }

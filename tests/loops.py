@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax.cells.coupled import CoupledParams
+from lstm_jax.cells.elman import ElmanParams
 from lstm_jax.cells.gru import GRUParams
 from lstm_jax.cells.lstm import LSTMState
 from lstm_jax.cells.peephole import PeepholeParams
@@ -18,9 +19,10 @@ def random(rng, *shape):
     return jnp.asarray(rng.normal(size=shape))
 
 
-def make_inputs(rng, ids, kind=LSTMState):
-    """An initial state, what the layer reads, what multiplies it, and where lanes start afresh."""
-    state = kind(*(random(rng, B, H) for _ in kind._fields))
+def make_inputs(rng, ids, kind=LSTMState, widths=None):
+    """An initial state, what the layer reads, what multiplies it, and where lanes start afresh.
+    `widths`: of the state's fields; None: H each."""
+    state = kind(*(random(rng, B, n) for n in widths or [H] * len(kind._fields)))
     x = jnp.asarray(rng.integers(D, size=(T, B))) if ids else random(rng, T, B, D)
     resets_TxB = np.zeros((T, B), bool)
     resets_TxB[2, 1] = resets_TxB[3, 0] = True
@@ -31,7 +33,7 @@ def loop(step, state, x, mask_BxD, resets_TxB, lengths_B=None, reverse=False):
     """Every field of the final state, and the outputs. `step` is (*fields, x, t, lane) -> fields,
     of one lane; each lane is read by itself, and no further than its length."""
     final, x, mask_BxD = [np.array(s) for s in state], np.array(x), np.array(mask_BxD)
-    outputs = np.zeros((T, B, H))
+    outputs = np.zeros((T, *final[0].shape))
     for lane in range(B):
         fields = [leaf[lane] for leaf in final]
         length = T if lengths_B is None else int(lengths_B[lane])
@@ -39,7 +41,7 @@ def loop(step, state, x, mask_BxD, resets_TxB, lengths_B=None, reverse=False):
             # A mark stands between two steps, before the later one, whichever is read first.
             between = t + 1 if reverse else t
             if between < length and resets_TxB[between, lane]:
-                fields = [np.zeros(H) for _ in fields]
+                fields = [np.zeros(len(field)) for field in fields]
             seen = x[t, lane]
             if x.ndim == 2:
                 seen = np.array([float(d == seen) for d in range(D)])
@@ -101,6 +103,21 @@ def gru(params):
             candidate = math.tanh(a[2 * H + n] + b[2 * H + n] + r * (s[2 * H + n] + b_n[n]))
             new.append((1 - z) * candidate + z * h[n])
         return (new,)
+
+    return step
+
+
+def make_elman(rng):
+    return ElmanParams(random(rng, D, H), random(rng, H, H), random(rng, H))
+
+
+def elman(params):
+    """Elman 1990: each unit sees the input and all units one step before."""
+    W, U, b = (np.array(leaf) for leaf in params)
+
+    def step(h, x, *_):
+        a, s = affine(x, W), affine(h, U)
+        return ([math.tanh(a[n] + s[n] + float(b[n])) for n in range(H)],)
 
     return step
 

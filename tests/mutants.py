@@ -69,7 +69,8 @@ def load(broken: ModuleType, old: str, new: str, wanted: ModuleType) -> Modules:
 def translate(value: Any, modules: Modules) -> Any:
     """The counterpart of a function, or of NamedTuples and what is in them; else the value."""
     if isinstance(value, FunctionType):
-        return getattr(modules[value.__module__], value.__name__)
+        module = modules.get(value.__module__)  # None: a function of JAX
+        return value if module is None else getattr(module, value.__name__)
     if not isinstance(value, tuple):
         return value
     parts = [translate(part, modules) for part in value]

@@ -16,6 +16,7 @@ from typing import Any
 
 from experiments.studies import (
     benchmark,
+    gradient_flow,
     long_sequences,
     notebook_audit,
     tiny_shakespeare_ablation,
@@ -40,6 +41,7 @@ COMMITTED = Path(__file__).parent.parent / "figures"
 # What is not named here are curves.
 DRAWN_BY: dict[str, Callable[..., None]] = {
     "benchmark": benchmark.draw,
+    "gradient_flow": gradient_flow.draw,
     "long_sequences": long_sequences.draw,
     "notebook_audit": notebook_audit.draw,
     "results": results.draw,

@@ -2,11 +2,14 @@
 
 from typing import Any
 
+from lstm_jax.cells.carousel import CAROUSEL
 from lstm_jax.cells.cell import Cell
 from lstm_jax.cells.coupled import COUPLED
+from lstm_jax.cells.elman import ELMAN
 from lstm_jax.cells.gru import GRU
 from lstm_jax.cells.layer_norm import LAYER_NORM
 from lstm_jax.cells.lstm import LSTM
+from lstm_jax.cells.memory_blocks import MEMORY_BLOCKS
 from lstm_jax.cells.mogrifier import MOGRIFIER
 from lstm_jax.cells.peephole import PEEPHOLE
 
@@ -17,6 +20,9 @@ CELLS: dict[str, Cell] = {
     "mogrifier": MOGRIFIER,
     "peephole": PEEPHOLE,
     "gru": GRU,
+    "elman": ELMAN,
+    "memory_blocks": MEMORY_BLOCKS,
+    "carousel": CAROUSEL,
 }
 
 

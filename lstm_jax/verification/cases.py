@@ -187,6 +187,16 @@ BY_HAND: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
     ),
     ({"readout_rank": 3, "skip": "weighted"}, {"head": "bernoulli"}),
     ({}, {"read_out_steps": 1}),
+    ({"cell": "memory_blocks", "block_size": 2}, {"vectors": True, "head": "sigmoid_squared"}),
+    (
+        {"cell": "memory_blocks", "zoneout_hidden": 0.3, "block_size": 3, "skip": "weighted"},
+        {"lengths": True},
+    ),
+    (
+        {"cell": "carousel", "hidden_sizes": (14, 17), "zoneout_cell": 0.3},
+        {"vectors": True, "head": "sigmoid_squared", "lengths": True},
+    ),
+    ({"cell": "carousel", "hidden_sizes": (13, 15)}, {}),
 )
 
 

@@ -12,7 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lstm_jax.cells import CELLS, gru, lstm, lstm_columns, lstm_gates, passes, peephole, projection
+from lstm_jax.cells import (
+    CELLS,
+    carousel,
+    elman,
+    gru,
+    lstm,
+    lstm_columns,
+    lstm_gates,
+    memory_blocks,
+    passes,
+    peephole,
+    projection,
+)
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
 from lstm_jax.cells.passes import COLUMNS, ROWS
 from lstm_jax.config import ModelConfig
@@ -28,7 +40,10 @@ from lstm_jax.verification.compare import verify_case
 T, B, D, H = 6, 3, 4, 5
 
 
-BY_HAND = [bptt, by_hand_layer, passes, projection, lstm, lstm_columns, lstm_gates, gru, peephole]
+BY_HAND = [
+    *(bptt, by_hand_layer, passes, projection, lstm, lstm_columns, lstm_gates),
+    *(gru, elman, peephole, memory_blocks, carousel),
+]
 
 
 @pytest.mark.parametrize("module", BY_HAND, ids=lambda module: module.__name__)
@@ -312,7 +327,7 @@ def problem_of(name, rng):
     return jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), shapes)
 
 
-@pytest.mark.parametrize("name", ["gru", "peephole"])
+@pytest.mark.parametrize("name", ["gru", "peephole", "memory_blocks", "carousel"])
 def test_another_cells_layer_differentiates_by_everything(name, x64, rng):
     """Every parameter, the initial state, the input; under jit, under vmap, and of ids."""
     params, state, x = problem_of(name, rng)

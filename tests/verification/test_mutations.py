@@ -11,7 +11,18 @@ from typing import NamedTuple
 import pytest
 
 from lstm_jax import heads
-from lstm_jax.cells import gru, lstm, lstm_columns, lstm_gates, passes, peephole, projection
+from lstm_jax.cells import (
+    carousel,
+    elman,
+    gru,
+    lstm,
+    lstm_columns,
+    lstm_gates,
+    memory_blocks,
+    passes,
+    peephole,
+    projection,
+)
 from lstm_jax.cells.passes import COLUMNS, ROWS, Layout
 from lstm_jax.config import ModelConfig
 from lstm_jax.gradients import GRADIENTS, GradFn, bptt
@@ -578,6 +589,19 @@ GRU = [
     ),
 ]
 
+ELMAN = [
+    # (B1), (B2)
+    ("the slope of the sigmoid", "d.h * (1 - h_BxH * h_BxH)", "d.h * h_BxH * (1 - h_BxH)"),
+    ("no error through the recurrent weights", "else da_BxH @ U_HxH", "else 0 * da_BxH"),
+    ("the recurrent weights not transposed", "(params.U.T)", "(params.U)"),
+]
+ELMAN_LONG = (
+    # (B1), (B3), (B4)
+    ("the state before", "lambda before, after: after.h", "lambda before, after: before.h"),
+    ("dU of this step's h", "outer_sum(before.h, da", "outer_sum(after.h, da"),
+    ("dW and dx without the mask", "x, mask_BxD, da_TxBxH)", "x, None, da_TxBxH)"),
+)
+
 PEEPHOLE = [
     # (F2), (F4)
     ("the output gate sees the cell before", "params.p_o[None] * c", "params.p_o[None] * before.c"),
@@ -666,10 +690,133 @@ PEEPHOLE = [
     ),
 ]
 
+SIGMOID_SQUARED = [
+    # (H8)
+    ("the slope of the sigmoid forgotten", "error_TxBxN * p_TxBxN * (1 - p_TxBxN)", "error_TxBxN"),
+    (
+        "the slope of the whole square",
+        "error_TxBxN * p_TxBxN * (1",
+        "2 * error_TxBxN * p_TxBxN * (1",
+    ),
+]
+
+SIGMOID_SQUARED_LONG = (
+    ("the error's sign", "error_TxBxN * p_TxBxN * (1", "-error_TxBxN * p_TxBxN * (1"),
+    ("the target forgotten", "error_TxBxN = p_TxBxN - targets", "error_TxBxN = p_TxBxN"),
+)
+
+MEMORY_BLOCKS = [
+    # (B1)
+    (
+        "no error from h to the cell",
+        "ds = d.s + d.h * to_cells(o, C) * (1 - q * q) / 2",
+        "ds = d.s",
+    ),
+    ("the output gate forgotten on the way to s", "d.h * to_cells(o, C) * (1", "d.h * (1"),
+    ("h: the slope of tanh", "(1 - q * q) / 2", "(1 - q * q)"),
+    ("i: the next step's share forgotten", "d.i + over_cells", "over_cells"),
+    ("o: the next step's share forgotten", "d.o + over_cells", "over_cells"),
+    ("o: the cell without h", "over_cells(d.h * q, N)", "over_cells(d.h * s, N)"),
+    # (B2)
+    ("g: the slope of h", "(4 - g * g) / 4", "(1 - g * g) / 2"),
+    ("the errors of the gates swapped", "[dz_i, dz_o, dz_g]", "[dz_o, dz_i, dz_g]"),
+    ("the state before", "(after.s, after.i, after.o)", "(before.s, after.i, after.o)"),
+    # (B3)
+    (
+        "no error through the cells' weights",
+        "MemoryBlockState(dz_BxG @ U_GxC, ds",
+        "MemoryBlockState(0 * d.h, ds",
+    ),
+    # the blocks
+    (
+        "the cells of other blocks summed",
+        "d_BxC.reshape(B, N, C // N), axis=-1",
+        "d_BxC.reshape(B, C // N, N), axis=-2",
+    ),
+    # (B4), (B5)
+    (
+        "dU_gates in another order",
+        "[before.i, before.o], axis=-1)\n    dparams",
+        "[before.o, before.i], axis=-1)\n    dparams",
+    ),
+]
+
+MEMORY_BLOCKS_LONG = (
+    (
+        "g in [-1, 1] forward",
+        "4 * jax.nn.sigmoid(z_BxG[:, 2 * N :]) - 2",
+        "2 * jax.nn.sigmoid(z_BxG[:, 2 * N :]) - 1",
+    ),
+    (
+        "input and output gates swapped forward",
+        "    i, o = jnp.split(jax",
+        "    o, i = jnp.split(jax",
+    ),
+    ("no error along the cell", "ds = d.s + d.h * to", "ds = d.h * to"),
+    ("i: one step's error alone", "over_cells(ds * g, N)", "over_cells(d.h * g, N)"),
+    ("i: the cell for what it takes in", "over_cells(ds * g, N)", "over_cells(ds * s, N)"),
+    ("i: the slope forgotten", "di * i * (1 - i)", "di"),
+    ("o: the slope of tanh", "do * o * (1 - o)", "do * (1 - o * o)"),
+    ("g: the input gate forgotten", "ds * to_cells(i, C) * (4", "ds * (4"),
+    ("g: the output gate", "ds * to_cells(i, C) * (4", "ds * to_cells(o, C) * (4"),
+    ("the gates swapped", "s, i, o = read", "s, o, i = read"),
+    ("the gates before", "(after.s, after.i, after.o)", "(after.s, before.i, before.o)"),
+    ("the gates' shares swapped", "    di, do = jnp.split(dz_BxG", "    do, di = jnp.split(dz_BxG"),
+    ("the next step's error alone", "U_GxC, ds, di, do)", "U_GxC, d.s, di, do)"),
+    (
+        "the weights not transposed",
+        "(params.U.T, params.U_gates.T)",
+        "(params.U.reshape(params.U.shape[::-1]), params.U_gates.T)",
+    ),
+    ("dU of this step's h", "outer_sum(before.h, dz", "outer_sum(after.h, dz"),
+    ("dU of the cells' states", "outer_sum(before.h, dz", "outer_sum(before.s, dz"),
+    (
+        "dU_gates of this step's",
+        "[before.i, before.o], axis=-1)\n    dparams",
+        "[after.i, after.o], axis=-1)\n    dparams",
+    ),
+    ("db without the last step", "b=jnp.sum(dz_TxBxG, ", "b=jnp.sum(dz_TxBxG[:-1], "),
+    (
+        "dW and dx without the mask",
+        "project_backward(params.W, x, mask_BxD, dz",
+        "project_backward(params.W, x, None, dz",
+    ),
+)
+
+CAROUSEL = [
+    # (B1), (B2)
+    ("no error along the cell", "ds = d.s + d.h[:, :C]", "ds = d.h[:, :C]"),
+    ("i: what it lets in forgotten", "ds * g * i * (1 - i)", "ds * i * (1 - i)"),
+    # (B3), (B4)
+    ("no error through the direct links", "dx_TxBxD + (d.x if", "dx_TxBxD + 0 * (d.x if"),
+]
+
+CAROUSEL_LONG = (
+    ("no gate forward", "before.s + i * g", "before.s + g"),
+    ("the state before put out", "[s, prepared.x]", "[before.s, prepared.x]"),
+    ("no error from h to the cell", "ds = d.s + d.h[:, :C]", "ds = d.s"),
+    ("g: the gate forgotten", "ds * i * g * (1 - g)", "ds * g * (1 - g)"),
+    ("g: the slope of tanh", "ds * i * g * (1 - g)", "ds * i * (1 - g * g)"),
+    ("gate and cell swapped", "i, g = kept", "g, i = kept"),
+    (
+        "h arrives at the step before",
+        "CarouselState(jnp.zeros_like(d.h), ds)",
+        "CarouselState(d.h, ds)",
+    ),
+    ("the direct links without the mask", "else d.x * mask_BxD[None])", "else d.x)"),
+    (
+        "dW without the mask",
+        "project_backward(params.W, x, mask_BxD, d.z)",
+        "project_backward(params.W, x, None, d.z)",
+    ),
+    ("db without the first step", "jnp.sum(d.z, (0, 1))", "jnp.sum(d.z[1:], (0, 1))"),
+)
+
 
 def make_case(model: dict, **others: object) -> Case:
     """A small case with every complication, besides those that are asked for."""
-    config = ModelConfig(hidden_size=4, dropout=0.25, input_dropout=0.25, **model)
+    sizes = {} if "hidden_sizes" in model else {"hidden_size": 4}
+    config = ModelConfig(dropout=0.25, input_dropout=0.25, **sizes, **model)
     return Case(config, T=5, B=3, masked=True, resets=True, carry=True, **others)
 
 
@@ -698,6 +845,7 @@ class Group(NamedTuple):
     mutants: list[tuple[str, str, str]]
     cases: list[Case]
     layouts: tuple[Layout, ...] = (ROWS,)
+    long: tuple[tuple[str, str, str], ...] = ()  # more of them, for those who have the time
 
 
 GROUPS = {
@@ -715,14 +863,36 @@ GROUPS = {
     "lstm": Group(lstm, LSTM, ONE_LAYER),
     "lstm columns": Group(lstm_columns, LSTM_COLUMNS, STACKS, (COLUMNS,)),
     "gru": Group(gru, GRU, [make_case({"embedding_size": 3, "cell": "gru"})]),
+    "elman": Group(
+        elman, ELMAN, [make_case({"embedding_size": 3, "cell": "elman"})], long=ELMAN_LONG
+    ),
     "peephole": Group(peephole, PEEPHOLE, [make_case({"embedding_size": 3, "cell": "peephole"})]),
+    "sigmoid squared": Group(
+        heads,
+        SIGMOID_SQUARED,
+        [make_case({}, head="sigmoid_squared")],
+        long=SIGMOID_SQUARED_LONG,
+    ),
+    "memory blocks": Group(
+        memory_blocks,
+        MEMORY_BLOCKS,
+        [make_case({"embedding_size": 3, "cell": "memory_blocks", "block_size": 2})],
+        long=MEMORY_BLOCKS_LONG,
+    ),
+    "carousel": Group(
+        carousel,
+        CAROUSEL,
+        [make_case({"embedding_size": 3, "cell": "carousel", "hidden_sizes": (5,)})],
+        long=CAROUSEL_LONG,
+    ),
 }
-MUTANTS = {
-    f"{name}, {layout.name}: {what}": (group, layout, old, new)
+MUTANTS = [
+    pytest.param(group, layout, old, new, id=f"{name}, {layout.name}: {what}", marks=marks)
     for name, group in GROUPS.items()
     for layout in group.layouts
-    for what, old, new in group.mutants
-}
+    for mutants, marks in ((group.mutants, ()), (group.long, pytest.mark.long))
+    for what, old, new in mutants
+]
 
 VARIANT = Case(ModelConfig(hidden_size=4, num_layers=2, cell="coupled"), T=5, B=3)
 
@@ -781,7 +951,7 @@ def test_a_copy_in_which_nothing_is_broken_passes(name):
         assert not fails(group.cases, suspect(layout, copy))
 
 
-@pytest.mark.parametrize("group, layout, old, new", MUTANTS.values(), ids=MUTANTS)
+@pytest.mark.parametrize("group, layout, old, new", MUTANTS)
 def test_a_broken_backward_is_caught(group, layout, old, new, tally):
     killed = fails(group.cases, suspect(layout, mutate(layout, group.broken, old, new)))
     tally.append(killed)
