@@ -6,10 +6,10 @@ import numpy as np
 
 
 class MarkedPairs(NamedTuple):
-    inputs_TxBx2: np.ndarray  # a value and a marker, whatever the length
-    X1_B: np.ndarray  # the values of the two that are marked
-    X2_B: np.ndarray
-    lengths_B: np.ndarray
+    inputs: np.ndarray  # TxBx2, a value and a marker, whatever the length
+    X1: np.ndarray  # B, the values of the two that are marked
+    X2: np.ndarray
+    lengths: np.ndarray
 
 
 def draw_pairs(
