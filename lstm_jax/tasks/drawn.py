@@ -37,7 +37,7 @@ class Score(NamedTuple):
 class Stopping(NamedTuple):
     """When a trial counts as solved."""
 
-    window: int  # over so many of the most recent training sequences; 0: over the whole test set
+    window: int  # over so many of the most recent training sequences; 0: over `held_out_part(0)`
     wrong_below: int = 1  # fewer than so many of them are wrong
     error_below: float = math.inf  # and their mean error is below this
 
@@ -84,12 +84,19 @@ def outputs_of(params: ModelParams, batch: Batch, masks: Masks | None) -> Array:
     return apply(params, carry, batch.inputs, masks, batch.resets)[0]
 
 
+def one_hot(ids: np.ndarray, width: int) -> np.ndarray:
+    """A vector of that width for each id, with one 1 and else 0, in float32."""
+    vectors = np.zeros((ids.size, width), np.float32)
+    vectors[np.arange(ids.size), ids.ravel()] = 1
+    return vectors.reshape(*ids.shape, width)
+
+
 def one_target_each(inputs_TxBxD: np.ndarray, targets_BxN: np.ndarray, lengths_B: Any) -> Batch:
     """Sequences with a target at their last step alone, and zeros behind that."""
     t_Tx1 = np.arange(len(inputs_TxBxD))[:, None]
     live_TxB, mask_TxB = t_Tx1 < lengths_B, t_Tx1 == lengths_B - 1
     return Batch(
-        (inputs_TxBxD * live_TxB[..., None]).astype(np.float32),
+        (inputs_TxBxD * live_TxB[..., None]).astype(np.float32, copy=False),
         np.where(mask_TxB[..., None], targets_BxN, 0).astype(np.float32),
         mask=mask_TxB,
         resets=np.broadcast_to(t_Tx1 == 0, live_TxB.shape),
@@ -136,6 +143,11 @@ class DrawnTask(Task):
         """
         raise NotImplementedError
 
+    def draw_scored(self, rng: np.random.Generator, count: int) -> Batch:
+        """As `draw`, what is scored and not trained on; another, where training has noise on the
+        targets that scores are not to have."""
+        return self.draw(rng, count)
+
     @classmethod
     def of(cls, config: Any) -> Self:
         data, train = config.data, config.train
@@ -152,7 +164,7 @@ class DrawnTask(Task):
     def held_out_part(self, n: int) -> Batch:
         """`side_by_side` sequences that no run of any seed is trained on."""
         rng = np.random.default_rng([HELD_OUT_SEED, AFTER_THE_LAST_STEP + n])
-        return self.draw(rng, self.side_by_side)
+        return self.draw_scored(rng, self.side_by_side)
 
     def held_out_parts(self) -> Iterator[tuple[Batch, int]]:
         """All parts, and how many sequences of each count."""
