@@ -7,7 +7,7 @@ drawn, which of them a model has processed correctly, and when a trial counts as
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple, Self
@@ -67,14 +67,6 @@ class Length(Section):
         low=20,
         high=10**4,
     )
-
-
-# What outputs say on the scale of the targets, by the name of a head.
-PREDICTIONS: dict[str, Callable[[Array], Array]] = {
-    "softmax": jax.nn.softmax,
-    "squared": lambda outputs: outputs,
-    "bernoulli": jax.nn.sigmoid,
-}
 
 
 @jax.jit
@@ -182,11 +174,11 @@ class DrawnTask(Task):
 
     def evaluate(self, params: ModelParams, masks: Masks | None) -> dict[str, float]:
         """The mean loss of a target, and the share of sequences that are wrong."""
-        losses, wrongs, name = [], [], self.interface.head
+        losses, wrongs, head = [], [], HEADS[self.interface.head]
         for part, outputs_TxBxN in self.held_out_outputs(params, masks):
             with jax.enable_x64(True):
-                losses_TxB = np.asarray(HEADS[name].losses(outputs_TxBxN, part.targets))
-                predictions_TxBxN = PREDICTIONS[name](jnp.asarray(outputs_TxBxN))
+                losses_TxB = np.asarray(head.losses(outputs_TxBxN, part.targets))
+                predictions_TxBxN = head.predict(jnp.asarray(outputs_TxBxN))
                 wrongs.append(np.asarray(self.score(predictions_TxBxN, part).wrong))
             losses.append(losses_TxB.T[part.mask.T])
         return {
@@ -197,7 +189,8 @@ class DrawnTask(Task):
     def sample(self, params: ModelParams, masks: Masks | None) -> str:
         """The last target of some held-out sequences: what was to be said, and what is."""
         part, outputs_TxBxN = next(self.held_out_outputs(params, masks))
-        predictions_TxBxN = np.asarray(PREDICTIONS[self.interface.head](jnp.asarray(outputs_TxBxN)))
+        predict = HEADS[self.interface.head].predict
+        predictions_TxBxN = np.asarray(predict(jnp.asarray(outputs_TxBxN)))
         lines = []
         for lane in range(min(SHOWN, outputs_TxBxN.shape[1])):
             last = np.flatnonzero(part.mask[:, lane])[-1]

@@ -1,0 +1,13 @@
+"""Temporal order: four classes of sequences with 100 to 110 steps."""
+
+from lstm_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+
+
+def get_config() -> Config:
+    return Config(
+        data=DataConfig(task="temporal_order", relevant=2),
+        # Forget gates near 1, as in `adding`.
+        model=ModelConfig(hidden_size=32, forget_bias=5.0),
+        optimizer=OptimizerConfig(learning_rate=3e-3),
+        train=TrainConfig(steps=2000, batch_size=32, gradient="bptt", validate_every=250),
+    )
