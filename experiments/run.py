@@ -475,6 +475,11 @@ def own_run() -> Path | None:
 def base_config() -> Config:
     """The config that a file and flags change: the experiment's, or the one of a run."""
     if (folder := own_run()) is not None:
+        if not folder.exists():
+            raise UserError(
+                f"there is no {folder} to begin from: a run that has begun from it goes on with "
+                "its own --workdir alone"
+            )
         return described_in(folder).config
     return config_of(find_experiment(EXPERIMENT.value), EXPERIMENT.value)
 
