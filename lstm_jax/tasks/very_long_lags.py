@@ -49,9 +49,9 @@ class VeryLongLagsOptions(HeldOut):
         100,
         "q, the fewest distractors of a sequence, of which it has 9 more on average",
         low=1,
-        high=10**4,
+        high=2000,
     )
-    kinds: int = option(100, "p, the symbols that distractors are drawn from", low=1, high=10**4)
+    kinds: int = option(100, "p, the symbols that distractors are drawn from", low=1, high=2000)
 
 
 class VeryLongLagsTask(DrawnTask):
