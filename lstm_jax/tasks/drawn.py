@@ -186,6 +186,10 @@ class DrawnTask(Task):
             "wrong": float(np.mean(np.concatenate(wrongs))),
         }
 
+    def show(self, values_N: np.ndarray) -> str:
+        """What a sample has of a target, and of an answer to it."""
+        return " ".join(f"{value:.3f}" for value in np.atleast_1d(values_N))
+
     def sample(self, params: ModelParams, masks: Masks | None) -> str:
         """The last target of some held-out sequences: what was to be said, and what is."""
         part, outputs_TxBxN = next(self.held_out_outputs(params, masks))
@@ -195,7 +199,7 @@ class DrawnTask(Task):
         for lane in range(min(SHOWN, outputs_TxBxN.shape[1])):
             last = np.flatnonzero(part.mask[:, lane])[-1]
             target, answer = part.targets[last, lane], predictions_TxBxN[last, lane]
-            lines.append(f"target {numbers(target)}  answer {numbers(answer)}")
+            lines.append(f"target {self.show(target)}  answer {self.show(answer)}")
         return "\n".join(lines)
 
     def references(self) -> dict[str, float]:
@@ -227,8 +231,3 @@ def first_lanes(batch: Batch, count: int) -> Batch:
 def entropy(probabilities: np.ndarray) -> np.ndarray:
     """-p ln p, which is 0 at 0."""
     return -probabilities * np.log(np.where(probabilities > 0, probabilities, 1))
-
-
-def numbers(values: np.ndarray) -> str:
-    """With three digits each, side by side."""
-    return " ".join(f"{value:.3f}" for value in np.atleast_1d(values))

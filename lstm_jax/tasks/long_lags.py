@@ -10,8 +10,9 @@ vector. Two sequences, or kinds of them, have the same probability:
 
 Every next symbol is a target. A sequence is correct where no output is off by 0.25 or more: in 2a
 at any step, in 2b at the last, the only one that can be predicted. A trial is solved when 10,000
-sequences in a row are correct. In the paper they follow the training; here they are the most recent
-that it was trained on, each scored before it is learnt from.
+sequences in a row are correct. In the paper they follow the training, and are not among the 5,040
+or 5,680 that it counts. Here they are the most recent that it was trained on, each scored before it
+is learnt from: so what compares with the paper's counts are the sequences before those.
 """
 
 from dataclasses import dataclass
@@ -79,6 +80,10 @@ class LongLagsTask(DrawnTask):
             resets=np.broadcast_to(np.arange(lag)[:, None] == 0, (lag, count)),
             live=everywhere_TxB,
         )
+
+    def show(self, values_N: np.ndarray) -> str:
+        """Of x and y alone."""
+        return super().show(values_N[-2:])
 
     def score(self, predictions_TxBxN: Array, batch: Batch) -> Score:
         """The error is the largest absolute one of those that count."""

@@ -9,11 +9,13 @@ kinds of sequences with the same probability:
 The q distractors, and k more, are drawn from a_1 to a_p. k is random: after q distractors each
 further symbol is e with probability 1/10, else another distractor. The last symbol alone is a
 target, of two outputs: x, y. A sequence is correct where neither is off by 0.2 or more. A trial is
-solved when 10,000 in a row are correct; here they are the most recent of the training, each scored
-before it is learnt from.
+solved when 10,000 in a row are correct. In the paper those are a test set; here they are the most
+recent of the training, each scored before it is learnt from. So what compares with the paper's
+counts are the sequences before those.
 
-Two misprints of the paper: it draws the distractors from a_1 to a_q, which there are not where
-q > p; and in some copies another distractor has the probability 1/10 as well.
+Misprints of the paper: it draws the distractors from a_1 to a_q, which there are not where q > p;
+some copies give another distractor the probability 1/10 as well; and the expected length is q + 13,
+where it has q + 14.
 
 So that all batches are of one length, k is at most 100: one k in 42,000 would be larger, and is
 drawn again.

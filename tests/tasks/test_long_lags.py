@@ -29,6 +29,10 @@ def test_every_sequence_is_one_of_the_papers(middle):
         assert_as_often(counter, evenly([t] if middle == "ordered" else range(P - 1)), N)
 
 
+def test_a_sample_shows_x_and_y_alone():
+    assert task_of("long_lags", lag=P).show(np.arange(P + 1) / 8) == "0.500 0.625"
+
+
 @pytest.mark.parametrize("middle", ["ordered", "random"])
 def test_a_score_by_hand(middle):
     """What is wrong before the end counts in 2a alone."""
