@@ -25,10 +25,15 @@ from absl import app, flags, logging
 
 from experiments.recipes import (
     adding,
+    long_lags,
+    multiplication,
     notebook,
     shakespeare,
+    temporal_order,
     tiny_shakespeare_hour,
     tiny_shakespeare_small,
+    two_sequences,
+    very_long_lags,
 )
 from experiments.studies import (
     benchmark,
@@ -88,6 +93,11 @@ EXPERIMENTS: dict[str, ModuleType] = {
     "tiny_shakespeare_ablation": tiny_shakespeare_ablation,
     "notebook": notebook,
     "adding": adding,
+    "multiplication": multiplication,
+    "temporal_order": temporal_order,
+    "two_sequences": two_sequences,
+    "long_lags": long_lags,
+    "very_long_lags": very_long_lags,
     "notebook_audit": notebook_audit,
     "verify_gradients": verify_gradients,
     "verify_recipes": verify_recipes,

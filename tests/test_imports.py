@@ -20,7 +20,7 @@ def others(room, *names):
 
 
 CELLS = others("cells", "cell", "passes", "projection", *LSTM)
-TASKS = others("tasks", "task")
+TASKS = others("tasks", "task", "drawn", "marked_pairs")
 ORDER = [
     "errors",
     "terminal",
@@ -73,6 +73,8 @@ ORDER = [
     "scoring.monte_carlo",
     "scoring.dynamic",
     "tasks.task",
+    "tasks.drawn",
+    "tasks.marked_pairs",
     *TASKS,
     "tasks",
     "config",

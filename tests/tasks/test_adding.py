@@ -11,7 +11,7 @@ from lstm_jax.config import Config
 from lstm_jax.model import apply, init_carry, init_model
 from lstm_jax.run.loop import Run
 from lstm_jax.run.metrics import read_metrics
-from lstm_jax.tasks.adding import AddingTask, draw_sequences
+from lstm_jax.tasks.adding import AddingTask
 from tests.run.test_loop import Stop, stop_after
 from tests.small import assert_same_run
 
@@ -32,7 +32,7 @@ CONFIG = Config().replace(
 
 @pytest.fixture(scope="module")
 def many():
-    return draw_sequences(np.random.default_rng(0), 20_000, T)
+    return AddingTask(T, 1, 1, 0).draw(np.random.default_rng(0), 20_000)
 
 
 def of_the_paper():
