@@ -25,6 +25,7 @@ from absl import app, flags, logging
 
 from experiments.recipes import (
     adding,
+    embedded_reber,
     notebook,
     shakespeare,
     tiny_shakespeare_hour,
@@ -87,6 +88,7 @@ EXPERIMENTS: dict[str, ModuleType] = {
     "tiny_shakespeare_ablation": tiny_shakespeare_ablation,
     "notebook": notebook,
     "adding": adding,
+    "embedded_reber": embedded_reber,
     "notebook_audit": notebook_audit,
     "verify_gradients": verify_gradients,
     "verify_recipes": verify_recipes,

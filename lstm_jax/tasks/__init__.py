@@ -1,10 +1,12 @@
 """What a model can learn: by name, what makes the task of a config (`Task.of`)."""
 
 from lstm_jax.tasks.adding import AddingTask
+from lstm_jax.tasks.embedded_reber import EmbeddedReberTask
 from lstm_jax.tasks.task import Task
 from lstm_jax.tasks.text import TextTask
 
 TASKS: dict[str, type[Task]] = {
     "text": TextTask,
     "adding": AddingTask,
+    "embedded_reber": EmbeddedReberTask,
 }
