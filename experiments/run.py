@@ -25,6 +25,7 @@ from absl import app, flags, logging
 
 from experiments.recipes import (
     adding,
+    continual_reber,
     embedded_reber,
     notebook,
     shakespeare,
@@ -89,6 +90,7 @@ EXPERIMENTS: dict[str, ModuleType] = {
     "notebook": notebook,
     "adding": adding,
     "embedded_reber": embedded_reber,
+    "continual_reber": continual_reber,
     "notebook_audit": notebook_audit,
     "verify_gradients": verify_gradients,
     "verify_recipes": verify_recipes,

@@ -1,13 +1,13 @@
 """Reber's grammar inside another: strings, and what may come next in each.
 
-The embedded Reber grammar of Smith and Zipser 1989 and Cleeremans, Servan-Schreiber and McClelland
-1989. A string of Reber's grammar stands between two symbols that are the same, T or P:
+The embedded Reber grammar of Smith and Zipser 1989 and of Cleeremans, Servan-Schreiber and
+McClelland 1989. A string of Reber's own grammar stands between two symbols that are the same, T or
+P, and the whole between B and E:
 
-    B T [B T S S X X T V V E] T E
+    B T  BTSSXXTVVE  T E
 
-So what comes last but one depends on what came second. All else follows from the two symbols before.
-Where two arcs leave a place, each is taken with probability 1/2. A string has 9 symbols at least and
-12 in the mean.
+So what comes last but one depends on what came second. Where two arcs leave a place, each is taken
+with probability 1/2. A string has 9 symbols at least and 12 in the mean.
 """
 
 from typing import NamedTuple
