@@ -26,6 +26,7 @@ from absl import app, flags, logging
 from experiments.recipes import (
     adding,
     continual_reber,
+    copy_memory,
     embedded_reber,
     notebook,
     shakespeare,
@@ -91,6 +92,7 @@ EXPERIMENTS: dict[str, ModuleType] = {
     "adding": adding,
     "embedded_reber": embedded_reber,
     "continual_reber": continual_reber,
+    "copy_memory": copy_memory,
     "notebook_audit": notebook_audit,
     "verify_gradients": verify_gradients,
     "verify_recipes": verify_recipes,

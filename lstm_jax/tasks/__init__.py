@@ -2,6 +2,7 @@
 
 from lstm_jax.tasks.adding import AddingTask
 from lstm_jax.tasks.continual_reber import ContinualReberTask
+from lstm_jax.tasks.copy_memory import CopyMemoryTask
 from lstm_jax.tasks.embedded_reber import EmbeddedReberTask
 from lstm_jax.tasks.task import Task
 from lstm_jax.tasks.text import TextTask
@@ -11,4 +12,5 @@ TASKS: dict[str, type[Task]] = {
     "adding": AddingTask,
     "embedded_reber": EmbeddedReberTask,
     "continual_reber": ContinualReberTask,
+    "copy_memory": CopyMemoryTask,
 }
