@@ -3,6 +3,7 @@
 from lstm_jax.tasks.adding import AddingTask
 from lstm_jax.tasks.continual_reber import ContinualReberTask
 from lstm_jax.tasks.copy_memory import CopyMemoryTask
+from lstm_jax.tasks.digits import DigitsTask
 from lstm_jax.tasks.embedded_reber import EmbeddedReberTask
 from lstm_jax.tasks.task import Task
 from lstm_jax.tasks.text import TextTask
@@ -13,4 +14,5 @@ TASKS: dict[str, type[Task]] = {
     "embedded_reber": EmbeddedReberTask,
     "continual_reber": ContinualReberTask,
     "copy_memory": CopyMemoryTask,
+    "digits": DigitsTask,
 }
