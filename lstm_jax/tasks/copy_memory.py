@@ -79,7 +79,8 @@ class CopyMemoryTask(DrawnTask):
         """The loss of a sequence, and whether any of its last ten symbols is not the likeliest."""
         targets_TxB = jnp.asarray(batch.targets)
         said_TxB = jnp.take_along_axis(predictions_TxBxN, targets_TxB[..., None], -1)[..., 0]
-        wrong_TxB = jnp.argmax(predictions_TxBxN, -1) != targets_TxB
+        said_ids_TxB = jnp.argmax(predictions_TxBxN, -1).astype(targets_TxB.dtype)
+        wrong_TxB = said_ids_TxB != targets_TxB
         return Score(-jnp.log(said_TxB).mean(axis=0), wrong_TxB[-REMEMBERED:].any(axis=0))
 
     def references(self) -> dict[str, float]:

@@ -98,12 +98,16 @@ def read_idx(name: str) -> np.ndarray:
     """The bytes of a file in IDX format: 0, 0, 8 for bytes, the number of axes, their sizes in four
     bytes each, and the values."""
     data = read_file(name)
-    axes = data[3] if len(data) > 3 else 0
-    start = 4 + 4 * axes
-    shape = np.frombuffer(data[4:start], ">u4") if len(data) >= start else np.zeros(0)
-    if data[:3] != b"\0\0\x08" or len(shape) != axes or len(data) - start != np.prod(shape):
-        raise UserError(f"{name} is no file of bytes in IDX format: put the published one there")
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape.astype(int))
+    try:
+        if data[:3] != b"\0\0\x08":
+            raise ValueError("it begins with other bytes")
+        axes = data[3]
+        shape = np.frombuffer(data, ">u4", count=axes, offset=4).astype(int)
+        return np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape)
+    except (IndexError, ValueError) as error:
+        raise UserError(
+            f"{name} is no file of bytes in IDX format ({error}): put the published one there"
+        ) from error
 
 
 def read_images(kind: str) -> Images:
