@@ -30,10 +30,15 @@ from experiments.recipes import (
     digits,
     digits_permuted,
     embedded_reber,
+    long_lags,
+    multiplication,
     notebook,
     shakespeare,
+    temporal_order,
     tiny_shakespeare_hour,
     tiny_shakespeare_small,
+    two_sequences,
+    very_long_lags,
 )
 from experiments.studies import (
     benchmark,
@@ -98,6 +103,11 @@ EXPERIMENTS: dict[str, ModuleType] = {
     "copy_memory": copy_memory,
     "digits": digits,
     "digits_permuted": digits_permuted,
+    "multiplication": multiplication,
+    "temporal_order": temporal_order,
+    "two_sequences": two_sequences,
+    "long_lags": long_lags,
+    "very_long_lags": very_long_lags,
     "notebook_audit": notebook_audit,
     "verify_gradients": verify_gradients,
     "verify_recipes": verify_recipes,
@@ -476,6 +486,11 @@ def own_run() -> Path | None:
 def base_config() -> Config:
     """The config that a file and flags change: the experiment's, or the one of a run."""
     if (folder := own_run()) is not None:
+        if not folder.exists():
+            raise UserError(
+                f"there is no {folder} to begin from: a run that has begun from it goes on with "
+                "its own --workdir alone"
+            )
         return described_in(folder).config
     return config_of(find_experiment(EXPERIMENT.value), EXPERIMENT.value)
 

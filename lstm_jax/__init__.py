@@ -8,10 +8,11 @@ The map. Imports point one way, from the top of this list to its bottom.
                     frequencies
     meshes precision pieces                     many devices, narrow dtypes, sequences in pieces
     cells/          CELLS; a cell is one file: lstm coupled layer_norm mogrifier peephole gru
+                    memory_blocks carousel
                     cell (the contract)  passes (the loops over time, forward and by hand)
                     projection (x W)  lstm_gates lstm_columns (parts of lstm)
     layer           one cell over time, in either direction or both
-    heads           softmax squared bernoulli, each with its derivative by hand
+    heads           softmax squared bernoulli sigmoid_squared, each with its derivative by hand
     model_config model masks                    embedding, stack, readout; what is dropped
     transfer                                    one model's parameters as another's first ones
     loss            the mean over the targets that count

@@ -9,6 +9,13 @@
     bernoulli   outputs are logits y, a target is a many-hot vector t: each entry is 1 or 0
                 (H5)  loss = sum_n log(1 + exp(y_n)) - t_n y_n
                 (H6)  dy   = sigmoid(y) - t
+    sigmoid_squared
+                outputs are logits y, a target is a vector t of as many numbers
+                (H7)  loss = 1/2 sum_n (p_n - t_n)^2, where p = sigmoid(y)
+                (H8)  dy   = (p - t) p (1 - p)
+
+The last is that of Hochreiter and Schmidhuber 1997, whose Equation 19 has no 2: their learning
+rates belong to half the squared error.
 
 Losses are float32 at least. Which targets count, and the mean over them, is `loss`'s.
 """
@@ -24,6 +31,11 @@ from jax import Array
 from lstm_jax.precision import at_least_float32
 
 
+def as_they_are(outputs: Array) -> Array:
+    """Outputs that are on the scale of the targets."""
+    return outputs
+
+
 class Head(NamedTuple):
     """How outputs are scored.
 
@@ -32,6 +44,7 @@ class Head(NamedTuple):
       by the outputs that it is of. None: nobody has derived it.
     most_outputs: how many are made at once. What a sequence has more of is made, scored and
       differentiated in pieces of time (`pieces`), and so never in memory as a whole.
+    predict: outputs TxBxN -> what they say, on the scale of the targets: TxBxN.
 
     Those of HEADS raise ValueError for targets of another shape, some of which would broadcast.
     """
@@ -39,6 +52,7 @@ class Head(NamedTuple):
     losses: Callable[[Array, Array], Array]
     by_hand: Callable[[Array, Array], tuple[Array, Array]] | None = None
     most_outputs: int = 2**23  # 32 MiB in float32: BUILD_NOTES.md has the times of others
+    predict: Callable[[Array], Array] = as_they_are
 
 
 def takes_ids(head: Head) -> bool:
@@ -113,8 +127,29 @@ def bernoulli_by_hand(logits_TxBxN: Array, targets_TxBxN: Array) -> tuple[Array,
     return jnp.sum(softplus - targets * logits, axis=-1), jax.nn.sigmoid(logits) - targets
 
 
-softmax = Head(softmax_losses, softmax_by_hand)
-squared = Head(squared_losses, squared_by_hand)
-bernoulli = Head(bernoulli_losses, bernoulli_by_hand)
+def sigmoid_squared_losses(logits_TxBxN: Array, targets_TxBxN: Array) -> Array:
+    """Half the squared distance of every target from what the logits say, TxB."""
+    logits, targets = widen_both(logits_TxBxN, targets_TxBxN)
+    return jnp.sum(optax.losses.l2_loss(jax.nn.sigmoid(logits), targets), axis=-1)
 
-HEADS: dict[str, Head] = {"softmax": softmax, "squared": squared, "bernoulli": bernoulli}
+
+def sigmoid_squared_by_hand(logits_TxBxN: Array, targets_TxBxN: Array) -> tuple[Array, Array]:
+    """(H7) and (H8)."""
+    logits, targets = widen_both(logits_TxBxN, targets_TxBxN)
+    p_TxBxN = jax.nn.sigmoid(logits)
+    error_TxBxN = p_TxBxN - targets
+    losses_TxB = jnp.sum(error_TxBxN * error_TxBxN, axis=-1) / 2
+    return losses_TxB, error_TxBxN * p_TxBxN * (1 - p_TxBxN)
+
+
+softmax = Head(softmax_losses, softmax_by_hand, predict=jax.nn.softmax)
+squared = Head(squared_losses, squared_by_hand)
+bernoulli = Head(bernoulli_losses, bernoulli_by_hand, predict=jax.nn.sigmoid)
+sigmoid_squared = Head(sigmoid_squared_losses, sigmoid_squared_by_hand, predict=jax.nn.sigmoid)
+
+HEADS: dict[str, Head] = {
+    "softmax": softmax,
+    "squared": squared,
+    "bernoulli": bernoulli,
+    "sigmoid_squared": sigmoid_squared,
+}

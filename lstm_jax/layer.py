@@ -58,7 +58,10 @@ def check_shapes(
         and has_shapes(state, jax.eval_shape(lambda: cell.init_state(params, B)))
         and all(m is None or m.shape == (T, B) for m in (marks.resets, marks.live))
         and (mask_BxD is None or mask_BxD.shape == (B, D))
-        and all(is_spread(jnp.shape(k), (T, B, H)) for k in jax.tree.leaves(marks.zoneout))
+        and all(
+            is_spread(jnp.shape(k), (T, *field.shape))
+            for k, field in zip(jax.tree.leaves(marks.zoneout), state, strict=False)
+        )
     )
     if good:
         return

@@ -12,7 +12,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from lstm_jax.cells import CELLS, cell_of
-from lstm_jax.model import Masks, ModelParams, hidden_sizes
+from lstm_jax.model import Masks, ModelParams, hidden_sizes, init_carry
 from lstm_jax.model_config import ModelConfig
 
 
@@ -68,20 +68,22 @@ def draw_masks(
     *layers, readout = map(sample, dropout_keys, each_chance, [*widths, hidden_sizes(params)[-1]])
     drawn = None
     if zoneout is not None:
-        shapes = [(sequence_length, batch_size, H) for H in hidden_sizes(params)]
-        each = zip(zoneout_keys, shapes, strict=True)
-        drawn = tuple(sample_zoneout(key, zoneout, shape, dtype) for key, shape in each)
+        states = jax.eval_shape(lambda: init_carry(params, batch_size))
+        each = zip(zoneout_keys, states, strict=True)
+        drawn = tuple(
+            sample_zoneout(key, zoneout, state, sequence_length, dtype) for key, state in each
+        )
     V = 0 if params.embedding is None else params.embedding.shape[0]
     return Masks(tuple(layers), readout, sample(key_embedding, chances.embedding, V), drawn)
 
 
-def sample_zoneout(key: Array, rates: Any, shape: tuple[int, int, int], dtype: DTypeLike) -> Any:
-    """Draws which units of one layer's state stay what they were: 1 or 0, in the shape TxBxH."""
+def sample_zoneout(key: Array, rates: Any, state: Any, T: int, dtype: DTypeLike) -> Any:
+    """Draws which units of one layer's state stay what they were: 1 or 0, for each of T steps."""
     keys = jax.random.split(key, len(rates))
     return type(rates)(
         *(
-            jax.random.bernoulli(key, rate, shape).astype(dtype)
-            for key, rate in zip(keys, rates, strict=True)
+            jax.random.bernoulli(key, rate, (T, *field.shape)).astype(dtype)
+            for key, rate, field in zip(keys, rates, state, strict=True)
         )
     )
 

@@ -56,6 +56,11 @@ def slowed(tree: Any, stall: Stall | None) -> Any:
     return jax.tree.map(lambda leaf: leaf * scale, tree)
 
 
+def share_left(stall: Stall) -> float:
+    """The share of the learning rate that plateaus have left; 1 with another schedule."""
+    return 1.0 if stall.plateau is None else float(stall.plateau.scale)
+
+
 def why_over(stall: Stall | None, patience: int) -> str | None:
     """Why a run ends before its last step; None: it does not."""
     if stall is None or not patience or int(stall.since) < patience:

@@ -40,7 +40,27 @@ def bernoulli(y, target):
     return -sum(math.log(q if t else 1 - q) for q, t in zip(p, target, strict=True))
 
 
-FORMULAS = {"softmax": softmax, "squared": squared, "bernoulli": bernoulli}
+def logistic(y):
+    return [1 / (1 + math.exp(-v)) for v in y]
+
+
+def sigmoid_squared(y, target):
+    return sum((p - t) ** 2 for p, t in zip(logistic(y), target, strict=True)) / 2
+
+
+FORMULAS = {
+    "softmax": softmax,
+    "squared": squared,
+    "bernoulli": bernoulli,
+    "sigmoid_squared": sigmoid_squared,
+}
+# What outputs say, on the scale of the targets.
+SAID = {
+    "softmax": lambda y: [math.exp(v) / sum(map(math.exp, y)) for v in y],
+    "squared": lambda y: y,
+    "bernoulli": logistic,
+    "sigmoid_squared": logistic,
+}
 WITH_FORMULA = pytest.mark.parametrize("name", FORMULAS)
 
 
@@ -103,6 +123,18 @@ def test_a_derivative_by_hand_is_the_slope_of_the_losses(name, x64, rng):
 @WITH_FORMULA
 def test_a_head_is_its_formula_and_its_slope(name, x64, rng):
     compare_with_formula(HEADS[name], name, rng)
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_what_outputs_say_is_on_the_scale_of_the_targets(name, x64, rng):
+    outputs = rng.normal(size=(T, B, N))
+    wanted = [[SAID[name](y.tolist()) for y in lanes] for lanes in outputs]
+    np.testing.assert_allclose(HEADS[name].predict(jnp.asarray(outputs)), wanted, rtol=1e-12)
+
+
+def test_a_head_of_ones_own_says_its_outputs():
+    outputs = jnp.ones((T, B, N))
+    assert Head(squared).predict(outputs) is outputs
 
 
 @NAMES
@@ -180,6 +212,7 @@ def test_certain_and_right_is_no_loss(name, size):
         "softmax": [0, 1e4] if size > 0 else [1e4 + others, others],
         "squared": [(size - 1) ** 2, size**2],
         "bernoulli": [4 * math.log(2) + (size < 0) * 1e4, 4 * math.log(2) + (size > 0) * 1e4],
+        "sigmoid_squared": [0.5 + (size < 0) / 2, 0.5 + (size > 0) / 2],
     }[name]
     losses = HEADS[name].losses(*extreme(name, size))
     np.testing.assert_allclose(losses[0], wanted, rtol=1e-6, atol=1e-6)

@@ -32,7 +32,8 @@ SIDE_BY_SIDE = 6  # recipes, a column for each; more are a line each
 CELL_LIMIT = 30  # characters of an option's value
 UNKNOWN = "-"
 IDENTITY = "the task's "  # begins the names of what is known of a task besides its options
-ELSEWHERE = re.compile(r"data\.(\w+_)?path")  # where a file lies; its hash is in the identity
+# Where a file lies, and what it is read in: the identity has its hash and its tokens.
+ELSEWHERE = re.compile(r"data\.((\w+_)?path|tokens)")
 SCORED = ("data.", "evaluate.", IDENTITY)  # begin the names of what decides what is scored
 
 

@@ -51,8 +51,8 @@ def described_in(folder: Path) -> Description:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} cannot be read ({error}); name the --experiment that it is of, or choose "
-            "another --workdir"
+            f"{path} cannot be read ({error}): give --experiment=FILE.py --config_file={path} if "
+            "it is of an experiment in a file, else choose another folder"
         ) from error
 
 

@@ -39,7 +39,7 @@ class Point(NamedTuple):
     values: dict[str, Any]  # by full name, those that are swept
     config: Config
     folder: Path
-    unit: str  # of its loss
+    task: Task
 
 
 def short_names(grid: Grid) -> dict[str, str]:
@@ -71,6 +71,7 @@ def points_of(config: Config, grid: Grid, workdir: Path, given: Sequence[str]) -
             raise UserError(f"--sweep.{name} has a value twice: {', '.join(map(str, swept))}")
     names = short_names(grid)
     points: list[Point] = []
+    tasks: dict[Any, Task] = {}  # one per distinct data, which is read once
     for combination in itertools.product(*grid.values()):
         values = dict(zip(grid, combination, strict=True))
         folder = workdir / re.sub(r"[^\w.=+-]", "_", name_of(values, names))
@@ -81,11 +82,13 @@ def points_of(config: Config, grid: Grid, workdir: Path, given: Sequence[str]) -
         try:
             of_point = config.replace(values)
             check_read(of_point, [*given, *grid])
-            task = TASKS[of_point.data.task].of(of_point)
+            if (same := tasks.get(of_point.data)) is None:
+                same = tasks[of_point.data] = TASKS[of_point.data.task].of(of_point)
+            task = same.sharing(of_point)
             check_run(of_point, task, folder)
         except UserError as error:
             raise UserError(f"the run {folder.name}: {error}") from error
-        points.append(Point(values, of_point, folder, task.unit))
+        points.append(Point(values, of_point, folder, task))
     check_scored_alike(points, grid)
     return points
 
@@ -93,7 +96,7 @@ def points_of(config: Config, grid: Grid, workdir: Path, given: Sequence[str]) -
 def check_scored_alike(points: Sequence[Point], grid: Grid) -> None:
     """Refuses runs whose losses are in different units, or some of which have none; warns of
     others that are not of the same targets."""
-    if len(units := sorted({point.unit for point in points})) > 1:
+    if len(units := sorted({point.task.unit for point in points})) > 1:
         raise UserError(f"the runs of a sweep are compared, and these are in {' and '.join(units)}")
     if len({TASKS[p.config.data.task].validates(p.config) for p in points}) > 1:
         raise UserError("the runs of a sweep are compared, and some of these validate on nothing")
@@ -129,7 +132,7 @@ def train_sweep(
         write_json(workdir / SWEEP, about | {"runs": [*known.values()]})
     settings = settings_of(runs)
     show_table(settings, short_names(grid))
-    numbers = numbers_of(settings, grid, f"A sweep of {title}", points[0].unit)
+    numbers = numbers_of(settings, grid, f"A sweep of {title}", points[0].task.unit)
     draw_from(numbers, draw, workdir / PICTURE)
     say_written(workdir, SWEEP, f"{FIGURES}/*")
     return 2 if any("error" in run for run in runs) else 0
@@ -153,17 +156,13 @@ def runs_before(workdir: Path, grid: Grid) -> dict[str, Any]:
     return runs
 
 
-def task_of(point: Point) -> Task:
-    return TASKS[point.config.data.task].of(point.config)
-
-
 def chunks_of(points: Sequence[Point]) -> Iterator[tuple[list[Point], int]]:
     """The runs that train at a time, and the width of the program that they share."""
     shapes: dict[Any, list[Point]] = {}
     for point in points:
         shapes.setdefault(shape_of(point.config), []).append(point)
     for of_shape in shapes.values():
-        task = task_of(of_shape[0])
+        task = of_shape[0].task
         batch = task.batch_at(0)
         width = side_by_side(of_shape[0].config, task.interface, batch, len(of_shape))
         for first in range(0, len(of_shape), width):
@@ -183,7 +182,7 @@ def train_chunk(points: Sequence[Point], width: int, title: str) -> dict[Path, d
         for point in points:
             name = f"{title}, {point.folder.name}"
             try:
-                run = Run(point.config, task_of(point), point.folder, name)
+                run = Run(point.config, point.task, point.folder, name)
                 runs[point.folder] = held.enter_context(run)
             except UserError as error:
                 note(point.folder, error)

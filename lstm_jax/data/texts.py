@@ -42,6 +42,7 @@ class TextOptions(Section):
         "what the text is read in; of itself characters, and of a file x.bin the ids in it, which "
         "x.json beside it describes",
         choices=TOKENS,
+        decides="nothing",  # the identity says which they are
     )
     max_types: int = option(
         0,

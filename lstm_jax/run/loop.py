@@ -56,7 +56,7 @@ from lstm_jax.run.nonfinite import Watch
 from lstm_jax.run.progress import Progress
 from lstm_jax.run.signals import BROKEN_PIPE, Interrupted, catch_signals
 from lstm_jax.run.validation import begin_where_stalled, validate
-from lstm_jax.stalling import after_validation, why_over
+from lstm_jax.stalling import after_validation, share_left, why_over
 from lstm_jax.tasks import Task
 from lstm_jax.terminal import say, warn
 from lstm_jax.train import (
@@ -358,8 +358,12 @@ class Run:
             self.config.check_validation(bool(scores))
             waits = self.state.average is not None and is_waiting(self.state.average)
             config = self.config.optimizer
-            stall = after_validation(stall, minimised(scores), waits, config)
-            self.state = self.state._replace(stall=stall)
+            after = after_validation(stall, minimised(scores), waits, config)
+            if (share := share_left(after)) < share_left(stall):
+                say(
+                    f"step {self.step}: no lower loss for long, on at {share:.3g} of the first rate"
+                )
+            self.state = self.state._replace(stall=after)
 
     def _begin_average(self, line: dict[str, Any]) -> None:
         """Begins a triggered average where what is minimised has stalled up to this line."""

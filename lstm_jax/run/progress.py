@@ -60,8 +60,10 @@ class Progress:
                 f" {brief(name)} {in_digits(value)}" for name, value in validated.items()
             )
         skipped = f"  {line['skipped']} updates skipped" if line.get("skipped") else ""
+        # A bar is one line, which keeps what the last validation found; others say it once.
+        val = self._val if validated or self._bar is not None else ""
         text = (
-            f"loss {in_digits(line.get('train_loss', math.nan))} {self._unit}{self._val}{skipped}  "
+            f"loss {in_digits(line.get('train_loss', math.nan))} {self._unit}{val}{skipped}  "
             f"{self._targets_per_second(line):,.0f} {self._counted}/s"
         )
         if validated or self._paced is None:

@@ -36,7 +36,8 @@ from lstm_jax.data.batches import Batch
 from lstm_jax.heads import HEADS
 from lstm_jax.model import Carry, Interface, Masks, ModelParams, apply, init_carry
 from lstm_jax.options import Section, option
-from lstm_jax.tasks.grammar import PLACES, SYMBOLS, NEXT_Px2, POSSIBLE_Px7, one_hot, walk
+from lstm_jax.tasks.drawn import one_hot
+from lstm_jax.tasks.grammar import PLACES, SYMBOLS, NEXT_Px2, POSSIBLE_Px7, walk
 from lstm_jax.tasks.task import Task
 
 TOLERANCE = 0.49  # an output that is further off makes a step wrong
@@ -66,7 +67,7 @@ class ContinualReberOptions(Section):
 def read_on(choices_TxB: np.ndarray, places_B: np.ndarray) -> tuple[Batch, np.ndarray]:
     """What comes after some places in the grammar, and the places where it ends."""
     ids_TxB, places_TxB = walk(choices_TxB, places_B)
-    batch = Batch(one_hot(ids_TxB), POSSIBLE_Px7[places_TxB].astype(np.float32))
+    batch = Batch(one_hot(ids_TxB, len(SYMBOLS)), POSSIBLE_Px7[places_TxB].astype(np.float32))
     return batch, places_TxB[-1]
 
 

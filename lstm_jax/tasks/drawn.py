@@ -7,7 +7,7 @@ drawn, which of them a model has processed correctly, and when a trial counts as
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple, Self
@@ -37,7 +37,7 @@ class Score(NamedTuple):
 class Stopping(NamedTuple):
     """When a trial counts as solved."""
 
-    window: int  # over so many of the most recent training sequences; 0: over the whole test set
+    window: int  # over so many of the most recent training sequences; 0: over `held_out_part(0)`
     wrong_below: int = 1  # fewer than so many of them are wrong
     error_below: float = math.inf  # and their mean error is below this
 
@@ -69,14 +69,6 @@ class Length(Section):
     )
 
 
-# What outputs say on the scale of the targets, by the name of a head.
-PREDICTIONS: dict[str, Callable[[Array], Array]] = {
-    "softmax": jax.nn.softmax,
-    "squared": lambda outputs: outputs,
-    "bernoulli": jax.nn.sigmoid,
-}
-
-
 @jax.jit
 def outputs_of(params: ModelParams, batch: Batch, masks: Masks | None) -> Array:
     """What the model puts out at every step, TxBxN, from the zero state."""
@@ -84,12 +76,19 @@ def outputs_of(params: ModelParams, batch: Batch, masks: Masks | None) -> Array:
     return apply(params, carry, batch.inputs, masks, batch.resets)[0]
 
 
+def one_hot(ids: np.ndarray, width: int) -> np.ndarray:
+    """A vector of that width for each id, with one 1 and else 0, in float32."""
+    vectors = np.zeros((ids.size, width), np.float32)
+    vectors[np.arange(ids.size), ids.ravel()] = 1
+    return vectors.reshape(*ids.shape, width)
+
+
 def one_target_each(inputs_TxBxD: np.ndarray, targets_BxN: np.ndarray, lengths_B: Any) -> Batch:
     """Sequences with a target at their last step alone, and zeros behind that."""
     t_Tx1 = np.arange(len(inputs_TxBxD))[:, None]
     live_TxB, mask_TxB = t_Tx1 < lengths_B, t_Tx1 == lengths_B - 1
     return Batch(
-        (inputs_TxBxD * live_TxB[..., None]).astype(np.float32),
+        (inputs_TxBxD * live_TxB[..., None]).astype(np.float32, copy=False),
         np.where(mask_TxB[..., None], targets_BxN, 0).astype(np.float32),
         mask=mask_TxB,
         resets=np.broadcast_to(t_Tx1 == 0, live_TxB.shape),
@@ -136,6 +135,11 @@ class DrawnTask(Task):
         """
         raise NotImplementedError
 
+    def draw_scored(self, rng: np.random.Generator, count: int) -> Batch:
+        """As `draw`, what is scored and not trained on; another, where training has noise on the
+        targets that scores are not to have."""
+        return self.draw(rng, count)
+
     @classmethod
     def of(cls, config: Any) -> Self:
         data, train = config.data, config.train
@@ -152,7 +156,7 @@ class DrawnTask(Task):
     def held_out_part(self, n: int) -> Batch:
         """`side_by_side` sequences that no run of any seed is trained on."""
         rng = np.random.default_rng([HELD_OUT_SEED, AFTER_THE_LAST_STEP + n])
-        return self.draw(rng, self.side_by_side)
+        return self.draw_scored(rng, self.side_by_side)
 
     def held_out_parts(self) -> Iterator[tuple[Batch, int]]:
         """All parts, and how many sequences of each count."""
@@ -170,11 +174,11 @@ class DrawnTask(Task):
 
     def evaluate(self, params: ModelParams, masks: Masks | None) -> dict[str, float]:
         """The mean loss of a target, and the share of sequences that are wrong."""
-        losses, wrongs, name = [], [], self.interface.head
+        losses, wrongs, head = [], [], HEADS[self.interface.head]
         for part, outputs_TxBxN in self.held_out_outputs(params, masks):
             with jax.enable_x64(True):
-                losses_TxB = np.asarray(HEADS[name].losses(outputs_TxBxN, part.targets))
-                predictions_TxBxN = PREDICTIONS[name](jnp.asarray(outputs_TxBxN))
+                losses_TxB = np.asarray(head.losses(outputs_TxBxN, part.targets))
+                predictions_TxBxN = head.predict(jnp.asarray(outputs_TxBxN))
                 wrongs.append(np.asarray(self.score(predictions_TxBxN, part).wrong))
             losses.append(losses_TxB.T[part.mask.T])
         return {
@@ -182,28 +186,38 @@ class DrawnTask(Task):
             "wrong": float(np.mean(np.concatenate(wrongs))),
         }
 
+    def show(self, values_N: np.ndarray) -> str:
+        """What a sample has of a target, and of an answer to it."""
+        return " ".join(f"{value:.3f}" for value in np.atleast_1d(values_N))
+
     def sample(self, params: ModelParams, masks: Masks | None) -> str:
         """The last target of some held-out sequences: what was to be said, and what is."""
         part, outputs_TxBxN = next(self.held_out_outputs(params, masks))
-        predictions_TxBxN = np.asarray(PREDICTIONS[self.interface.head](jnp.asarray(outputs_TxBxN)))
+        predict = HEADS[self.interface.head].predict
+        predictions_TxBxN = np.asarray(predict(jnp.asarray(outputs_TxBxN)))
         lines = []
         for lane in range(min(SHOWN, outputs_TxBxN.shape[1])):
             last = np.flatnonzero(part.mask[:, lane])[-1]
             target, answer = part.targets[last, lane], predictions_TxBxN[last, lane]
-            lines.append(f"target {numbers(target)}  answer {numbers(answer)}")
+            lines.append(f"target {self.show(target)}  answer {self.show(answer)}")
         return "\n".join(lines)
 
     def references(self) -> dict[str, float]:
         """The loss of the best constant: for a squared error, the variance of the targets."""
-        parts = [first_lanes(*part) for part in self.held_out_parts()]
-        targets_KxN = np.concatenate([part.targets.swapaxes(0, 1)[part.mask.T] for part in parts])
-        mean_N = targets_KxN.mean(axis=0)
+        count, total_N, squares_N = 0, np.zeros(1), np.zeros(1)
+        for part, lanes in self.held_out_parts():
+            scored = first_lanes(part, lanes)
+            targets_KxN = scored.targets[scored.mask]
+            count += len(targets_KxN)
+            total_N = total_N + targets_KxN.sum(axis=0)
+            squares_N = squares_N + np.square(targets_KxN).sum(axis=0)
+        mean_N = total_N / count
         losses_N = {
-            "squared": lambda: targets_KxN.var(axis=0),
-            "bernoulli": lambda: entropy(mean_N) + entropy(1 - mean_N),
+            "squared": squares_N / count - mean_N**2,
+            "bernoulli": entropy(mean_N) + entropy(1 - mean_N),
         }
         head = self.interface.head
-        return {"always saying the mean": float(losses_N[head]().sum())} if head in losses_N else {}
+        return {"always saying the mean": float(losses_N[head].sum())} if head in losses_N else {}
 
 
 def first_lanes(batch: Batch, count: int) -> Batch:
@@ -217,8 +231,3 @@ def first_lanes(batch: Batch, count: int) -> Batch:
 def entropy(probabilities: np.ndarray) -> np.ndarray:
     """-p ln p, which is 0 at 0."""
     return -probabilities * np.log(np.where(probabilities > 0, probabilities, 1))
-
-
-def numbers(values: np.ndarray) -> str:
-    """With three digits each, side by side."""
-    return " ".join(f"{value:.3f}" for value in np.atleast_1d(values))

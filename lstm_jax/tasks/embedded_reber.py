@@ -28,8 +28,8 @@ from jax import Array
 from lstm_jax.data.batches import Batch
 from lstm_jax.model import Interface, Masks, ModelParams
 from lstm_jax.options import Section, option
-from lstm_jax.tasks.drawn import SHOWN, DrawnTask, Score, Stopping
-from lstm_jax.tasks.grammar import SYMBOLS, draw_string, one_hot, possible_after
+from lstm_jax.tasks.drawn import SHOWN, DrawnTask, Score, Stopping, one_hot
+from lstm_jax.tasks.grammar import SYMBOLS, draw_string, possible_after
 
 STRINGS = 256  # of each set
 STEPS = 40  # of the longest string, whose last symbol is not read
@@ -72,8 +72,8 @@ def read_strings(strings: list[str]) -> Batch:
         ids_LxB[: len(string), lane] = [SYMBOLS.index(symbol) for symbol in string]
     live_TxB = ids_LxB[1:] >= 0
     return Batch(
-        one_hot(np.where(live_TxB, ids_LxB[:-1], -1)),
-        one_hot(ids_LxB[1:]),
+        one_hot(ids_LxB[:-1], len(SYMBOLS)) * live_TxB[..., None],
+        one_hot(ids_LxB[1:], len(SYMBOLS)) * live_TxB[..., None],
         mask=live_TxB,
         resets=np.broadcast_to(np.arange(STEPS)[:, None] == 0, live_TxB.shape),
         live=live_TxB,

@@ -75,11 +75,6 @@ def draw_string(rng: np.random.Generator) -> str:
             return string
 
 
-def one_hot(ids: np.ndarray) -> np.ndarray:
-    """A vector for each id, of zeros for -1."""
-    return np.eye(len(SYMBOLS), dtype=np.float32)[ids] * (ids >= 0)[..., None]
-
-
 def possible_after(inputs_TxBx7: Array) -> Array:
     """Which symbols may come next after each one of strings that are read from their beginning,
     TxBx7; pure, for use under `jit`."""

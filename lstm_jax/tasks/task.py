@@ -94,6 +94,10 @@ class Task:
         """The task that a `Config` asks for; UserError where it cannot be had."""
         raise NotImplementedError
 
+    def sharing(self, config: Any) -> "Task":
+        """The task of a config with the same `data`, which need not be read again."""
+        return type(self).of(config)
+
     @classmethod
     def validates(cls, config: Any) -> bool:
         """Whether `evaluate` will measure anything."""

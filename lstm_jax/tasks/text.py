@@ -84,6 +84,9 @@ class TextTask(Task):
     def of(cls, config: Any) -> Self:
         return cls(config, read_text(config.data))
 
+    def sharing(self, config: Any) -> Self:
+        return type(self)(config, self.text)
+
     @classmethod
     def symbols_of(cls, identity: Mapping[str, Any]) -> Sequence[Any] | None:
         if "alphabet" not in identity:

@@ -58,7 +58,7 @@ def test_no_line_is_wider_than_a_terminal(helped):
         ("model.mogrifier_rank", "mogrifier"),
         ("model.forget_bias", "all but gru"),
         ("model.hidden_size", ""),
-        ("data.length", "adding"),
+        ("data.length", "adding, multiplication, two_sequences"),
         ("data.corpus", "text"),
         ("train.sample_length", "text"),
         ("train.steps", ""),

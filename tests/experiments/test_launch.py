@@ -103,12 +103,12 @@ def test_a_run_to_begin_from_gives_its_config(trained, tmp_path):
 @pytest.mark.parametrize(
     "line, message",
     [
-        (["--init_from=nowhere"], "nowhere holds no config.json, and so no run"),
+        (["--init_from=nowhere"], "there is no nowhere to begin from"),
         (["--init_from="], "--init_from is empty"),
         (["--init_from=mine.py"], "--init_from=mine.py is a file, not a folder"),
         (["--init_from=w", "--experiment=speedrun"], "nothing to --experiment=speedrun"),
         (["--init_from=w", "--mode=sample"], "--init_from means nothing to --mode=sample"),
-        (["--workdir=own"], "not 'steep'); name the --experiment that it is of"),
+        (["--workdir=own"], "not 'steep'): give --experiment=FILE.py --config_file="),
         (["--workdir=list"], "list/config.json cannot be read (it describes no run)"),
         (["--workdir=pipe"], "data.path='/dev/null' is no plain file"),
         (["--mode=sample", "--workdir=w", "--config.data.path=a"], "takes the run's own config"),

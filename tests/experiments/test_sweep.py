@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from lstm_jax import train
+from lstm_jax.data.texts import read_text
 from lstm_jax.errors import UserError
 from lstm_jax.run.loop import Run
 from lstm_jax.run.signals import Interrupted
+from lstm_jax.tasks import text
 from tests.cli import TEXT, TRAIN, call, is_one_line, line_of, process_in
 from tests.small import assert_same_run
 
@@ -77,9 +79,13 @@ def test_the_table_has_mean_and_deviation_over_the_seeds_the_lowest_loss_first(f
 
 
 def test_what_is_done_is_not_done_again(folder, monkeypatch):
+    """Nor is the text read more than once."""
     _, done, _ = folder
     monkeypatch.setattr(Run, "batches", lambda *_: pytest.fail("it trains"))
+    reads = []
+    monkeypatch.setattr(text, "read_text", lambda data: reads.append(data) or read_text(data))
     again = call(*line_of(SWEEP))
+    assert len(reads) == 1
     assert again.stdout == done.stdout and again.stderr.count("resuming at step 4") == 4
 
 

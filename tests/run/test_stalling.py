@@ -86,7 +86,7 @@ def test_the_rate_that_is_shown_is_the_one_that_is_used(stalled):
 
 @pytest.mark.parametrize("dispatches", [4, 6])
 def test_a_killed_run_goes_on_to_the_same_bits_whatever_its_metrics_say(
-    dispatches, stalled, tmp_path
+    dispatches, stalled, tmp_path, capsys
 ):
     """Killed within a plateau's patience, and within the run's."""
     with stalling_run(tmp_path) as run, pytest.raises(Stop):
@@ -100,6 +100,9 @@ def test_a_killed_run_goes_on_to_the_same_bits_whatever_its_metrics_say(
     (state, _), (wanted, _) = (load_model(w, "latest") for w in (tmp_path, stalled[0]))
     jax.tree.map(np.testing.assert_array_equal, state, wanted)
     assert [line["learning_rate"] for line in read_metrics(tmp_path)] == RATES
+    said = [line for line in capsys.readouterr().err.splitlines() if " of the first rate" in line]
+    assert [line.split(":")[0] for line in said] == ["step 4", "step 7"]
+    assert [line.split()[-5] for line in said] == ["0.5", "0.25"]
 
 
 def test_a_stall_that_an_average_waits_for_does_not_count_towards_the_end():
