@@ -25,6 +25,11 @@ from absl import app, flags, logging
 
 from experiments.recipes import (
     adding,
+    continual_reber,
+    copy_memory,
+    digits,
+    digits_permuted,
+    embedded_reber,
     long_lags,
     multiplication,
     notebook,
@@ -80,6 +85,7 @@ from lstm_jax.run.signals import Interrupted
 from lstm_jax.run.style import FORMATS, drawn_as
 from lstm_jax.sample import SamplingConfig
 from lstm_jax.scoring.dynamic import DynamicConfig
+from lstm_jax.tasks import TASKS
 from lstm_jax.terminal import say, show
 
 # A recipe is a module with a `get_config`, which is trained. A study has more: what it does in
@@ -93,6 +99,11 @@ EXPERIMENTS: dict[str, ModuleType] = {
     "tiny_shakespeare_ablation": tiny_shakespeare_ablation,
     "notebook": notebook,
     "adding": adding,
+    "embedded_reber": embedded_reber,
+    "continual_reber": continual_reber,
+    "copy_memory": copy_memory,
+    "digits": digits,
+    "digits_permuted": digits_permuted,
     "multiplication": multiplication,
     "temporal_order": temporal_order,
     "two_sequences": two_sequences,
@@ -555,7 +566,7 @@ def evaluate_run(changes: Changes, folder: Path) -> int:
     config = changed(description.config, changes)
     if config.data.task != "text":
         refuse_flags_of_texts(config)
-        return evaluate_task(state, description, config)
+        return evaluate_task(state, description, config, SPLIT.value)
     rule = DynamicConfig(
         **{name.removeprefix("dynamic_"): flag.value for name, flag in DYNAMIC_OPTIONS.items()}
     )
@@ -601,7 +612,8 @@ def compare_runs(_: Changes, folder: Path) -> int:
 
 def refuse_flags_of_texts(config: Config) -> None:
     """Refuses what this mode takes for a text alone."""
-    for name in sorted(READ_BY_MODE[MODE.value] - {"checkpoint"}):
+    own = {"split"} if SPLIT.value in TASKS[config.data.task].SPLITS else set()
+    for name in sorted(READ_BY_MODE[MODE.value] - {"checkpoint"} - own):
         if flags.FLAGS[name].present:
             raise UserError(
                 f"--{name} means nothing to a run of data.task={config.data.task}, which is no "

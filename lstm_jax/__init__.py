@@ -22,7 +22,7 @@ The map. Imports point one way, from the top of this list to its bottom.
                                                 the model writes it
     scoring/        protocols  ensemble  monte_carlo  dynamic
     tasks/          TASKS; task (the contract); a task is one file: text adding
-                    drawn (those of papers)  marked_pairs (parts of two)
+                    drawn (those of papers)  marked_pairs grammar (parts of two)
     config                                      all that decides a run
     hyperparameters train                       what of it is data; the training step
     verification/   reference (NumPy)  cases  notebook  compare  audit

@@ -20,7 +20,7 @@ def others(room, *names):
 
 
 CELLS = others("cells", "cell", "passes", "projection", *LSTM)
-TASKS = others("tasks", "task", "drawn", "marked_pairs")
+TASKS = others("tasks", "task", "drawn", "marked_pairs", "grammar")
 ORDER = [
     "errors",
     "terminal",
@@ -75,6 +75,7 @@ ORDER = [
     "tasks.task",
     "tasks.drawn",
     "tasks.marked_pairs",
+    "tasks.grammar",
     *TASKS,
     "tasks",
     "config",

@@ -62,9 +62,11 @@ class Wanted(NamedTuple):
     dynamic: DynamicConfig | None
 
 
-def evaluate_task(state: TrainState, description: Description, config: Config) -> int:
-    """Prints what a task measures of its model."""
+def evaluate_task(state: TrainState, description: Description, config: Config, split: str) -> int:
+    """Prints what a task measures of its model on a split."""
     task = task_of(description, config)
+    if split != "validation":
+        task = task.scored_on(split)
     scores = validate(task, state, evaluation_masks(config.model))
     if not scores:
         raise UserError("this run's task keeps nothing to validate on")
@@ -73,7 +75,7 @@ def evaluate_task(state: TrainState, description: Description, config: Config) -
     for name, value in scores.items():
         meaning = meaning_of(name, task)
         ending = f"  ({meaning})" if meaning else ""
-        lines[plainly(name)] = score_in_units(name, value, task.unit) + ending
+        lines[plainly(name, split)] = score_in_units(name, value, task.unit) + ending
     show_lines(lines)
     return 0
 

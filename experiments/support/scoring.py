@@ -267,9 +267,9 @@ def score_in_units(name: str, value: float, unit: str) -> str:
     return in_units(value, unit) if "_loss" in name else in_digits(value)
 
 
-def plainly(name: str) -> str:
-    """What validation measured, as it is printed: `validation_loss` for a file's `val_loss`."""
-    return f"validation_{name.removeprefix('val_')}"
+def plainly(name: str, split: str = "validation") -> str:
+    """What was measured on a split, as it is printed: `validation_loss` for a file's `val_loss`."""
+    return f"{split}_{name.removeprefix('val_')}"
 
 
 def meaning_of(name: str, task: Task) -> str:

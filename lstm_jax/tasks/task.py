@@ -4,6 +4,7 @@ A new one is a file beside this with a subclass of `Task`, and a line in `TASKS`
 instance; what stands under "by flags" below is for those that the command line is to find.
 """
 
+import copy
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
@@ -62,6 +63,12 @@ class Task:
         """
         return {}
 
+    def scored_on(self, split: str) -> Self:
+        """This task with `evaluate` of another split, one of `SPLITS`."""
+        if split not in self.SPLITS:
+            raise ValueError(f"there is no split {split!r}, only {self.SPLITS}")
+        return copy.copy(self)
+
     def sample(self, params: ModelParams, masks: Masks | None) -> str | None:
         """What the model makes of something, for people; None: there is nothing to show."""
         return None
@@ -79,6 +86,7 @@ class Task:
     # By flags: the options, and what can be said of them before there is any data.
 
     Options: ClassVar[type[Section]]  # the config's, under `data.`
+    SPLITS: ClassVar[tuple[str, ...]] = ()  # what can be scored besides what is validated on
     READS: ClassVar[tuple[str, ...]] = ()  # the names of others that not every task reads
 
     @classmethod

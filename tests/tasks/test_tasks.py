@@ -11,6 +11,7 @@ import pytest
 
 from lstm_jax.config import Config, DataConfig, check_read
 from lstm_jax.data.batches import Batch
+from lstm_jax.data.corpora import DATA_DIR_VARIABLE
 from lstm_jax.errors import UserError
 from lstm_jax.heads import HEADS, Head
 from lstm_jax.model import Interface
@@ -20,6 +21,7 @@ from lstm_jax.run.loop import Run
 from lstm_jax.run.metrics import read_metrics
 from lstm_jax.run.validation import validate
 from lstm_jax.tasks import TASKS, Task
+from tests.tasks.test_digits import write_digits
 
 
 class Echo(Task):
@@ -127,11 +129,15 @@ def test_tasks_have_options_of_different_names():
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_task_by_flags_is_a_task(name, monkeypatch):
+def test_a_task_by_flags_is_a_task(name, monkeypatch, tmp_path):
     """One structure at every step, an identity that survives JSON, a line for people."""
     changes = {"data.task": name, "train.batch_size": 3}
     if name == "text":
         changes["data.corpus"] = "python_topics"
+    if name == "digits":
+        write_digits(tmp_path)
+        monkeypatch.setenv(DATA_DIR_VARIABLE, str(tmp_path))
+        changes["data.validation_images"] = 5
     config = Config().replace(changes)
     task = TASKS[name].of(config)
     first, later = task.batch_at(0), task.batch_at(1000)
