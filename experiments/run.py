@@ -49,6 +49,7 @@ from experiments.studies import (
     long_sequences,
     notebook_audit,
     speedrun,
+    table_1997,
     tiny_shakespeare,
     tiny_shakespeare_ablation,
     verify_gradients,
@@ -118,6 +119,7 @@ EXPERIMENTS: dict[str, ModuleType] = {
     "long_sequences": long_sequences,
     "gradient_flow": gradient_flow,
     "speedrun": speedrun,
+    "table_1997": table_1997,
     "figures": figures,
 }
 

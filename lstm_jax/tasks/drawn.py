@@ -83,12 +83,14 @@ def one_hot(ids: np.ndarray, width: int) -> np.ndarray:
     return vectors.reshape(*ids.shape, width)
 
 
-def one_target_each(inputs_TxBxD: np.ndarray, targets_BxN: np.ndarray, lengths_B: Any) -> Batch:
-    """Sequences with a target at their last step alone, and zeros behind that."""
-    t_Tx1 = np.arange(len(inputs_TxBxD))[:, None]
+def one_target_each(inputs: np.ndarray, targets_BxN: np.ndarray, lengths_B: Any) -> Batch:
+    """Sequences of ids TxB or vectors TxBxD with a target at their last step alone, and zeros
+    behind that."""
+    t_Tx1 = np.arange(len(inputs))[:, None]
     live_TxB, mask_TxB = t_Tx1 < lengths_B, t_Tx1 == lengths_B - 1
+    live, dtype = (live_TxB, np.int32) if inputs.ndim == 2 else (live_TxB[..., None], np.float32)
     return Batch(
-        (inputs_TxBxD * live_TxB[..., None]).astype(np.float32, copy=False),
+        (inputs * live).astype(dtype, copy=False),
         np.where(mask_TxB[..., None], targets_BxN, 0).astype(np.float32),
         mask=mask_TxB,
         resets=np.broadcast_to(t_Tx1 == 0, live_TxB.shape),

@@ -29,6 +29,17 @@ def test_every_sequence_is_one_of_the_papers():
     assert_as_often(distractors, evenly(range(P)), distractors.total())
 
 
+def test_ids_say_the_same_as_vectors():
+    task, other = (task_of("very_long_lags", least_distractors=Q, kinds=P) for _ in range(2))
+    other.vectors = False
+    vectors, ids = drawn(task, 9), drawn(other, 9)
+    assert ids.inputs.dtype == np.int32
+    wanted = np.eye(P + 4)[ids.inputs] * ids.live[..., None]
+    np.testing.assert_array_equal(vectors.inputs, wanted)
+    for name in ("targets", "mask", "live"):
+        np.testing.assert_array_equal(getattr(vectors, name), getattr(ids, name))
+
+
 def test_each_further_symbol_is_the_trigger_with_probability_one_tenth():
     count = 200_000
     more = Counter(draw_more(np.random.default_rng(0), count).tolist())

@@ -1,0 +1,147 @@
+"""The experiments of Hochreiter and Schmidhuber 1997 in three columns: what the paper reports,
+its network trained as the paper did, and this project's LSTM.
+
+A figure is how many sequences a trial learns from until it is solved: the mean over the trials that
+are, and their share. A row's trials train at once, by one `vmap`; so many rows at once as there are
+cores. What is done is not done again, and what was stopped goes on. The whole table takes hours;
+`--config.train.steps=1000`, at most so many sequences per trial, takes minutes.
+"""
+
+import statistics
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.support.output import say_written
+from experiments.support.rows_1997 import COLUMNS, ROWS, Row
+from experiments.support.timing import describe_machine
+from experiments.support.trials import Trials
+from lstm_jax.config import Config, TrainConfig
+from lstm_jax.container import usable_cpus
+from lstm_jax.files import read_json, write_json
+from lstm_jax.terminal import say, show
+
+READS = ("train.steps", "train.seed")
+IGNORES = ("cpu_devices", "figures")  # a process per core; and there is no picture
+EVERY_S = 20.0  # between two states that are saved, and two lines
+NO_LIMIT = 2**31 - 1
+BY_NAME = {row.name: row for row in ROWS}
+HEADER = ("paper", *COLUMNS)
+
+
+def get_config() -> Config:
+    return Config(train=TrainConfig(steps=NO_LIMIT))
+
+
+def file_of(workdir: Path, row: Row, column: str) -> Path:
+    """Where a row's figures go, without an ending."""
+    name = "".join(letter if letter.isalnum() else "_" for letter in row.name)
+    return workdir / "trials" / f"{name}-{column}"
+
+
+def train_row(name: str, column: str, most: int, seed: int, workdir: Path) -> None:
+    """Trains the trials of a row, or goes on, and writes down what they came to."""
+    row = BY_NAME[name]
+    path, most = file_of(workdir, row, column), min(most, row.most or int(4 * row.paper.sequences))
+    if is_done(path.with_suffix(".json"), most, seed):
+        return
+    recipe = COLUMNS[column](row)
+    tasks = [row.task(trial) for trial in range(row.trials)]
+    trials = Trials(tasks, recipe, seed, max(1, row.test_every // recipe.batch_size))
+    state = path.with_suffix(f".{seed}.npz")
+    if state.exists():
+        trials.load(state)
+    said = time.monotonic()
+    for _ in trials.run(most):
+        if time.monotonic() - said > EVERY_S:
+            trials.save(state)
+            say(f"{name}, {column}: {in_words(trials)}")
+            said = time.monotonic()
+    trials.save(state)
+    say(f"{name}, {column}: {in_words(trials)}, in {trials.seconds:,.0f} s")
+    write_json(path.with_suffix(".json"), outcome(row, trials, most, seed))
+
+
+def is_done(path: Path, most: int, seed: int) -> bool:
+    """Whether a file has what a row's trials came to, by as many sequences."""
+    if not path.exists():
+        return False
+    known = read_json(path)
+    enough = known["most"] >= most or all(known["solved"])
+    return bool(known["seed"] == seed and enough)
+
+
+def in_words(trials: Trials) -> str:
+    solved = np.asarray(trials.state.solved)
+    return f"{solved.sum()} of {len(solved)} solved after {trials.learnt:,} sequences"
+
+
+def outcome(row: Row, trials: Trials, most: int, seed: int) -> dict[str, Any]:
+    """What trials came to: when each was solved, and how it does on sequences held out."""
+    solved, sequences = (np.asarray(a) for a in (trials.state.solved, trials.state.sequences))
+    before = trials.stopping.window if row.from_streak else 0
+    scores = trials.score(trials.tasks[0].held_out_part(0))
+    return {
+        "most": most,
+        "seed": seed,
+        "solved": solved.tolist(),
+        "sequences": [int(count) - before for count in sequences],
+        "wrong": np.asarray(scores.wrong.mean(1), float).tolist(),
+        "error": np.asarray(scores.error.mean(1), float).tolist(),
+        "seconds": trials.seconds,
+    }
+
+
+def train_rows(jobs: Sequence[tuple[Row, str]], most: int, seed: int, workdir: Path) -> None:
+    """Trains all, a process per core; on another platform one after another."""
+    calls = [(row.name, column, most, seed, workdir) for row, column in jobs]
+    if jax.default_backend() != "cpu" or usable_cpus() == 1:
+        for call in calls:
+            train_row(*call)
+        return
+    # Forked, a process would have JAX's locks without the threads that hold them.
+    with ProcessPoolExecutor(usable_cpus(), get_context("spawn")) as pool:
+        running = [pool.submit(train_row, *call) for call in calls]
+        try:
+            for done in as_completed(running):
+                done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def cell_of_table(known: dict[str, Any] | None) -> str:
+    """Sequences and share, as `39,740 (100 %)`; a dash where nothing is known."""
+    if known is None:
+        return "-"
+    solved = [n for n, s in zip(known["sequences"], known["solved"], strict=True) if s]
+    share = f"{len(solved) / len(known['solved']):.0%}".replace("%", " %")
+    mean = f"{statistics.mean(solved):,.0f}" if solved else f"> {known['most']:,}"
+    return f"{mean} ({share})"
+
+
+def main(config: Config, workdir: Path) -> int:
+    """Trains what is not done, prints the table, writes table_1997.json."""
+    most, seed = config.train.steps, config.train.seed
+    jobs = sorted(
+        ((row, column) for row in ROWS for column in COLUMNS),
+        key=lambda job: job[0].paper.sequences * job[0].length,
+    )
+    train_rows(jobs, most, seed, workdir)
+    table: dict[str, Any] = {"machine": describe_machine(), "seed": seed, "rows": {}}
+    show(f"{'sequences until solved (share of trials)':44}" + "".join(f"{h:>22}" for h in HEADER))
+    for row in ROWS:
+        known = {c: read_json(file_of(workdir, row, c).with_suffix(".json")) for c in COLUMNS}
+        paper = f"{row.paper.sequences:,.0f} ({row.paper.solved:.0%})".replace("%", " %")
+        cells = [paper, *map(cell_of_table, known.values())]
+        show(f"{row.name:44}" + "".join(f"{cell:>22}" for cell in cells))
+        table["rows"][row.name] = {"paper": row.paper._asdict(), **known}
+    write_json(workdir / "table_1997.json", table)
+    say_written(workdir, "table_1997.json")
+    return 0
