@@ -98,6 +98,12 @@ def one_target_each(inputs: np.ndarray, targets_BxN: np.ndarray, lengths_B: Any)
     )
 
 
+def counted_at(batch: Batch) -> np.ndarray:
+    """Where a target counts, TxB: the batches of drawn tasks always say."""
+    assert batch.mask is not None
+    return np.asarray(batch.mask)
+
+
 def absolute_errors(predictions_TxBxN: Array, batch: Batch) -> Array:
     """Of each output where a target counts; 0 elsewhere, TxBxN."""
     assert batch.mask is not None
@@ -179,10 +185,10 @@ class DrawnTask(Task):
         losses, wrongs, head = [], [], HEADS[self.interface.head]
         for part, outputs_TxBxN in self.held_out_outputs(params, masks):
             with jax.enable_x64(True):
-                losses_TxB = np.asarray(head.losses(outputs_TxBxN, part.targets))
-                predictions_TxBxN = head.predict(jnp.asarray(outputs_TxBxN))
-                wrongs.append(np.asarray(self.score(predictions_TxBxN, part).wrong))
-            losses.append(losses_TxB.T[part.mask.T])
+                outputs, targets = jnp.asarray(outputs_TxBxN), jnp.asarray(part.targets)
+                losses_TxB = np.asarray(head.losses(outputs, targets))
+                wrongs.append(np.asarray(self.score(head.predict(outputs), part).wrong))
+            losses.append(losses_TxB.T[counted_at(part).T])
         return {
             "loss": float(np.mean(np.concatenate(losses))),
             "wrong": float(np.mean(np.concatenate(wrongs))),
@@ -199,8 +205,8 @@ class DrawnTask(Task):
         predictions_TxBxN = np.asarray(predict(jnp.asarray(outputs_TxBxN)))
         lines = []
         for lane in range(min(SHOWN, outputs_TxBxN.shape[1])):
-            last = np.flatnonzero(part.mask[:, lane])[-1]
-            target, answer = part.targets[last, lane], predictions_TxBxN[last, lane]
+            last = np.flatnonzero(counted_at(part)[:, lane])[-1]
+            target, answer = np.asarray(part.targets)[last, lane], predictions_TxBxN[last, lane]
             lines.append(f"target {self.show(target)}  answer {self.show(answer)}")
         return "\n".join(lines)
 
@@ -209,7 +215,7 @@ class DrawnTask(Task):
         count, total_N, squares_N = 0, np.zeros(1), np.zeros(1)
         for part, lanes in self.held_out_parts():
             scored = first_lanes(part, lanes)
-            targets_KxN = scored.targets[scored.mask]
+            targets_KxN = np.asarray(scored.targets)[counted_at(scored)]
             count += len(targets_KxN)
             total_N = total_N + targets_KxN.sum(axis=0)
             squares_N = squares_N + np.square(targets_KxN).sum(axis=0)
@@ -224,7 +230,7 @@ class DrawnTask(Task):
 
 def first_lanes(batch: Batch, count: int) -> Batch:
     """So many sequences of a batch, their targets in float64 where they are no ids."""
-    batch = Batch._make(values[:, :count] for values in batch)
+    batch = jax.tree.map(lambda values: values[:, :count], batch)
     if not np.issubdtype(batch.targets.dtype, np.floating):
         return batch
     return batch._replace(targets=batch.targets.astype(np.float64))

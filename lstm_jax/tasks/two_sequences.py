@@ -42,6 +42,7 @@ from lstm_jax.tasks.drawn import (
     Score,
     Stopping,
     absolute_errors,
+    counted_at,
     one_target_each,
 )
 
@@ -119,7 +120,7 @@ class TwoSequencesTask(DrawnTask):
         if not self.expects:
             return batch
         noise_B = rng.normal(0, OF_TARGETS**0.5, count)
-        noise_TxBx1 = (noise_B * batch.mask)[..., None].astype(np.float32)
+        noise_TxBx1 = (noise_B * counted_at(batch))[..., None].astype(np.float32)
         return batch._replace(targets=batch.targets + noise_TxBx1)
 
     def score(self, predictions_TxBxN: Array, batch: Batch) -> Score:
