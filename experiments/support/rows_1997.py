@@ -245,9 +245,7 @@ def modern(row: Row) -> Recipe:
         init=init,
         learns=jax.tree.map(jnp.ones_like, init(jax.random.key(0))),
         head=HEADS[interface.head],
-        rule=optax.chain(
-            optax.clip_by_global_norm(settings.clip_norm), optax.adam(rate)
-        ),
+        rule=optax.chain(optax.clip_by_global_norm(settings.clip_norm), optax.adam(rate)),
         truncated=False,
         batch_size=settings.batch_size,
     )

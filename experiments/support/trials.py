@@ -20,7 +20,7 @@ from jax import Array, lax
 from lstm_jax.cells import cell_of
 from lstm_jax.cells.cell import Marks
 from lstm_jax.cells.projection import outer_sum
-from lstm_jax.data.batches import Batch
+from lstm_jax.data.batches import Batch, as_array
 from lstm_jax.files import write_atomically
 from lstm_jax.heads import Head
 from lstm_jax.model import ModelParams, Readout, read_out
@@ -52,7 +52,7 @@ class Recent(NamedTuple):
 
     errors: Array  # window
     wrong: Array  # window, bool
-    count: Array  # how many sequences there were, all told
+    seen: Array  # how many sequences there were, all told
 
 
 class Trial(NamedTuple):
@@ -73,11 +73,11 @@ def init_recent(window: int) -> Recent:
 def observe(recent: Recent, score: Score) -> Recent:
     """With the scores of a batch, B, in place of the oldest."""
     B, window = score.error.shape[0], recent.errors.shape[0]
-    places_B = (recent.count + jnp.arange(B)) % window
+    places_B = (recent.seen + jnp.arange(B)) % window
     return Recent(
         recent.errors.at[places_B].set(score.error),
         recent.wrong.at[places_B].set(score.wrong),
-        recent.count + B,
+        recent.seen + B,
     )
 
 
@@ -102,12 +102,13 @@ def gradient_and_outputs(
     """
     (layer,) = params.layers
     cell, B = cell_of(layer), batch.targets.shape[1]
-    passes, marks = cell.by_hand["rows"], Marks(live=batch.live)
+    passes, marks = cell.by_hand["rows"], Marks(live=as_array(batch.live))
     zero = cell.init_state(layer, B)
-    _, h_TxBxH, residuals = passes.forward(layer, zero, batch.inputs, None, marks)
+    _, h_TxBxH, residuals = passes.forward(layer, zero, jnp.asarray(batch.inputs), None, marks)
     outputs_TxBxN = read_out(params, h_TxBxH)
-    _, dy_TxBxN = recipe.head.by_hand(outputs_TxBxN, batch.targets)
-    dy_TxBxN = jnp.where(batch.mask[..., None], dy_TxBxN, 0) / B
+    assert recipe.head.by_hand is not None and params.readout.W is not None
+    _, dy_TxBxN = recipe.head.by_hand(outputs_TxBxN, jnp.asarray(batch.targets))
+    dy_TxBxN = jnp.where(jnp.asarray(batch.mask)[..., None], dy_TxBxN, 0) / B
     e_TxBxH = dy_TxBxN @ params.readout.W.T
     dfinal = jax.tree.map(jnp.zeros_like, zero)
     dlayer, _, _ = passes.backward(
@@ -143,8 +144,8 @@ def predictions_of(recipe: Recipe, params: ModelParams, batch: Batch) -> Array:
     (layer,) = params.layers
     cell = cell_of(layer)
     zero = cell.init_state(layer, batch.targets.shape[1])
-    passes = cell.by_hand["rows"]
-    h_TxBxH = passes.forward(layer, zero, batch.inputs, None, Marks(live=batch.live))[1]
+    inputs, marks = jnp.asarray(batch.inputs), Marks(live=as_array(batch.live))
+    h_TxBxH = cell.by_hand["rows"].forward(layer, zero, inputs, None, marks)[1]
     return recipe.head.predict(read_out(params, h_TxBxH))
 
 
@@ -188,23 +189,25 @@ class Trials:
         K, B = self.steps_at_once, self.recipe.batch_size
         drawn = self.tasks[trial].draw(rng, K * B)
 
-        def in_steps(values: np.ndarray) -> np.ndarray:
+        def in_steps(values: Any) -> np.ndarray:
             T, _, *rest = values.shape
-            return np.moveaxis(values.reshape(T, K, B, *rest), 1, 0)
+            return np.moveaxis(np.reshape(values, (T, K, B, *rest)), 1, 0)
 
         return Batch._make(map(in_steps, drawn))
 
     def run(self, most: int) -> Iterator[None]:
         """Trains until every trial is solved or has learnt from `most` sequences."""
+        start, batches = time.perf_counter(), self.batches(self.dispatches)
         while not self.is_over(most):
-            start = time.perf_counter()
-            self.state = self._advance(self.state, self.batches(self.dispatches))
+            self.state = self._advance(self.state, batches)
+            batches = self.batches(self.dispatches + 1)  # while the device is at work
             if not self.stopping.window:
                 self._test_all()
             self.state.solved.block_until_ready()
             self.dispatches += 1
             self.seconds += time.perf_counter() - start
             yield
+            start = time.perf_counter()
 
     @property
     def learnt(self) -> int:
@@ -216,7 +219,7 @@ class Trials:
 
     def _test_all(self) -> None:
         """Stops the trials whose test set meets the rule."""
-        met = True
+        met = jnp.ones_like(self.state.solved)
         for batch in self._test_sets:
             score = self._test(self.state.params, batch)
             met &= jax.vmap(partial(is_met, self.stopping))(score.error, score.wrong)
@@ -253,7 +256,7 @@ class Trials:
 
 def first(count: int, batch: Batch) -> Batch:
     """So many sequences of a batch."""
-    return Batch._make(values[:, :count] for values in batch)
+    return Batch._make(np.asarray(values)[:, :count] for values in batch)
 
 
 def stacked(batches: Any) -> Batch:
