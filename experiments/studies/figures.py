@@ -19,6 +19,7 @@ from experiments.studies import (
     gradient_flow,
     long_sequences,
     notebook_audit,
+    table_1997,
     tiny_shakespeare_ablation,
     verify_gradients,
 )
@@ -45,6 +46,7 @@ DRAWN_BY: dict[str, Callable[..., None]] = {
     "long_sequences": long_sequences.draw,
     "notebook_audit": notebook_audit.draw,
     "results": results.draw,
+    "table_1997": table_1997.draw,
     "tiny_shakespeare_ablation": tiny_shakespeare_ablation.draw,
     "verify_gradients": verify_gradients.draw,
 }

@@ -25,10 +25,11 @@ from experiments.support.trials import Trials
 from lstm_jax.config import Config, TrainConfig
 from lstm_jax.container import usable_cpus
 from lstm_jax.files import read_json, write_json
+from lstm_jax.run.style import COLORS, FAINT, QUIET, draw_from, new_figure, picture, save
 from lstm_jax.terminal import say, show
 
 READS = ("train.steps", "train.seed")
-IGNORES = ("cpu_devices", "figures")  # a process per core; and there is no picture
+IGNORES = ("cpu_devices",)  # a process per core
 EVERY_S = 20.0  # between two states that are saved, and two lines
 NO_LIMIT = 2**31 - 1
 BY_NAME = {row.name: row for row in ROWS}
@@ -116,18 +117,74 @@ def train_rows(jobs: Sequence[tuple[Row, str]], most: int, seed: int, workdir: P
             raise
 
 
-def cell_of_table(known: dict[str, Any] | None) -> str:
-    """Sequences and share, as `39,740 (100 %)`; a dash where nothing is known."""
-    if known is None:
-        return "-"
-    solved = [n for n, s in zip(known["sequences"], known["solved"], strict=True) if s]
-    share = f"{len(solved) / len(known['solved']):.0%}".replace("%", " %")
+def solved_of(known: dict[str, Any]) -> list[int]:
+    """When the trials were solved that were."""
+    return [n for n, s in zip(known["sequences"], known["solved"], strict=True) if s]
+
+
+def share_of(known: dict[str, Any]) -> float:
+    """The share of the trials that were solved."""
+    return len(solved_of(known)) / len(known["solved"])
+
+
+def cell_of_table(known: dict[str, Any]) -> str:
+    """The mean and the share of what was solved, as `39,740 (100 %)`."""
+    solved = solved_of(known)
     mean = f"{statistics.mean(solved):,.0f}" if solved else f"> {known['most']:,}"
-    return f"{mean} ({share})"
+    return f"{mean} ({share_of(known):.0%})".replace("%", " %")
+
+
+def numbers_of(table: dict[str, Any]) -> dict[str, Any]:
+    """What is drawn: of each row the paper's figure, and each column's trials that were solved."""
+    rows = {}
+    for name, row in table["rows"].items():
+        paper = row["paper"]
+        columns = {column: solved_of(row[column]) for column in COLUMNS}
+        shares = {column: share_of(row[column]) for column in COLUMNS}
+        rows[name] = {"paper": paper["sequences"], "columns": columns, "shares": shares}
+    return {"rows": rows}
+
+
+@picture
+def draw(numbers: dict[str, Any], path: Path) -> None:
+    """A line per row: the paper's mean, and each trial with the mean of its column."""
+    rows = numbers["rows"]
+    figure = new_figure(
+        1.5 + 0.21 * len(rows),
+        "The experiments of Hochreiter and Schmidhuber 1997",
+        "Sequences until a trial is solved: dots, and the mean as a bar. The share of trials that "
+        "were solved stands beside it where it is not all. faithful: the paper's network and "
+        "rules. modern: this project's LSTM, Adam, the whole gradient.",
+        7.0,
+    )
+    axes = figure.subplots()
+    for place, row in enumerate(rows.values()):
+        axes.axhline(place, color=FAINT, lw=0.5, zorder=0)
+        label = "paper" if place == 0 else None
+        axes.plot([row["paper"]], [place], "D", ms=5, mfc="white", color=QUIET, label=label)
+        for shift, (column, solved) in zip((-0.16, 0.16), row["columns"].items(), strict=True):
+            color = COLORS[1] if column == "faithful" else COLORS[0]
+            at = [place + shift] * len(solved)
+            axes.plot(solved, at, "o", ms=2.2, color=color, alpha=0.5)
+            if not solved:
+                continue
+            mean, share = statistics.mean(solved), row["shares"][column]
+            label = column if place == 0 else None
+            axes.plot([mean], at[:1], "|", ms=8, mew=2, color=color, label=label)
+            if share < 1:
+                near: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points"}
+                text = f"{share:.0%}".replace("%", " %")
+                axes.annotate(text, (max(solved), at[0]), va="center", size=6, color=color, **near)
+    axes.set_yticks(range(len(rows)), list(rows), size=7)
+    axes.tick_params(axis="y", length=0)
+    axes.set(xscale="log", ylim=(len(rows) - 0.4, -0.6), xlabel="sequences learnt from")
+    axes.grid(axis="y", visible=False)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1), ncols=3)
+    save(figure, path)
 
 
 def main(config: Config, workdir: Path) -> int:
-    """Trains what is not done, prints the table, writes table_1997.json."""
+    """Trains what is not done, prints the table, writes table_1997.json and its picture."""
     most, seed = config.train.steps, config.train.seed
     jobs = sorted(
         ((row, column) for row in ROWS for column in COLUMNS),
@@ -143,5 +200,6 @@ def main(config: Config, workdir: Path) -> int:
         show(f"{row.name:44}" + "".join(f"{cell:>22}" for cell in cells))
         table["rows"][row.name] = {"paper": row.paper._asdict(), **known}
     write_json(workdir / "table_1997.json", table)
-    say_written(workdir, "table_1997.json")
+    draw_from(numbers_of(table), draw, workdir / "figures" / "table_1997.png")
+    say_written(workdir, "table_1997.json", "figures/*")
     return 0
