@@ -1,6 +1,6 @@
 """Handwritten digits, one pixel at a step: 40 rounds through the training images.
 
-It was not trained to its end yet. Its rate is the one that most papers on this problem have.
+It was not trained to its end yet.
 """
 
 from lstm_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig

@@ -14,8 +14,8 @@ Experiment 1 of Hochreiter and Schmidhuber 1997, "Long Short-Term Memory" (Neura
     solved      all strings of both sets are correct. How often that is tested the paper does not
                 say
 
-What differs: strings of more than 41 symbols are drawn again, so that all fit into 40 steps. One in
-18,000 is longer.
+What differs: strings of more than 41 symbols, one in 24,000, are drawn again. So all fit into 40
+steps.
 """
 
 from dataclasses import dataclass
