@@ -56,7 +56,8 @@ class CopyMemoryTask(DrawnTask):
         super().__init__(held_out, batch_size, seed)
         self.blanks = blanks
         without_memory = REMEMBERED * math.log(SYMBOLS) / (blanks + 2 * REMEMBERED)
-        self.stopping = Stopping(0, wrong_below=held_out + 1, error_below=without_memory / 10)
+        anyhow = self.side_by_side + 1  # however many are wrong
+        self.stopping = Stopping(0, wrong_below=anyhow, error_below=without_memory / 10)
         self.without_memory = without_memory
 
     def describe(self) -> str:

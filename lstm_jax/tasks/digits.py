@@ -173,7 +173,7 @@ class DigitsTask(Task):
             all_images.at(slice(trained, None)),
         )
         self.kept_for = "validate"
-        self.identity = {"sha256": hashlib.sha256(b"".join(all_images)).hexdigest()}
+        self.identity = {"sha256": hashlib.sha256(bytes(all_images.pixels)).hexdigest()}
 
     @classmethod
     def of(cls, config: Any) -> Self:
