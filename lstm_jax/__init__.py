@@ -7,7 +7,7 @@ The map. Imports point one way, from the top of this list to its bottom.
                     tokens (the contract) and its kinds: vocabulary octets words made_ids mapped
                     frequencies
     meshes precision pieces                     many devices, narrow dtypes, sequences in pieces
-    cells/          CELLS; a cell is one file: lstm coupled layer_norm mogrifier peephole gru
+    cells/          CELLS; a cell is one file: lstm coupled layer_norm mogrifier vanilla gru
                     elman memory_blocks carousel
                     cell (the contract)  passes (the loops over time, forward and by hand)
                     projection (x W)  lstm_gates lstm_columns (parts of lstm)

@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -9,7 +10,7 @@ from lstm_jax.cells.coupled import CoupledParams
 from lstm_jax.cells.elman import ElmanParams
 from lstm_jax.cells.gru import GRUParams
 from lstm_jax.cells.lstm import LSTMState
-from lstm_jax.cells.peephole import PeepholeParams
+from lstm_jax.cells.vanilla import VANILLA
 from tests import oracle
 
 T, B, D, H = 5, 2, 4, 3
@@ -107,6 +108,55 @@ def gru(params):
     return step
 
 
+def make_vanilla(rng, name):
+    """Random parameters of a variant of the vanilla LSTM, in the shapes that it begins with."""
+    params = jax.eval_shape(lambda: VANILLA[name].init(jax.random.key(0), D, H))
+    return jax.tree.map(lambda leaf: random(rng, *leaf.shape), params)
+
+
+# What a variant of Greff et al. 2017 has for a gate, or for tanh.
+FIXED = {"no_input_gate": "i", "no_forget_gate": "f", "no_output_gate": "o"}
+LINEAR = {"no_input_activation": "g", "no_output_activation": "h"}
+
+
+def vanilla(name, params):
+    """Greff et al. 2017, section 2 and appendix A.3: i and f see the cell before, o the new one."""
+    leaves = {key: np.array(leaf) for key, leaf in params._asdict().items()}
+    missing = {"coupled_peephole": "i", **FIXED}.get(name, "")
+    blocks = [block for block in "ifgo" if block != missing]
+
+    def squash(what, value):
+        return value if LINEAR.get(name) == what else math.tanh(value)
+
+    def step(h, c, *others):
+        *gates, x, _, _ = others
+        z = np.array(affine(x, leaves["W"])) + affine(h, leaves["U"]) + leaves["b"]
+        z = {block: z[k * H : (k + 1) * H] for k, block in enumerate(blocks)}
+        if gates:
+            shares = affine(np.concatenate(gates), leaves["R"])
+            for k, gate in enumerate("ifo"):
+                z[gate] = z[gate] + shares[k * H : (k + 1) * H]
+
+        def gate(of, n, cell):
+            if of == missing:
+                return 1.0
+            peephole = leaves[f"p_{of}"][n] if f"p_{of}" in leaves else 0
+            return oracle.sigmoid(z[of][n] + peephole * cell)
+
+        new = {key: [] for key in "hcifo"}
+        for n in range(H):
+            f = gate("f", n, c[n])
+            i = 1 - f if name == "coupled_peephole" else gate("i", n, c[n])
+            new["c"].append(f * c[n] + i * squash("g", z["g"][n]))
+            o = gate("o", n, new["c"][n])
+            new["h"].append(o * squash("h", new["c"][n]))
+            for key, value in zip("ifo", (i, f, o), strict=True):
+                new[key].append(value)
+        return tuple(new[key] for key in ("hcifo" if gates else "hc"))
+
+    return step
+
+
 def make_elman(rng):
     return ElmanParams(random(rng, D, H), random(rng, H, H), random(rng, H))
 
@@ -123,24 +173,8 @@ def elman(params):
 
 
 def make_peephole(rng):
-    return PeepholeParams(
-        *(random(rng, *s) for s in ((D, 4 * H), (H, 4 * H), (4 * H,), (H,), (H,), (H,)))
-    )
+    return make_vanilla(rng, "peephole")
 
 
 def peephole(params):
-    """Gers, Schraudolph and Schmidhuber 2002: i and f see the cell before, o the new one."""
-    W, U, b, p_i, p_f, p_o = (np.array(leaf) for leaf in params)
-
-    def step(h, c, x, *_):
-        z = [p + q + float(r) for p, q, r in zip(affine(x, W), affine(h, U), b, strict=True)]
-        new_h, new_c = [], []
-        for n in range(H):
-            i = oracle.sigmoid(z[n] + p_i[n] * c[n])
-            f = oracle.sigmoid(z[H + n] + p_f[n] * c[n])
-            new_c.append(f * c[n] + i * math.tanh(z[2 * H + n]))
-            o = oracle.sigmoid(z[3 * H + n] + p_o[n] * new_c[n])
-            new_h.append(o * math.tanh(new_c[n]))
-        return new_h, new_c
-
-    return step
+    return vanilla("peephole", params)

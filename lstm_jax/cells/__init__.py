@@ -11,14 +11,14 @@ from lstm_jax.cells.layer_norm import LAYER_NORM
 from lstm_jax.cells.lstm import LSTM
 from lstm_jax.cells.memory_blocks import MEMORY_BLOCKS
 from lstm_jax.cells.mogrifier import MOGRIFIER
-from lstm_jax.cells.peephole import PEEPHOLE
+from lstm_jax.cells.vanilla import VANILLA
 
 CELLS: dict[str, Cell] = {
     "lstm": LSTM,
     "coupled": COUPLED,
     "layer_norm": LAYER_NORM,
     "mogrifier": MOGRIFIER,
-    "peephole": PEEPHOLE,
+    **VANILLA,
     "gru": GRU,
     "elman": ELMAN,
     "memory_blocks": MEMORY_BLOCKS,

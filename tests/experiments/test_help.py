@@ -56,7 +56,7 @@ def test_no_line_is_wider_than_a_terminal(helped):
         ("optimizer.decay", "rmsprop"),
         ("optimizer.learning_rate", ""),
         ("model.mogrifier_rank", "mogrifier"),
-        ("model.forget_bias", "lstm, coupled, layer_norm, mogrifier, peephole"),
+        ("model.forget_bias", "all but no_forget_gate, gru, elman, memory_blocks, carousel"),
         ("model.hidden_size", ""),
         ("data.length", "adding, multiplication, two_sequences"),
         ("data.corpus", "text"),

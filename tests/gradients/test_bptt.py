@@ -22,8 +22,8 @@ from lstm_jax.cells import (
     lstm_gates,
     memory_blocks,
     passes,
-    peephole,
     projection,
+    vanilla,
 )
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
 from lstm_jax.cells.passes import COLUMNS, ROWS
@@ -42,7 +42,7 @@ T, B, D, H = 6, 3, 4, 5
 
 BY_HAND = [
     *(bptt, by_hand_layer, passes, projection, lstm, lstm_columns, lstm_gates),
-    *(gru, elman, peephole, memory_blocks, carousel),
+    *(gru, elman, vanilla, memory_blocks, carousel),
 ]
 
 

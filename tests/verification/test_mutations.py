@@ -20,8 +20,8 @@ from lstm_jax.cells import (
     lstm_gates,
     memory_blocks,
     passes,
-    peephole,
     projection,
+    vanilla,
 )
 from lstm_jax.cells.passes import COLUMNS, ROWS, Layout
 from lstm_jax.config import ModelConfig
@@ -604,51 +604,58 @@ ELMAN_LONG = (
 
 PEEPHOLE = [
     # (F2), (F4)
-    ("the output gate sees the cell before", "params.p_o[None] * c", "params.p_o[None] * before.c"),
-    ("the input gate sees h", "params.p_i[None] * before.c", "params.p_i[None] * before.h"),
+    ("the output gate sees the cell before", 'look("o", c)', 'look("o", before.c)'),
+    ("the input gate sees h", 'look("i", before.c)', 'look("i", before.h)'),
     # (B1)
-    ("o: the cell without tanh", "d.h * tanh_c * o * (1 - o)", "d.h * c * o * (1 - o)"),
-    ("o: the slope forgotten", "d.h * tanh_c * o * (1 - o)", "d.h * tanh_c"),
-    ("o: the slope of tanh", "tanh_c * o * (1 - o)", "tanh_c * (1 - o * o)"),
-    ("o: from the cell's error", "d.h * tanh_c * o * (1 - o)", "d.c * tanh_c * o * (1 - o)"),
-    ("no error along the cell", "d.c + d.h * o * (1", "d.h * o * (1"),
-    ("the cell's error doubled", "d.c + d.h * o * (1", "2 * d.c + d.h * o * (1"),
-    ("no error from h to the cell", "d.c + d.h * o * (1 - tanh_c * tanh_c)", "d.c"),
-    ("the output gate forgotten on the way to c", "d.c + d.h * o * (1", "d.c + d.h * (1"),
-    ("the cell's slope forgotten", "d.h * o * (1 - tanh_c * tanh_c)", "d.h * o"),
-    ("the cell's slope with a plus", "(1 - tanh_c * tanh_c)", "(1 + tanh_c * tanh_c)"),
-    ("no error through the output gate's peephole", " + dz_o * weights.p_o[None]", ""),
+    ("o: the cell without tanh", 'enter("o", d.h * squashed)', 'enter("o", d.h * c)'),
+    ("o: from the cell's error", 'enter("o", d.h * squashed)', 'enter("o", d.c * squashed)'),
+    ("no error along the cell", "d.c + d.h * o * slope", "d.h * o * slope"),
+    ("the cell's error doubled", "d.c + d.h * o * slope", "2 * d.c + d.h * o * slope"),
+    ("no error from h to the cell", "d.c + d.h * o * slope", "d.c"),
+    ("the output gate forgotten on the way to c", "d.h * o * slope", "d.h * slope"),
+    ("the cell's slope forgotten", "d.h * o * slope", "d.h * o"),
+    ("the cell's slope with a plus", "1 - squashed * squashed", "1 + squashed * squashed"),
+    ("no error through the output gate's peephole", ' + through_peepholes("o")', ""),
     (
         "the sign of the output gate's peephole",
-        " + dz_o * weights.p_o[None]",
-        " - dz_o * weights.p_o[None]",
+        ' + through_peepholes("o")',
+        ' - through_peepholes("o")',
     ),
     (
         "the forget gate's peephole for the output gate's",
-        "dz_o * weights.p_o[None]",
-        "dz_o * weights.p_f[None]",
+        ' + through_peepholes("o")',
+        ' + dz["o"] * weights.p["f"][None]',
     ),
     (
         "all of h's error through the output gate's peephole",
-        "+ dz_o * weights.p_o",
-        "+ d.h * weights.p_o",
+        ' + through_peepholes("o")',
+        ' + d.h * weights.p["o"][None]',
+    ),
+    # (B1), (B2)
+    (
+        "the gates' slope forgotten",
+        "= dgate * kept[name] * (1 - kept[name])",
+        "= dgate",
+    ),
+    (
+        "the gates' slope of tanh",
+        "dgate * kept[name] * (1 - kept[name])",
+        "dgate * (1 - kept[name] * kept[name])",
     ),
     # (B2)
-    ("i: the candidate forgotten", "dc * g * i * (1 - i)", "dc * i * (1 - i)"),
-    ("i: the slope of tanh", "dc * g * i * (1 - i)", "dc * g * (1 - i * i)"),
-    ("i: from the next step alone", "dc * g * i * (1 - i)", "d.c * g * i * (1 - i)"),
-    ("f: this step's cell", "dc * c_before * f", "dc * c * f"),
-    ("f: tanh of the cell before", "dc * c_before * f", "dc * jnp.tanh(c_before) * f"),
-    ("f: the slope forgotten", "dc * c_before * f * (1 - f)", "dc * c_before"),
-    ("f: from h's error", "dc * c_before * f", "d.h * c_before * f"),
-    ("g: the input gate forgotten", "dc * i * (1 - g * g)", "dc * (1 - g * g)"),
-    ("g: the slope of the sigmoid", "dc * i * (1 - g * g)", "dc * i * g * (1 - g)"),
-    ("g: the forget gate", "dc * i * (1 - g * g)", "dc * f * (1 - g * g)"),
-    ("input and forget gate swapped", "i, f, g, o = gates", "f, i, g, o = gates"),
+    ("i: the candidate forgotten", 'enter("i", dc * g)', 'enter("i", dc)'),
+    ("i: from the next step alone", 'enter("i", dc * g)', 'enter("i", d.c * g)'),
+    ("f: this step's cell", "parts.coupled else c_before", "parts.coupled else c"),
+    ("f: tanh of the cell before", "coupled else c_before", "coupled else jnp.tanh(c_before)"),
+    ("f: from h's error", 'enter("f", dc * (', 'enter("f", d.h * ('),
+    ("g: the input gate forgotten", 'dz["g"] = dc * i * (', 'dz["g"] = dc * ('),
+    ("g: the slope of the sigmoid", "(1 - g * g if", "(g * (1 - g) if"),
+    ("g: the forget gate", 'dz["g"] = dc * i * (', 'dz["g"] = dc * f * ('),
+    ("input and forget gate swapped", "i, f, g, o = opened", "f, i, g, o = opened"),
     (
         "the errors of input and forget gate swapped",
-        "[dz_i, dz_f, dz_g, dz_o]",
-        "[dz_f, dz_i, dz_g, dz_o]",
+        "dz_BxG = join(parts.blocks, dz)",
+        'dz_BxG = join("figo", dz)',
     ),
     ("the two cell states swapped", "(before.c, after.c)", "(after.c, before.c)"),
     # (B3)
@@ -659,34 +666,73 @@ PEEPHOLE = [
         "lax.optimization_barrier(params.U.T)",
         "lax.optimization_barrier(params.U.reshape(params.U.shape[::-1]))",
     ),
-    ("the cell not forgotten", "= f * dc + dz_i", "= dc + dz_i"),
-    ("the input gate instead of the forget gate", "= f * dc + dz_i", "= i * dc + dz_i"),
-    ("the next step's error alone", "= f * dc + dz_i", "= f * d.c + dz_i"),
-    ("no error through the input gate's peephole", "+ dz_i * weights.p_i[None] ", ""),
-    ("no error through the forget gate's peephole", " + dz_f * weights.p_f[None]", ""),
-    ("the sign of the forget gate's", "+ dz_f * weights.p_f", "- dz_f * weights.p_f"),
+    ("the cell not forgotten", '"c": f * dc', '"c": dc'),
+    ("the input gate instead of the forget gate", '"c": f * dc', '"c": i * dc'),
+    ("the next step's error alone", '"c": f * dc', '"c": f * d.c'),
+    ("no error through the input gate's peephole", 'peepholes("if")', 'peepholes("f")'),
+    ("no error through the forget gate's peephole", 'peepholes("if")', 'peepholes("i")'),
+    (
+        "the sign of the two gates' peepholes",
+        '+ through_peepholes("if")',
+        '- through_peepholes("if")',
+    ),
     (
         "the two peepholes swapped",
-        "params.p_i, params.p_f, params.p_o)",
-        "params.p_f, params.p_i, params.p_o)",
+        "peepholes(params), R)",
+        "peepholes(params._replace(p_i=params.p_f, p_f=params.p_i)), R)",
     ),
     # (B4)
     ("dU of this step's h", "outer_sum(before.h, dz", "outer_sum(after.h, dz"),
     ("dU of the cell", "outer_sum(before.h, dz", "outer_sum(before.c, dz"),
-    ("db without the last step", "b=jnp.sum(dz_TxBxG, ", "b=jnp.sum(dz_TxBxG[:-1], "),
-    ("dp_i of this step's cell", "dz_i * before.c", "dz_i * after.c"),
-    ("dp_i of h", "dz_i * before.c", "dz_i * before.h"),
-    ("dp_i without the first step", "jnp.sum(dz_i * before.c, ", "jnp.sum((dz_i * before.c)[1:], "),
-    ("dp_f of this step's cell", "dz_f * before.c", "dz_f * after.c"),
-    ("dp_f's sign", "p_f=jnp.sum(dz_f", "p_f=jnp.sum(-dz_f"),
-    ("dp_o of the cell before", "dz_o * after.c", "dz_o * before.c"),
-    ("dp_o of tanh c", "dz_o * after.c", "dz_o * jnp.tanh(after.c)"),
-    ("dp_i and dp_f swapped", "dz_i, dz_f, _, dz_o = ", "dz_f, dz_i, _, dz_o = "),
+    ("db without the last step", "jnp.sum(dz_TxBxG, ", "jnp.sum(dz_TxBxG[:-1], "),
+    ("dp_i of this step's cell", '{"i": before.c', '{"i": after.c'),
+    ("dp_i of h", '{"i": before.c', '{"i": before.h'),
+    ("dp_f of this step's cell", '"f": before.c', '"f": after.c'),
+    ("dp_f's sign", '"f": before.c', '"f": -before.c'),
+    ("dp_o of the cell before", '"o": after.c', '"o": before.c'),
+    ("dp_o of tanh c", '"o": after.c', '"o": jnp.tanh(after.c)'),
+    (
+        "dp without the first step",
+        "jnp.sum(dz[gate] * seen[gate], ",
+        "jnp.sum((dz[gate] * seen[gate])[1:], ",
+    ),
+    (
+        "dp_i and dp_f swapped",
+        "jnp.sum(dz[gate] * seen[gate], ",
+        'jnp.sum(dz[{"i": "f", "f": "i", "o": "o"}[gate]] * seen[gate], ',
+    ),
     # (B5)
     (
         "dW and dx without the mask",
         "project_backward(params.W, x, mask_BxD, dz",
         "project_backward(params.W, x, None, dz",
+    ),
+]
+
+# What the variants change: (V1) to (V3) by their cells' tests, the others here.
+NO_INPUT_ACTIVATION = (("g: the slope of tanh", "if parts.input_activation else 1)", ")"),)
+
+NO_OUTPUT_ACTIVATION = (
+    ("the cell's slope of tanh", "squashed * squashed if parts.output_activation else 1", "c * c"),
+)
+
+COUPLED = (
+    ("f: what it leaves to g forgotten", "(c_before - g if", "(c_before if"),
+    ("f: what it leaves to g added", "(c_before - g if", "(c_before + g if"),
+)
+
+GATE_RECURRENCE = [
+    ("no error from the next step's gates", "dgate + getattr(d, name)", "dgate"),
+    (
+        "the gates' weights not transposed",
+        "lax.optimization_barrier(params.R.T)",
+        "lax.optimization_barrier(params.R)",
+    ),
+    ("the gates swapped", "split(parts.gates, join(parts", 'split("fio", join(parts'),
+    (
+        "dR of this step's gates",
+        "join(parts.gates, before._asdict()), join",
+        "join(parts.gates, after._asdict()), join",
     ),
 ]
 
@@ -866,7 +912,16 @@ GROUPS = {
     "elman": Group(
         elman, ELMAN, [make_case({"embedding_size": 3, "cell": "elman"})], long=ELMAN_LONG
     ),
-    "peephole": Group(peephole, PEEPHOLE, [make_case({"embedding_size": 3, "cell": "peephole"})]),
+    "peephole": Group(vanilla, PEEPHOLE, [make_case({"embedding_size": 3, "cell": "peephole"})]),
+    **{
+        cell: Group(vanilla, few, [make_case({"embedding_size": 3, "cell": cell})], long=long)
+        for cell, few, long in (
+            ("full_gate_recurrence", GATE_RECURRENCE, ()),
+            ("no_input_activation", [], NO_INPUT_ACTIVATION),
+            ("no_output_activation", [], NO_OUTPUT_ACTIVATION),
+            ("coupled_peephole", [], COUPLED),
+        )
+    },
     "sigmoid squared": Group(
         heads,
         SIGMOID_SQUARED,
@@ -941,11 +996,17 @@ def test_the_gradients_as_they_are_pass():
     assert not fails(STACKS, Suspects(), truncated=True)
 
 
-@pytest.mark.parametrize("name", GROUPS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if group.mutants else pytest.mark.long)
+        for name, group in GROUPS.items()
+    ],
+)
 def test_a_copy_in_which_nothing_is_broken_passes(name):
     """So what kills a mutant is its mutation, not that it is a copy."""
     group = GROUPS[name]
-    same = group.mutants[0][1]
+    same = (*group.mutants, *group.long)[0][1]
     for layout in group.layouts:
         copy = mutate(layout, group.broken, same, same)
         assert not fails(group.cases, suspect(layout, copy))
