@@ -65,9 +65,9 @@ class Row(NamedTuple):
     paper: Paper
     network: Network
     rate: float
+    modern: Modern
     trials: int = 10
     most: int = 0
-    modern: Modern = Modern(64, 1e-2, 1, chrono=100, halves=1500)
     test_every: int = 100
     from_streak: bool = False
 
@@ -94,6 +94,7 @@ def grammar(network: str, rate: float, sequences: float, solved: float = 1.0) ->
         Paper(sequences, solved),
         NETWORKS[network],
         rate,
+        Modern(64, 1e-2, 1, chrono=20),
         trials=30,
         most=200_000,
     )
@@ -106,6 +107,7 @@ def long_lags(name: str, middle: str, sequences: float, trials: int) -> Row:
         Paper(sequences),
         NETWORKS[name[:2]],
         1.0,
+        Modern(64, 1e-2, 1, chrono=100),
         trials=trials,
         from_streak=True,
     )
@@ -123,6 +125,7 @@ def very_long_lags(least_distractors: int, kinds: int, sequences: float) -> Row:
         Paper(sequences),
         NETWORKS["2c"]._replace(inputs=kinds + 4),
         0.01,
+        Modern(32, 3e-3, 1, chrono=least_distractors),
         trials=20,
         from_streak=True,
     )
@@ -141,13 +144,15 @@ def two_sequences(name: str, noise_on: str, length: int, informative: int, seque
         Paper(sequences),
         NETWORKS[name[:2]],
         NETWORKS[name[:2]].rates[0],
+        Modern(32, 3e-3, 1, chrono=length, halves=5000),
     )
 
 
 def adding(length: int, rate: float, sequences: float, wrong: int) -> Row:
     task = drawn(AddingTask, held_out=2560, length=length)
     paper = Paper(sequences, wrong=wrong)
-    return Row(f"4 adding, T {length}", task, paper, NETWORKS["4"], rate)
+    modern = Modern(64, 1e-2, 1, chrono=length, halves=15 * length)
+    return Row(f"4 adding, T {length}", task, paper, NETWORKS["4"], rate, modern)
 
 
 def multiplication(wrong_below: int, sequences: float, wrong: int) -> Row:
@@ -162,6 +167,7 @@ def multiplication(wrong_below: int, sequences: float, wrong: int) -> Row:
         Paper(sequences, wrong=wrong),
         NETWORKS["5"],
         NETWORKS["5"].rates[0],
+        Modern(64, 1e-2, 1, chrono=100, halves=8000),
     )
 
 
@@ -172,6 +178,7 @@ def temporal_order(name: str, relevant: int, sequences: float, wrong: int, trial
         Paper(sequences, wrong=wrong),
         NETWORKS[name[:2]],
         NETWORKS[name[:2]].rates[0],
+        Modern(64, 1e-2, 1, chrono=60, halves=1500 if relevant == 2 else 10_000),
         trials=trials,
     )
 
