@@ -100,7 +100,7 @@ def grammar(network: str, rate: float, sequences: float, solved: float = 1.0) ->
     )
 
 
-def long_lags(name: str, middle: str, sequences: float, trials: int) -> Row:
+def long_lags(name: str, middle: str, sequences: float) -> Row:
     return Row(
         f"{name}, p 100",
         drawn(LongLagsTask, held_out=256, lag=100, middle=middle),
@@ -108,7 +108,7 @@ def long_lags(name: str, middle: str, sequences: float, trials: int) -> Row:
         NETWORKS[name[:2]],
         1.0,
         Modern(64, 1e-2, 1, chrono=100),
-        trials=trials,
+        trials=18,
         from_streak=True,
     )
 
@@ -189,8 +189,8 @@ ROWS: tuple[Row, ...] = (
     grammar("1, 3 blocks of 2", 0.2, 14_060, 0.97),
     grammar("1, 4 blocks of 1", 0.5, 9_500, 0.97),
     grammar("1, 3 blocks of 2", 0.5, 8_440),
-    long_lags("2a noise-free", "ordered", 5_040, 18),
-    long_lags("2b no local regularity", "random", 5_680, 20),
+    long_lags("2a noise-free", "ordered", 5_040),
+    long_lags("2b no local regularity", "random", 5_680),
     very_long_lags(50, 50, 30_000),
     very_long_lags(100, 100, 31_000),
     very_long_lags(200, 200, 33_000),
