@@ -132,6 +132,10 @@ def very_long_lags(least_distractors: int, kinds: int, sequences: float) -> Row:
 
 
 def two_sequences(name: str, noise_on: str, length: int, informative: int, sequences: float) -> Row:
+    if noise_on == "targets":
+        modern = Modern(32, 3e-3, 1, chrono=length, halves=5000)
+    else:
+        modern = Modern(64, 3e-3, 4, chrono=length, halves=8000)
     return Row(
         f"{name}, T {length}, N {informative}",
         drawn(
@@ -144,7 +148,7 @@ def two_sequences(name: str, noise_on: str, length: int, informative: int, seque
         Paper(sequences),
         NETWORKS[name[:2]],
         NETWORKS[name[:2]].rates[0],
-        Modern(32, 3e-3, 1, chrono=length, halves=5000),
+        modern,
     )
 
 
