@@ -93,7 +93,7 @@ def a_folder(program):
 
 
 @pytest.mark.parametrize("spoil", [cut_short, garbage, a_folder])
-@pytest.mark.parametrize("summed", [True, False])
+@pytest.mark.parametrize("summed", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_spoilt_program_is_one_line_and_mended(spoil, summed, tmp_path):
     """Also where the process that compiled it was killed, and so wrote no checksums."""
     double(tmp_path)

@@ -186,6 +186,7 @@ def test_verify_gradients_takes_a_config_that_is_given(tmp_path, monkeypatch, ca
     assert lengths == [len(verify_gradients.all_cases()), 2]
 
 
+@pytest.mark.long
 def test_the_audit_writes_its_table_and_its_picture(tmp_path, tiny_shakespeare):
     done = run("--experiment=notebook_audit", f"--workdir={tmp_path}")
     assert re.search(r"as printed +104.508 at first", done.stdout)

@@ -88,6 +88,7 @@ def train_alone(small, drawn, side):
     return small, float(loss(small, PROBLEM.held_out.inputs, PROBLEM.held_out.targets))
 
 
+@pytest.mark.long
 def test_a_model_of_few_units_among_many_is_the_small_model(monkeypatch, standard_promotion):
     """Of the one cell whose gates would reach other units if it were not for the masks."""
     monkeypatch.setattr(search, "SIZES", (SIZE, SIZE + 2))

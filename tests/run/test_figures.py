@@ -271,7 +271,7 @@ def drawn_in(folder, **environment):
     return (folder / "curves.png").read_bytes(), done.stdout
 
 
-@pytest.mark.parametrize("backend", ["nonsense", "pdf"])
+@pytest.mark.parametrize("backend", ["nonsense", pytest.param("pdf", marks=pytest.mark.long)])
 def test_a_picture_is_the_same_whatever_matplotlib_is_set_to(backend, tmp_path):
     for name in ("plain", "set"):
         (tmp_path / name).mkdir()
