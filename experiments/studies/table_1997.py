@@ -4,16 +4,18 @@ its network trained as the paper did, and this project's LSTM.
 A figure is how many sequences a trial learns from until it is solved: the mean over the trials that
 are, and their share. A row's trials train at once, by one `vmap`; so many rows at once as there are
 cores. What is done is not done again, and what was stopped goes on. The whole table takes hours;
-`--config.train.steps=1000`, at most so many sequences per trial, takes minutes.
+`--config.train.steps=1000`, at most so many sequences per trial, takes minutes. What a folder has
+so far is printed and drawn by `python -m experiments.studies.table_1997 WORKDIR`.
 """
 
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -28,12 +30,16 @@ from lstm_jax.files import read_json, write_json
 from lstm_jax.run.style import COLORS, FAINT, QUIET, draw_from, new_figure, picture, save
 from lstm_jax.terminal import say, show
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 READS = ("train.steps", "train.seed")
 IGNORES = ("cpu_devices",)  # a process per core
 EVERY_S = 20.0  # between two states that are saved, and two lines
 NO_LIMIT = 2**31 - 1
 BY_NAME = {row.name: row for row in ROWS}
 HEADER = ("paper", *COLUMNS)
+PLACES = {"faithful": (-0.16, COLORS[1]), "modern": (0.16, COLORS[0])}  # off the line, and color
 
 
 def get_config() -> Config:
@@ -127,8 +133,10 @@ def share_of(known: dict[str, Any]) -> float:
     return len(solved_of(known)) / len(known["solved"])
 
 
-def cell_of_table(known: dict[str, Any]) -> str:
-    """The mean and the share of what was solved, as `39,740 (100 %)`."""
+def cell_of_table(known: dict[str, Any] | None) -> str:
+    """The mean and the share of what was solved, as `39,740 (100 %)`; a dash where none ran."""
+    if known is None:
+        return "-"
     solved = solved_of(known)
     mean = f"{statistics.mean(solved):,.0f}" if solved else f"> {known['most']:,}"
     return f"{mean} ({share_of(known):.0%})".replace("%", " %")
@@ -136,13 +144,31 @@ def cell_of_table(known: dict[str, Any]) -> str:
 
 def numbers_of(table: dict[str, Any]) -> dict[str, Any]:
     """What is drawn: of each row the paper's figure, and each column's trials that were solved."""
-    rows = {}
-    for name, row in table["rows"].items():
-        paper = row["paper"]
-        columns = {column: solved_of(row[column]) for column in COLUMNS}
-        shares = {column: share_of(row[column]) for column in COLUMNS}
-        rows[name] = {"paper": paper["sequences"], "columns": columns, "shares": shares}
-    return {"rows": rows}
+    return {"rows": {name: drawn_of(row) for name, row in table["rows"].items()}}
+
+
+def drawn_of(row: dict[str, Any]) -> dict[str, Any]:
+    known = {column: row[column] for column in COLUMNS if row[column] is not None}
+    return {
+        "paper": row["paper"]["sequences"],
+        "columns": {column: solved_of(of_column) for column, of_column in known.items()},
+        "shares": {column: share_of(of_column) for column, of_column in known.items()},
+    }
+
+
+def draw_trials(
+    axes: "Axes", place: float, column: str, solved: Sequence[int], share: float
+) -> None:
+    """The trials of a column that were solved, their mean, and the share where it is not all."""
+    shift, color = PLACES[column]
+    axes.plot(solved, [place + shift] * len(solved), "o", ms=2.2, color=color, alpha=0.5)
+    if solved:
+        mean = statistics.mean(solved)
+        axes.plot([mean], [place + shift], "|", ms=8, mew=2, color=color)
+    if solved and share < 1:
+        near: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
+        text = f"{share:.0%}".replace("%", " %")
+        axes.annotate(text, (max(solved), place + shift), size=6, color=color, **near)
 
 
 @picture
@@ -162,19 +188,10 @@ def draw(numbers: dict[str, Any], path: Path) -> None:
         axes.axhline(place, color=FAINT, lw=0.5, zorder=0)
         label = "paper" if place == 0 else None
         axes.plot([row["paper"]], [place], "D", ms=5, mfc="white", color=QUIET, label=label)
-        for shift, (column, solved) in zip((-0.16, 0.16), row["columns"].items(), strict=True):
-            color = COLORS[1] if column == "faithful" else COLORS[0]
-            at = [place + shift] * len(solved)
-            axes.plot(solved, at, "o", ms=2.2, color=color, alpha=0.5)
-            if not solved:
-                continue
-            mean, share = statistics.mean(solved), row["shares"][column]
-            label = column if place == 0 else None
-            axes.plot([mean], at[:1], "|", ms=8, mew=2, color=color, label=label)
-            if share < 1:
-                near: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points"}
-                text = f"{share:.0%}".replace("%", " %")
-                axes.annotate(text, (max(solved), at[0]), va="center", size=6, color=color, **near)
+        for column, solved in row["columns"].items():
+            draw_trials(axes, place, column, solved, row["shares"][column])
+    for column in COLUMNS:
+        axes.plot([], [], "|", ms=8, mew=2, color=PLACES[column][1], label=column)
     axes.set_yticks(range(len(rows)), list(rows), size=7)
     axes.tick_params(axis="y", length=0)
     axes.set(xscale="log", ylim=(len(rows) - 0.4, -0.6), xlabel="sequences learnt from")
@@ -184,17 +201,23 @@ def draw(numbers: dict[str, Any], path: Path) -> None:
 
 
 def main(config: Config, workdir: Path) -> int:
-    """Trains what is not done, prints the table, writes table_1997.json and its picture."""
+    """Trains what is not done, then `report`s it."""
     most, seed = config.train.steps, config.train.seed
     jobs = sorted(
         ((row, column) for row in ROWS for column in COLUMNS),
         key=lambda job: job[0].paper.sequences * job[0].length,
     )
     train_rows(jobs, most, seed, workdir)
-    table: dict[str, Any] = {"machine": describe_machine(), "seed": seed, "rows": {}}
+    report(workdir)
+    return 0
+
+
+def report(workdir: Path) -> None:
+    """Prints what is done in a folder, writes table_1997.json and its picture."""
+    table: dict[str, Any] = {"machine": describe_machine(), "rows": {}}
     show(f"{'sequences until solved (share of trials)':44}" + "".join(f"{h:>22}" for h in HEADER))
     for row in ROWS:
-        known = {c: read_json(file_of(workdir, row, c).with_suffix(".json")) for c in COLUMNS}
+        known = {column: what_is_done(workdir, row, column) for column in COLUMNS}
         paper = f"{row.paper.sequences:,.0f} ({row.paper.solved:.0%})".replace("%", " %")
         cells = [paper, *map(cell_of_table, known.values())]
         show(f"{row.name:44}" + "".join(f"{cell:>22}" for cell in cells))
@@ -202,4 +225,13 @@ def main(config: Config, workdir: Path) -> int:
     write_json(workdir / "table_1997.json", table)
     draw_from(numbers_of(table), draw, workdir / "figures" / "table_1997.png")
     say_written(workdir, "table_1997.json", "figures/*")
-    return 0
+
+
+def what_is_done(workdir: Path, row: Row, column: str) -> dict[str, Any] | None:
+    """What a row's trials came to; None where they are not done."""
+    path = file_of(workdir, row, column).with_suffix(".json")
+    return read_json(path) if path.exists() else None
+
+
+if __name__ == "__main__":
+    report(Path(sys.argv[1]))
