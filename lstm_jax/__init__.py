@@ -21,8 +21,10 @@ The map. Imports point one way, from the top of this list to its bottom.
     optimizer stalling averaging sample         steps, their rate and end, their averages; text as
                                                 the model writes it
     scoring/        protocols  ensemble  monte_carlo  dynamic
-    tasks/          TASKS; task (the contract); a task is one file: text adding
-                    drawn (those of papers)  marked_pairs grammar (parts of two)
+    tasks/          TASKS; task (the contract); a task is one file: text; and of papers (drawn):
+                    adding multiplication temporal_order two_sequences long_lags very_long_lags
+                    embedded_reber continual_reber copy_memory digits
+                    marked_pairs grammar (parts of two tasks)
     config                                      all that decides a run
     hyperparameters train                       what of it is data; the training step
     verification/   reference (NumPy)  cases  notebook  compare  audit

@@ -1,8 +1,8 @@
 """Bisects a fault of XLA's CUDA compiler: several steps of time per round of the rows' scan.
 
 On an H100 (JAX 0.11.2) the float64 gradient of the first of two layers was wrong where the scan
-took eight steps per round; BUILD_NOTES.md says what is known. Nothing trains so any more. This is
-for whoever has a GPU and wants the cause.
+takes eight steps per round, as no training does; BUILD_NOTES.md says what is known. This is for
+whoever has a GPU and wants the cause.
 
     python -m experiments.studies.cuda_scan             the table; minutes on an H100
     python -m experiments.studies.cuda_scan --only=pdl  the first, and those whose name holds it
