@@ -182,7 +182,7 @@ def temporal_order(name: str, relevant: int, sequences: float, wrong: int, trial
         Paper(sequences, wrong=wrong),
         NETWORKS[name[:2]],
         NETWORKS[name[:2]].rates[0],
-        Modern(64, 1e-2, 1, chrono=60, halves=1500 if relevant == 2 else 10_000),
+        Modern(64, 3e-3, 1, chrono=60),
         trials=trials,
     )
 
