@@ -153,22 +153,24 @@ def drawn_of(row: dict[str, Any]) -> dict[str, Any]:
         "paper": row["paper"]["sequences"],
         "columns": {column: solved_of(of_column) for column, of_column in known.items()},
         "shares": {column: share_of(of_column) for column, of_column in known.items()},
+        "most": {column: of_column["most"] for column, of_column in known.items()},
     }
 
 
-def draw_trials(
-    axes: "Axes", place: float, column: str, solved: Sequence[int], share: float
-) -> None:
-    """The trials of a column that were solved, their mean, and the share where it is not all."""
+def draw_trials(axes: "Axes", place: float, row: dict[str, Any], column: str) -> None:
+    """The trials of a column that were solved, and their mean; an arrow at the most sequences
+    where none was. Where it is not all, the share."""
+    solved, share = row["columns"][column], row["shares"][column]
     shift, color = PLACES[column]
     axes.plot(solved, [place + shift] * len(solved), "o", ms=2.2, color=color, alpha=0.5)
-    if solved:
-        mean = statistics.mean(solved)
-        axes.plot([mean], [place + shift], "|", ms=8, mew=2, color=color)
-    if solved and share < 1:
+    at, marker, size = (
+        (statistics.mean(solved), "|", 8) if solved else (row["most"][column], ">", 3)
+    )
+    axes.plot([at], [place + shift], marker, ms=size, mew=2 if solved else 0, color=color)
+    if share < 1:
         near: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
         text = f"{share:.0%}".replace("%", " %")
-        axes.annotate(text, (max(solved), place + shift), size=6, color=color, **near)
+        axes.annotate(text, (max(solved, default=at), place + shift), size=6, color=color, **near)
 
 
 @picture
@@ -178,8 +180,8 @@ def draw(numbers: dict[str, Any], path: Path) -> None:
     figure = new_figure(
         1.5 + 0.21 * len(rows),
         "The experiments of Hochreiter and Schmidhuber 1997",
-        "Sequences until a trial is solved: dots, and the mean as a bar. The share of trials that "
-        "were solved stands beside it where it is not all. faithful: the paper's network and "
+        "Sequences until a trial is solved: dots, and the mean as a bar; an arrow where none was. "
+        "Beside it the share of trials, where it is not all. faithful: the paper's network and "
         "rules. modern: this project's LSTM, Adam, the whole gradient.",
         7.0,
     )
@@ -188,8 +190,8 @@ def draw(numbers: dict[str, Any], path: Path) -> None:
         axes.axhline(place, color=FAINT, lw=0.5, zorder=0)
         label = "paper" if place == 0 else None
         axes.plot([row["paper"]], [place], "D", ms=5, mfc="white", color=QUIET, label=label)
-        for column, solved in row["columns"].items():
-            draw_trials(axes, place, column, solved, row["shares"][column])
+        for column in row["columns"]:
+            draw_trials(axes, place, row, column)
     for column in COLUMNS:
         axes.plot([], [], "|", ms=8, mew=2, color=PLACES[column][1], label=column)
     axes.set_yticks(range(len(rows)), list(rows), size=7)
