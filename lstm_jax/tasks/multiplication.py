@@ -43,10 +43,7 @@ class MultiplicationOptions(HeldOut, Length):
 
 
 class MultiplicationTask(DrawnTask):
-    """The multiplication problem with sequences of `length` steps and up to a tenth more.
-
-    stored: an earlier end of a trial, where the numbers are stored and not yet well multiplied.
-    """
+    """The multiplication problem with sequences of `length` steps and up to a tenth more."""
 
     Options = MultiplicationOptions
     interface = Interface(2, 1, reads_ids=False, head="squared")
@@ -58,7 +55,6 @@ class MultiplicationTask(DrawnTask):
         }
     )
     stopping = Stopping(window=2000, wrong_below=13)
-    stored = Stopping(window=2000, wrong_below=140)
 
     def __init__(self, length: int, held_out: int, batch_size: int, seed: int) -> None:
         super().__init__(held_out, batch_size, seed)

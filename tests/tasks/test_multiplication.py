@@ -41,4 +41,4 @@ def test_a_score_by_hand():
     errors, wrong = scored(task, drawn(task, 4), np.array([0.039, -0.039, 0.041, -0.041])[:, None])
     np.testing.assert_allclose(errors, [0.039, 0.039, 0.041, 0.041], rtol=1e-4)
     assert wrong == [False, False, True, True]
-    assert task.stopping == Stopping(2000, 13) and task.stored == Stopping(2000, 140)
+    assert task.stopping == Stopping(2000, 13)
