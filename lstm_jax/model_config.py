@@ -100,6 +100,7 @@ class ModelConfig(*options_of_cells(), Section):  # type: ignore[misc]
         needs = {name: readers_of(name) for name in sorted(others - {*cell_options(cell)})}
         for name, means_something, needed in (
             ("mogrifier_rank", self.mogrifier_rounds, "rounds of it"),
+            ("forget_bias", not self.chrono, "model.chrono=0"),
             ("zoneout_cell", len(cell.state._fields) > 1, "a cell with a state besides h"),
             ("embedding_dropout", self.embedding_size, "a model.embedding_size"),
             ("readout", self.embedding_size, "a model.embedding_size"),

@@ -207,6 +207,7 @@ DEFAULTS = {
     "model.readout": "full",
     "model.readout_rank": 0,
     "model.forget_bias": 1.0,
+    "model.chrono": 0,
     "optimizer.name": "adamw",
     "optimizer.learning_rate": 2e-3,
     "optimizer.schedule": "cosine",

@@ -61,6 +61,19 @@ class Forgetting(Section):
 
 
 @dataclass(frozen=True)
+class Lags(Section):
+    """An option of the LSTM, for long lags."""
+
+    chrono: int = option(
+        0,
+        "initial biases of the input and forget gates for lags of up to so many steps, drawn, in "
+        "place of model.forget_bias; 0: none",
+        low=0,
+        high=10**7,
+    )
+
+
+@dataclass(frozen=True)
 class Start(Section):
     """An option of the LSTM, and of the readout beside it."""
 
@@ -74,41 +87,55 @@ def init_lstm(
     *,
     forget_bias: float = Forgetting.forget_bias,
     input_bound: float | None = None,
+    chrono: int = Lags.chrono,
     init: str = Start.init,
 ) -> LSTMParams:
-    """Weights uniform in ±1/sqrt(H), as in PyTorch; bias zero, `forget_bias` at the forget gate.
-
-    A positive initial forget bias lets the error flow through the cell from the first step on
-    (Jozefowicz, Zaremba and Sutskever 2015, section 2.2).
+    """Weights uniform in ±1/sqrt(H), as in PyTorch; biases of `init_bias`.
 
     Args:
       input_bound: the bound of the input weights W where 1/sqrt(H) does not suit the input.
       init: `notebook` for the weights that the notebook started from (`init_notebook`).
     """
+    key_W, key_U, key_b = jax.random.split(key, 3)
+    b_G = init_bias(key_b, hidden_size, forget_bias, chrono)
     if init == "notebook":
-        return init_notebook(key, input_size, hidden_size, forget_bias=forget_bias)
-    key_W, key_U = jax.random.split(key)
+        return init_notebook(key, input_size, hidden_size)._replace(b=b_G)
     G, bound = 4 * hidden_size, hidden_size**-0.5
     input_bound = bound if input_bound is None else input_bound
     return LSTMParams(
         W=jax.random.uniform(key_W, (input_size, G), minval=-input_bound, maxval=input_bound),
         U=jax.random.uniform(key_U, (hidden_size, G), minval=-bound, maxval=bound),
-        b=jnp.zeros(G).at[hidden_size : 2 * hidden_size].set(forget_bias),
+        b=b_G,
     )
 
 
-def init_notebook(
-    key: Array, input_size: int, hidden_size: int, *, forget_bias: float = 0.0
-) -> LSTMParams:
+def init_bias(key: Array, hidden_size: int, forget_bias: float, chrono: int) -> Array:
+    """Zero, G, but for the gates of the cell.
+
+    A positive bias of the forget gate lets the error flow through the cell from the first step on
+    (Jozefowicz, Zaremba and Sutskever 2015, section 2.2). With `chrono` steps each unit has a lag
+    of its own, uniform from 1 to chrono - 1: its forget gate's bias is the logarithm of that, and
+    its input gate's the negative (Tallec and Ollivier 2018, "Can recurrent neural networks warp
+    time?").
+    """
+    H = hidden_size
+    b_G, forget = jnp.zeros(4 * H), slice(H, 2 * H)
+    if not chrono:
+        return b_G.at[forget].set(forget_bias)
+    b_H = jnp.log(jax.random.uniform(key, (H,), minval=1.0, maxval=max(chrono - 1.0, 1.0)))
+    return b_G.at[:H].set(-b_H).at[forget].set(b_H)
+
+
+def init_notebook(key: Array, input_size: int, hidden_size: int) -> LSTMParams:
     """The notebook's start: every weight normal with deviation 0.1, and those of the three sigmoid
-    gates shifted by +0.5; bias zero, `forget_bias` at the forget gate."""
+    gates shifted by +0.5; bias zero."""
     key_W, key_U = jax.random.split(key)
     G = 4 * hidden_size
     shift_G = jnp.repeat(jnp.array([0.5, 0.5, 0.0, 0.5]), hidden_size)
     return LSTMParams(
         W=0.1 * jax.random.normal(key_W, (input_size, G)) + shift_G,
         U=0.1 * jax.random.normal(key_U, (hidden_size, G)) + shift_G,
-        b=jnp.zeros(G).at[hidden_size : 2 * hidden_size].set(forget_bias),
+        b=jnp.zeros(G),
     )
 
 
@@ -188,7 +215,7 @@ LSTM = Cell(
     step=step,
     widths=widths,
     truncate=truncate,
-    options=(Forgetting, Start),
+    options=(Forgetting, Lags, Start),
     by_hand={
         "rows": make_passes(ROWS_CALCULUS, ROWS),
         "columns": make_passes(COLUMNS_CALCULUS, COLUMNS),
