@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from jax import Array, lax
 
+from experiments.support.online import learn_online
 from lstm_jax.cells import cell_of
 from lstm_jax.cells.cell import Marks
 from lstm_jax.cells.projection import outer_sum
@@ -37,6 +38,8 @@ class Recipe(NamedTuple):
       averaged over the batch.
     truncated: whether the error goes back in time by the cell's truncated rule.
     batch_size: sequences of a step.
+    online: whether there is an update after each target of a sequence (`online`), and not one after
+      all; by the truncated rule, of one sequence at a time.
     """
 
     init: Callable[[Array], ModelParams]
@@ -45,6 +48,7 @@ class Recipe(NamedTuple):
     rule: optax.GradientTransformation
     truncated: bool
     batch_size: int = 1
+    online: bool = False
 
 
 class Recent(NamedTuple):
@@ -118,6 +122,16 @@ def gradient_and_outputs(
     return ModelParams(None, (dlayer,), dreadout), outputs_TxBxN
 
 
+def learn_at_once(
+    recipe: Recipe, params: ModelParams, rule: optax.OptState, batch: Batch
+) -> tuple[ModelParams, optax.OptState, Array]:
+    """One update from a batch, and its outputs of before."""
+    gradient, outputs_TxBxN = gradient_and_outputs(recipe, params, batch)
+    gradient = jax.tree.map(jnp.multiply, gradient, recipe.learns)
+    updates, rule = recipe.rule.update(gradient, rule, params)
+    return optax.apply_updates(params, updates), rule, outputs_TxBxN
+
+
 def learn(
     recipe: Recipe,
     score: Callable[[Array, Batch], Score],
@@ -126,11 +140,11 @@ def learn(
     batch: Batch,
 ) -> Trial:
     """One step of a trial; one that is solved stays as it is."""
-    gradient, outputs_TxBxN = gradient_and_outputs(recipe, trial.params, batch)
-    gradient = jax.tree.map(jnp.multiply, gradient, recipe.learns)
-    updates, rule = recipe.rule.update(gradient, trial.rule, trial.params)
-    after = optax.apply_updates(trial.params, updates), rule
-    params, rule = jax.tree.map(partial(jnp.where, trial.solved), (trial.params, trial.rule), after)
+    update = learn_online if recipe.online else learn_at_once
+    *after, outputs_TxBxN = update(recipe, trial.params, trial.rule, batch)
+    params, rule = jax.tree.map(
+        partial(jnp.where, trial.solved), (trial.params, trial.rule), (*after,)
+    )
     sequences = trial.sequences + jnp.where(trial.solved, 0, batch.targets.shape[1])
     recent, solved = trial.recent, trial.solved
     if stopping.window:

@@ -42,8 +42,12 @@ class LongLagsOptions(HeldOut):
 
 
 class LongLagsTask(DrawnTask):
-    """Sequences of `lag` predictions, the last of which is of the first symbol."""
+    """Sequences of `lag` predictions, the last of which is of the first symbol.
 
+    last_only: whether that is the only target that counts.
+    """
+
+    last_only = False
     Options = LongLagsOptions
     unit = "nats/symbol"
     meanings = MappingProxyType(
@@ -73,11 +77,12 @@ class LongLagsTask(DrawnTask):
             middle_LxB = np.broadcast_to(np.arange(p - 1)[:, None], (lag - 1, count))
         ids_SxB = np.concatenate([ends_B[None], middle_LxB, ends_B[None]])
         everywhere_TxB = np.ones((lag, count), bool)
+        t_Tx1 = np.arange(lag)[:, None]
         return Batch(
             one_hot(ids_SxB[:-1], p + 1),
             one_hot(ids_SxB[1:], p + 1),
-            mask=everywhere_TxB,
-            resets=np.broadcast_to(np.arange(lag)[:, None] == 0, (lag, count)),
+            mask=everywhere_TxB & (t_Tx1 == lag - 1) if self.last_only else everywhere_TxB,
+            resets=np.broadcast_to(t_Tx1 == 0, (lag, count)),
             live=everywhere_TxB,
         )
 

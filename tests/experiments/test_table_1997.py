@@ -103,3 +103,13 @@ def test_a_faithful_trial_is_the_papers():
     assert (recipe.batch_size, recipe.truncated, recipe.head) == (1, True, HEADS["sigmoid_squared"])
     updates, _ = recipe.rule.update({"w": np.float32(2.0)}, recipe.rule.init({"w": np.float32(0)}))
     assert updates["w"] == -row.rate * 2.0
+
+
+def test_experiments_2_4_and_5_learn_without_the_derivative_of_their_outputs():
+    for row in ROWS:
+        recipe, name = COLUMNS["faithful"](row), row.name.partition(" ")[0]
+        derivative = name not in ("2a", "2b", "4", "5")
+        assert recipe.head == HEADS["sigmoid_squared" if derivative else "bernoulli"], name
+        assert recipe.online == (name == "2a")
+        last_only = getattr(row.task(0), "last_only", False)
+        assert last_only == (name == "2b")

@@ -29,6 +29,13 @@ def test_every_sequence_is_one_of_the_papers(middle):
         assert_as_often(counter, evenly([t] if middle == "ordered" else range(P - 1)), N)
 
 
+def test_the_last_target_alone_may_count():
+    task = task_of("long_lags", lag=P, middle="random")
+    assert drawn(task, 2).mask.all()
+    task.last_only = True
+    np.testing.assert_array_equal(drawn(task, 2).mask, np.arange(P)[:, None] == [P - 1, P - 1])
+
+
 def test_a_sample_shows_x_and_y_alone():
     assert task_of("long_lags", lag=P).show(np.arange(P + 1) / 8) == "0.500 0.625"
 
