@@ -84,6 +84,12 @@ class TrainConfig(AverageOptions, Section):
         low=0,
         high=2**24,
     )
+    accumulate: int = option(
+        1,
+        "parts of the batch that are taken one after another: the same gradient in less memory",
+        low=1,
+        high=2**20,
+    )
     on_nonfinite: str = option(
         "stop",
         "where a loss or a gradient is not finite: stop the run, or skip that update and count it",
@@ -115,6 +121,14 @@ class TrainConfig(AverageOptions, Section):
         high=1000,
         decides="nothing",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size % self.accumulate:
+            raise UserError(
+                f"train.accumulate={self.accumulate} does not divide train.batch_size="
+                f"{self.batch_size}: the parts are to be of one size"
+            )
 
 
 @dataclass(frozen=True)

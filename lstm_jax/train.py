@@ -15,6 +15,7 @@ from lstm_jax.averaging import Average, init_average, update_average
 from lstm_jax.cells.passes import reset
 from lstm_jax.config import Config
 from lstm_jax.data.batches import Batch, Values
+from lstm_jax.gradients.accumulation import in_parts
 from lstm_jax.gradients.lanes import Placement, lane_mesh, over_lanes
 from lstm_jax.gradients.remat import make_gradient
 from lstm_jax.gradients.weight_drop import draw_weight_masks, with_weight_drop
@@ -60,7 +61,8 @@ TrainStep = Callable[[Hyperparameters, TrainState, Batch], tuple[TrainState, Ste
 
 def mesh_of(config: Config) -> Mesh:
     """The devices that share a training batch."""
-    return lane_mesh(config.train.batch_size, max(config.model.layer_sizes))
+    lanes = config.train.batch_size // config.train.accumulate
+    return lane_mesh(lanes, max(config.model.layer_sizes))
 
 
 def state_placement(config: Config) -> TrainState:
@@ -141,6 +143,7 @@ def make_train_step(config: Config, head: Head = softmax, mesh: Mesh | None = No
     those of `mesh_of`, if it is left out.
     """
     gradient = make_gradient(config.train.gradient, config.train.remat_every, head)
+    gradient = in_parts(gradient, config.train.accumulate)
     value_and_grad = over_lanes(gradient, mesh or mesh_of(config))
     skips = config.train.on_nonfinite == "skip"
 

@@ -52,6 +52,10 @@ from lstm_jax.tasks import TASKS
             "model.mogrifier_rank=2 needs rounds of it",
         ),
         ({"train.remat_every": -1}, "train.remat_every lies between 0 and"),
+        (
+            {"train.batch_size": 6, "train.accumulate": 4},
+            "train.accumulate=4 does not divide train.",
+        ),
         ({"train.remat_every": 2.5}, "train.remat_every takes an integer, not 2.5"),
         ({"model.hidden": 3}, "no key 'model.hidden'"),
         ({"hidden_size": 3}, "no key 'hidden_size'"),
@@ -229,6 +233,7 @@ DEFAULTS = {
     "train.average_patience": 5,
     "train.gradient": "bptt",
     "train.remat_every": 0,
+    "train.accumulate": 1,
     "train.on_nonfinite": "stop",
     "train.steps_per_dispatch": 20,
     "train.validate_every": 200,

@@ -132,6 +132,14 @@ def test_training_in_blocks_is_the_same_training(gradient, streams):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), state, other)
 
 
+def test_training_in_parts_is_the_same_training(streams):
+    config = BASE.replace({"train.reset_rate": 0.3, "model.zoneout_cell": 0.2})
+    state, losses, _ = run(config, streams, [6])
+    other, other_losses, _ = run(config.replace({"train.accumulate": 3}), streams, [6])
+    np.testing.assert_allclose(losses, other_losses, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), state, other)
+
+
 @pytest.mark.parametrize("L", [1, 2, 3])
 def test_no_key_is_used_twice_not_even_one_of_the_initial_weights(L, streams, monkeypatch):
     """To draw with, or to be split: else what one decides would be known from the other."""

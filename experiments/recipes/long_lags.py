@@ -13,7 +13,7 @@ from lstm_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, Tr
 def get_config() -> Config:
     return Config(
         data=DataConfig(task="long_lags", lag=100, held_out=64),
-        # Forget gates that begin near 1, as in `adding`.
+        # Forget gates that begin near 1: half is kept for 100 steps.
         model=ModelConfig(hidden_size=32, forget_bias=5.0),
         optimizer=OptimizerConfig(learning_rate=2e-2),
         train=TrainConfig(steps=5000, batch_size=4, gradient="bptt", validate_every=500),

@@ -94,7 +94,7 @@ NAME_HEIGHT = 0.055  # of a line's name, as a share of a panel's
 
 
 def get_config() -> Config:
-    return adding.get_config().replace({"model.forget_bias": ModelConfig.forget_bias})
+    return adding.get_config().replace({"model.chrono": ModelConfig.chrono})
 
 
 class Flow(NamedTuple):

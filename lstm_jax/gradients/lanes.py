@@ -5,7 +5,7 @@ step. That serves several GPUs, and the cores of one CPU as well. Made a device 
 everything side by side, where XLA by itself would only divide the larger products between them.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,23 @@ def lane_mesh(batch_size: int, hidden_size: int) -> Mesh:
     return Mesh(devices[: max(fit, default=1)], (LANES,))
 
 
+def axis_of_mask(mask: Array) -> int | None:
+    """Where a mask has its lanes: a row each, or TxBxH, drawn at each step; None: one number stands
+    for all."""
+    if mask.ndim == 2:
+        return 0
+    return None if mask.size == 1 else 1
+
+
+def weigh(means: Any, count: Array, whole: Array) -> Any:
+    """What means over so many targets add to those over the whole."""
+
+    def share(mean: Array) -> Array:
+        return mean * (count.astype(mean.dtype) / jnp.maximum(whole, 1).astype(mean.dtype))
+
+    return jax.tree.map(share, means)
+
+
 def over_lanes(value_and_grad: GradFn, mesh: Mesh) -> GradFn:
     """The same gradient, each device of the mesh taking its share of the lanes.
 
@@ -67,23 +84,20 @@ def over_lanes(value_and_grad: GradFn, mesh: Mesh) -> GradFn:
     ) -> tuple[tuple[Array, Aux], ModelParams]:
         (loss, aux), grads = value_and_grad(params, carry, batch, masks)
         count = lax.psum(aux.count, LANES)
-        share = aux.count.astype(loss.dtype) / jnp.maximum(count, 1).astype(loss.dtype)
-        loss, grads = lax.psum(jax.tree.map(lambda d: d * share, (loss, grads)), LANES)
+        loss, grads = lax.psum(weigh((loss, grads), aux.count, count), LANES)
         return (loss, Aux(aux.carry, count)), grads
 
-    lanes, later_lanes = P(LANES), P(None, LANES)
+    spec_of = {None: P(), 0: P(LANES), 1: P(None, LANES)}
 
     def on_devices(
         params: ModelParams, carry: Carry, batch: Batch, masks: Masks | None
     ) -> tuple[tuple[Array, Aux], ModelParams]:
-        # A mask has a row per lane; zoneout's, drawn at each step, are TxBxH, or 1x1x1 for all.
-        of_zoneout = jax.tree.map(lambda m: P() if m.size == 1 else later_lanes, masks)
-        of_masks = jax.tree.map(lambda m, spec: spec if m.ndim == 3 else lanes, masks, of_zoneout)
+        of_masks = jax.tree.map(lambda mask: spec_of[axis_of_mask(mask)], masks)
         return jax.shard_map(
             on_a_device,
             mesh=mesh,
-            in_specs=(P(), lanes, later_lanes, of_masks),
-            out_specs=((P(), Aux._make((lanes, P()))), P()),
+            in_specs=(P(), spec_of[0], spec_of[1], of_masks),
+            out_specs=((P(), Aux._make((spec_of[0], P()))), P()),
             check_vma=False,
         )(params, carry, batch, masks)
 

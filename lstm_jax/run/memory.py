@@ -71,7 +71,8 @@ def batch_bytes(config: Config, interface: Interface, batch: Batch) -> int:
     """What one step keeps of its batch for the backward, one block of outputs (a piece of them, if
     they are made in pieces), and the batches of one dispatch."""
     model, train = config.model, config.train
-    T, B = batch.inputs.shape[:2]
+    T = batch.inputs.shape[0]
+    B = batch.inputs.shape[1] // train.accumulate  # lanes whose residuals exist at once
     kept = min(T, train.remat_every or T)  # steps whose residuals exist at once
     cell = CELLS[model.cell]
     residuals = sum(residual_floats(cell, H) for H in model.layer_sizes)
@@ -112,7 +113,7 @@ def check_run_fits(config: Config, interface: Interface, batch: Batch) -> None:
             f"a batch takes {naturalsize(need)} of memory beside the model's "
             f"{naturalsize(state)} and this machine has {naturalsize(have)}: take a smaller "
             "train.batch_size, train.sequence_length or train.steps_per_dispatch, or keep less "
-            "with train.remat_every"
+            "with train.remat_every or train.accumulate"
         )
 
 

@@ -31,6 +31,7 @@ from lstm_jax.data.batches import Batch, stack_batches
 from lstm_jax.gradients import GRADIENTS
 from lstm_jax.heads import softmax
 from lstm_jax.model import Interface, Masks
+from lstm_jax.gradients.accumulation import in_parts
 from lstm_jax.gradients.lanes import lane_mesh, over_lanes
 from lstm_jax.hyperparameters import Hyperparameters, Program
 from lstm_jax.run.many import devices_of, many_steps, stack, take
@@ -69,6 +70,9 @@ unequal = batch._replace(mask=batch.mask & (np.arange(8) < 5))  # some devices c
 problem = (params, carry, unequal, masks)
 divided = run(over_lanes(GRADIENTS["bptt"](softmax), lane_mesh(8, 6)), problem)
 found["unequal"] = largest(divided, run(GRADIENTS["bptt"](softmax), problem))
+found["in parts"] = largest(
+    run(over_lanes(in_parts(GRADIENTS["bptt"](softmax), 2), lane_mesh(8, 6)), zoned),
+    run(GRADIENTS["bptt"](softmax), zoned))
 found["broken"] = largest(divided, whole)  # another loss, which the comparison has to see
 
 config = Config().replace({"train.batch_size": 8, "train.sequence_length": 7,
@@ -127,7 +131,7 @@ def test_the_lanes_are_divided_evenly(found):
     assert found["large"] == 1
 
 
-@pytest.mark.parametrize("name", ["autodiff", "bptt", "truncated", "mean"])
+@pytest.mark.parametrize("name", ["autodiff", "bptt", "truncated", "mean", "in parts"])
 def test_the_gradient_is_that_of_one_device(name, found):
     """Also where each device reads out in pieces, and the one device does not."""
     assert found[name] < 1e-14

@@ -77,6 +77,7 @@ def test_of_a_large_alphabet_there_is_a_piece_of_outputs_at_a_time():
         ({"model.num_layers": 3}, 64, 2),
         ({"train.remat_every": 8}, 8, 2),
         ({"train.remat_every": 99}, 64, 2),
+        ({"train.accumulate": 4}, 64 // 4, 2),  # of a quarter of the lanes
         ({"train.validate_every": 1}, 64, 1),
         ({"train.steps": 1}, 64, 1),
     ],
