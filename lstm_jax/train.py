@@ -16,7 +16,7 @@ from lstm_jax.cells.passes import reset
 from lstm_jax.config import Config
 from lstm_jax.data.batches import Batch, Values
 from lstm_jax.gradients.accumulation import in_parts
-from lstm_jax.gradients.lanes import Placement, lane_mesh, over_lanes
+from lstm_jax.gradients.lanes import Division, Placement, divide_lanes, over_lanes
 from lstm_jax.gradients.remat import make_gradient
 from lstm_jax.gradients.weight_drop import draw_weight_masks, with_weight_drop
 from lstm_jax.heads import Head, softmax
@@ -59,10 +59,15 @@ class StepInfo(NamedTuple):
 TrainStep = Callable[[Hyperparameters, TrainState, Batch], tuple[TrainState, StepInfo]]
 
 
+def division_of(config: Config) -> Division:
+    """How a training batch, or each of its parts, is divided among the devices."""
+    lanes = config.train.batch_size // config.train.accumulate
+    return divide_lanes(lanes, max(config.model.layer_sizes))
+
+
 def mesh_of(config: Config) -> Mesh:
     """The devices that share a training batch."""
-    lanes = config.train.batch_size // config.train.accumulate
-    return lane_mesh(lanes, max(config.model.layer_sizes))
+    return division_of(config).mesh
 
 
 def state_placement(config: Config) -> TrainState:

@@ -29,18 +29,25 @@ def keep_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def asked_for_devices() -> bool:
+    """Whether the environment says how many devices a CPU is to be."""
+    of_xla = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    return of_xla or "JAX_NUM_CPU_DEVICES" in os.environ
+
+
 def use_devices(count: int) -> None:
     """Makes each core of the CPU a device, so that the lanes of a batch can share them.
 
-    `count` of them; 0: as many as this process may run on. Whether a run uses them,
-    `lanes.lane_mesh` decides. UserError for a count where the backend is another, and where JAX
-    finds no device of the kind that it is set to.
+    `count` of them; 0: as many as the environment asks for, or else as this process may run on.
+    Whether a run uses them, `lanes.divide_lanes` decides. UserError for a count where the backend
+    is another, and where JAX finds no device of the kind that it is set to.
     """
     if usable_cpus() < schedulable_cpus():
         # XLA has a thread for each processor that it sees, and reads this when it starts.
         os.environ.setdefault("NPROC", str(usable_cpus()))
     try:
-        jax.config.update("jax_num_cpu_devices", count or usable_cpus())
+        if count or not asked_for_devices():
+            jax.config.update("jax_num_cpu_devices", count or usable_cpus())
     except RuntimeError as error:
         raise UserError(
             "the experiment's file computes with JAX while it is loaded, before the devices are "

@@ -19,6 +19,7 @@ from lstm_jax.run.loop import Run
 from lstm_jax.run.metrics import METRICS, SAMPLES, brief, counted, in_digits, measured
 from lstm_jax.tasks import TASKS
 from lstm_jax.terminal import say, write
+from lstm_jax.train import division_of
 
 
 def train(
@@ -53,12 +54,25 @@ def announce(run: Run) -> None:
         f"training: {train.steps:,} steps of {run.journal.targets_at(1):,} {counted(unit)}s on "
         f"{jax.devices()[0].platform}; validation and checkpoint every {train.validate_every:,}"
     )
+    say(f"lanes: {lanes_in_words(run.config)}")
     say(f"losses: {unit_in_words(unit)}; lower is better")
     for name, meaning in run.task.meanings.items():
         say(f"{brief(name)}: {meaning}")
     if references := run.task.references():
         say(f"to beat: {each_in_words(references, unit)}")
     say(f"folder: {run.workdir}, of {run.title}")
+
+
+def lanes_in_words(config: Config) -> str:
+    """How a batch is divided, as `16 on 2 devices, 8 each`, and why on no more devices."""
+    parts, (mesh, why_fewer) = config.train.accumulate, division_of(config)
+    lanes = config.train.batch_size // parts
+    here = len(jax.local_devices())
+    devices = f"{mesh.size} of {here} devices" if why_fewer else f"{here} device{'s'[: here - 1]}"
+    each = f", {lanes // mesh.size} each" if mesh.size > 1 else ""
+    in_turn = f" in {parts} parts" if parts > 1 else ""
+    why = f" ({why_fewer})" if why_fewer else ""
+    return f"{config.train.batch_size}{in_turn} on {devices}{each}{why}"
 
 
 def model_in_words(config: ModelConfig, params: ModelParams) -> str:

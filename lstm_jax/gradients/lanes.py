@@ -40,17 +40,31 @@ class Placement(NamedTuple):
         return cls(*(NamedSharding(mesh, spec) for spec in specs))
 
 
-def lane_mesh(batch_size: int, hidden_size: int) -> Mesh:
+class Division(NamedTuple):
+    """Which devices share a batch."""
+
+    mesh: Mesh
+    why_fewer: str  # than there are, in words; empty where all do
+
+
+def divide_lanes(batch_size: int, hidden_size: int) -> Division:
     """The local devices that share a batch: as many as divide its lanes evenly, where that pays."""
     devices = jax.local_devices()
-    lanes_per_device = 1
+    most, lanes_per_device, why = len(devices), 1, f"{batch_size} lanes are not divided evenly"
     if devices[0].platform == "cpu":
         lanes_per_device = max(1, hidden_size // UNITS_PER_LANE)
         if hidden_size >= CORES_APART_BELOW:
-            devices = devices[:1]
-    counts = range(1, len(devices) + 1)
-    fit = [n for n in counts if batch_size % n == 0 and batch_size >= n * lanes_per_device]
-    return Mesh(devices[: max(fit, default=1)], (LANES,))
+            most, why = 1, f"from {CORES_APART_BELOW} units on, XLA shares the products out"
+    even = [n for n in range(1, most + 1) if batch_size % n == 0]
+    used = max((n for n in even if batch_size >= n * lanes_per_device), default=1)
+    if used < max(even):
+        why = f"with {hidden_size} units one takes {lanes_per_device} lanes or more"
+    return Division(Mesh(devices[:used], (LANES,)), "" if used == len(devices) else why)
+
+
+def lane_mesh(batch_size: int, hidden_size: int) -> Mesh:
+    """The mesh of `divide_lanes`."""
+    return divide_lanes(batch_size, hidden_size).mesh
 
 
 def axis_of_mask(mask: Array) -> int | None:

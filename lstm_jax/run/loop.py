@@ -74,7 +74,13 @@ def check_run(config: Config, task: Task, workdir: Path) -> Description:
     """What a run would be.
 
     UserError where its head has no such gradient, there is too little memory for it, or its folder
-    holds another."""
+    holds another; and where `jax.distributed` has joined several processes, each of which would
+    train the same apart."""
+    if (processes := jax.process_count()) > 1:
+        raise UserError(
+            f"jax.distributed has joined {processes} processes, and a run is of one: start each "
+            "without it, with a seed and a folder of its own"
+        )
     config.check_gradient(head_of(task))
     config.check_validation(type(task).validates(config))
     check_state_fits(config, task.interface)

@@ -35,6 +35,31 @@ def test_all_cores_are_no_count(a_gpu):
     assert a_gpu == {"jax_num_cpu_devices": machine.usable_cpus()}
 
 
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("JAX_NUM_CPU_DEVICES", "4"),
+        ("XLA_FLAGS", "--xla_cpu_enable_fast_math=true --xla_force_host_platform_device_count=4"),
+    ],
+)
+def test_devices_that_the_environment_asks_for_are_there(name, value):
+    code = (
+        "import jax; from experiments.support.machine import use_devices; use_devices({}); "
+        "print(jax.local_device_count())"
+    )
+    for count, there in ((0, 4), (3, 3)):
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", name: value}
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(count)],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert int(done.stdout) == there
+
+
 @pytest.mark.parametrize("error", [RuntimeError("Unable to initialize"), AssertionError()])
 def test_no_device_is_one_line(error, a_gpu, monkeypatch):
     def refuse():

@@ -22,6 +22,7 @@ import jax
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_enable_x64", True)
 import numpy as np
+from experiments.support.training import lanes_in_words
 from lstm_jax.gradients import lanes as parallel
 from lstm_jax.verification.cases import Case, make_problem
 from lstm_jax.run.checkpoint import Checkpoints
@@ -46,6 +47,11 @@ parallel.UNITS_PER_LANE = 8
 found = {"sizes": [lane_mesh(B, 8).size for B in (1, 3, 4, 6, 8)]}
 found["few lanes"] = lane_mesh(8, 32).size
 found["large"] = lane_mesh(4096, parallel.CORES_APART_BELOW).size
+found["in words"] = [
+    lanes_in_words(Config().replace({"train.batch_size": B, "model.hidden_size": H, **changes}))
+    for B, H, changes in ((8, 8, {}), (6, 8, {}), (8, 32, {}), (9, 512, {}),
+                          (16, 8, {"train.accumulate": 2}))
+]
 model = ModelConfig(hidden_size=6, num_layers=2, dropout=0.3, input_dropout=0.3)
 def run(gradient, problem):
     return jax.jit(gradient, compiler_options=UNOPTIMIZED)(*problem)
@@ -129,6 +135,16 @@ def test_the_lanes_are_divided_evenly(found):
     assert found["sizes"] == [1, 3, 4, 3, 4]
     assert found["few lanes"] == 2  # 8 lanes at 4 each
     assert found["large"] == 1
+
+
+def test_a_run_says_how_its_lanes_are_divided_and_why_not_among_more(found):
+    assert found["in words"] == [
+        "8 on 4 devices, 2 each",
+        "6 on 3 of 4 devices, 2 each (6 lanes are not divided evenly)",
+        "8 on 2 of 4 devices, 4 each (with 32 units one takes 4 lanes or more)",
+        "9 on 1 of 4 devices (from 512 units on, XLA shares the products out)",
+        "16 in 2 parts on 4 devices, 2 each",
+    ]
 
 
 @pytest.mark.parametrize("name", ["autodiff", "bptt", "truncated", "mean", "in parts"])
