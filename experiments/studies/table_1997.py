@@ -55,7 +55,7 @@ def file_of(workdir: Path, row: Row, column: str) -> Path:
 def train_row(name: str, column: str, most: int, seed: int, workdir: Path) -> None:
     """Trains the trials of a row, or goes on, and writes down what they came to."""
     row = BY_NAME[name]
-    path, most = file_of(workdir, row, column), min(most, row.most or int(4 * row.paper.sequences))
+    path, most = file_of(workdir, row, column), min(most, row.longest)
     if is_done(path.with_suffix(".json"), most, seed):
         return
     recipe = COLUMNS[column](row)
@@ -92,13 +92,12 @@ def in_words(trials: Trials) -> str:
 def outcome(row: Row, trials: Trials, most: int, seed: int) -> dict[str, Any]:
     """What trials came to: when each was solved, and how it does on sequences held out."""
     solved, sequences = (np.asarray(a) for a in (trials.state.solved, trials.state.sequences))
-    before = trials.stopping.window if row.from_streak else 0
     scores = trials.score(trials.tasks[0].held_out_part(0))
     return {
         "most": most,
         "seed": seed,
         "solved": solved.tolist(),
-        "sequences": [int(count) - before for count in sequences],
+        "sequences": [int(count) - row.not_counted for count in sequences],
         "wrong": np.asarray(scores.wrong.mean(1), float).tolist(),
         "error": np.asarray(scores.error.mean(1), float).tolist(),
         "seconds": trials.seconds,

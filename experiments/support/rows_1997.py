@@ -53,7 +53,8 @@ class Row(NamedTuple):
 
     task: (trial) -> what that trial learns.
     network: the paper's; `rate` is its learning rate.
-    most: sequences after which a trial that is not solved has failed; 0: four times the paper's.
+    most: sequences after which a trial that is not solved has failed; 0: four times the paper's,
+      and the window of a rule that is not counted.
     test_every: sequences between tests, where the stopping rule is about a test set.
     from_streak: whether a trial counts as solved where its window of correct sequences begins. The
       paper's figures for experiment 2 are below the 10,000 that it asks for.
@@ -69,6 +70,16 @@ class Row(NamedTuple):
     most: int = 0
     test_every: int = 100
     from_streak: bool = False
+
+    @property
+    def longest(self) -> int:
+        """`most`, or what it stands for."""
+        return self.most or int(4 * self.paper.sequences) + self.not_counted
+
+    @property
+    def not_counted(self) -> int:
+        """Sequences of a solved trial that are no part of its figure."""
+        return self.task(0).stopping.window if self.from_streak else 0
 
     @property
     def length(self) -> int:

@@ -23,6 +23,14 @@ def test_each_rows_network_fits_its_task(row):
     assert row.from_streak == (task.stopping.window == 10_000)
 
 
+def test_a_trial_has_four_times_the_papers_sequences():
+    """And as many more as a rule asks for that are not counted."""
+    longest = {row.name: row.longest for row in ROWS}
+    assert longest["4 adding, T 100"] == 4 * 74_000
+    assert longest["2a noise-free, p 100"] == 4 * 5_040 + 10_000
+    assert longest["1 embedded Reber, 3 blocks of 2, rate 0.5"] == 200_000
+
+
 def test_the_rows_are_all_different():
     assert len({row.name for row in ROWS}) == len(ROWS) == 31
 
