@@ -35,11 +35,17 @@ def init_coupled(
     hidden_size: int,
     *,
     forget_bias: float = Forgetting.forget_bias,
+    chrono: int = Forgetting.chrono,
     input_bound: float | None = None,
 ) -> CoupledParams:
     """As `init_lstm`, without the input gate."""
     whole = init_lstm(
-        key, input_size, hidden_size, forget_bias=forget_bias, input_bound=input_bound
+        key,
+        input_size,
+        hidden_size,
+        forget_bias=forget_bias,
+        chrono=chrono,
+        input_bound=input_bound,
     )
     return CoupledParams(*(leaf[..., hidden_size:] for leaf in whole))
 

@@ -40,10 +40,18 @@ def init_layer_norm(
     hidden_size: int,
     *,
     forget_bias: float = Forgetting.forget_bias,
+    chrono: int = Forgetting.chrono,
     input_bound: float | None = None,
 ) -> LayerNormParams:
     """As `init_lstm`; gains 1, shift 0."""
-    cell = init_lstm(key, input_size, hidden_size, forget_bias=forget_bias, input_bound=input_bound)
+    cell = init_lstm(
+        key,
+        input_size,
+        hidden_size,
+        forget_bias=forget_bias,
+        chrono=chrono,
+        input_bound=input_bound,
+    )
     gain_G, gain_H = jnp.ones_like(cell.b), jnp.ones(hidden_size)
     return LayerNormParams(*cell, gain_G, jnp.copy(gain_G), gain_H, jnp.zeros(hidden_size))
 

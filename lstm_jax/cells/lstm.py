@@ -55,15 +55,9 @@ from lstm_jax.options import Section, option
 
 @dataclass(frozen=True)
 class Forgetting(Section):
-    """An option of cells with a forget gate."""
+    """Options of cells with a forget gate."""
 
     forget_bias: float = option(1.0, "initial bias of the forget gate", low=-100, high=100)
-
-
-@dataclass(frozen=True)
-class Lags(Section):
-    """An option of the LSTM, for long lags."""
-
     chrono: int = option(
         0,
         "initial biases of the input and forget gates for lags of up to so many steps, drawn, in "
@@ -86,8 +80,8 @@ def init_lstm(
     hidden_size: int,
     *,
     forget_bias: float = Forgetting.forget_bias,
+    chrono: int = Forgetting.chrono,
     input_bound: float | None = None,
-    chrono: int = Lags.chrono,
     init: str = Start.init,
 ) -> LSTMParams:
     """Weights uniform in ±1/sqrt(H), as in PyTorch; biases of `init_bias`.
@@ -215,7 +209,7 @@ LSTM = Cell(
     step=step,
     widths=widths,
     truncate=truncate,
-    options=(Forgetting, Lags, Start),
+    options=(Forgetting, Start),
     by_hand={
         "rows": make_passes(ROWS_CALCULUS, ROWS),
         "columns": make_passes(COLUMNS_CALCULUS, COLUMNS),

@@ -51,12 +51,20 @@ def init_mogrifier(
     mogrifier_rounds: int = Rounds.mogrifier_rounds,
     mogrifier_rank: int = Rounds.mogrifier_rank,
     forget_bias: float = Forgetting.forget_bias,
+    chrono: int = Forgetting.chrono,
     input_bound: float | None = None,
 ) -> MogrifierParams:
     """As `init_lstm`; every factor uniform in ±1/sqrt(its rows). `mogrifier_rank`: of each
     round's matrix, where it is a product of two; 0: it is one factor."""
     key, *round_keys = jax.random.split(key, 1 + mogrifier_rounds)
-    cell = init_lstm(key, input_size, hidden_size, forget_bias=forget_bias, input_bound=input_bound)
+    cell = init_lstm(
+        key,
+        input_size,
+        hidden_size,
+        forget_bias=forget_bias,
+        chrono=chrono,
+        input_bound=input_bound,
+    )
 
     def init_round(key: Array, rows: int, columns: int) -> tuple[Array, ...]:
         sizes = (rows, mogrifier_rank, columns) if mogrifier_rank else (rows, columns)

@@ -191,12 +191,15 @@ def init(
     hidden_size: int,
     *,
     forget_bias: float = Forgetting.forget_bias,
+    chrono: int = Forgetting.chrono,
     input_bound: float | None = None,
 ) -> Any:
     """As `init_lstm`, of which each variant has its blocks; p and R uniform in ±1/sqrt(H) too."""
     key_lstm, key_p, key_R = jax.random.split(key, 3)
     H, bound = hidden_size, hidden_size**-0.5
-    lstm = init_lstm(key_lstm, input_size, H, forget_bias=forget_bias, input_bound=input_bound)
+    lstm = init_lstm(
+        key_lstm, input_size, H, forget_bias=forget_bias, chrono=chrono, input_bound=input_bound
+    )
     leaves = {name: join(parts.blocks, split(BLOCKS, w)) for name, w in lstm._asdict().items()}
     if parts.peepholes:
         p_3xH = jax.random.uniform(key_p, (3, H), minval=-bound, maxval=bound)

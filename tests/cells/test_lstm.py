@@ -9,6 +9,7 @@ import pytest
 
 from lstm_jax.cells import CELLS
 from lstm_jax.cells.lstm import (
+    Forgetting,
     LSTMParams,
     LSTMState,
     activate,
@@ -122,6 +123,16 @@ def test_biases_for_long_lags(init):
     np.testing.assert_array_equal(others, 0.5)
     jax.tree.map(np.testing.assert_array_equal, plain._replace(b=0), params._replace(b=0))
     assert not init_lstm(jax.random.key(0), 7, 8, chrono=1).b.any()
+
+
+@pytest.mark.parametrize("name", [n for n, cell in CELLS.items() if Forgetting in cell.options])
+def test_every_cell_with_a_forget_gate_has_them(name):
+    b = np.asarray(CELLS[name].init(jax.random.key(0), 3, 64, chrono=101).b)
+    lags = np.exp(b[b > 0])
+    assert len(lags) == len({*lags}) == 64 and lags.max() <= 100
+    inputs = np.exp(-b[b < 0])  # none, where the input gate is coupled or away
+    assert len(inputs) in (0, 64)
+    np.testing.assert_allclose(inputs, lags[: len(inputs)], rtol=1e-6)
 
 
 def test_initial_state_is_zero_and_in_two_buffers():
