@@ -9,8 +9,8 @@ disagrees with itself: experiment 1's input gates start in ±0.2 by its text, wh
 and in ±0.1 by the caption of Table 10.
 
 One thing differs: in 2a, 2b, 4 and 5 the outputs learn from the cross-entropy, that is, without the
-derivative of their sigmoid. So 2a and 4 come close to the paper's counts; by its Equation 19 they
-were not solved at all.
+derivative of their sigmoid, which the paper's appendix A.1 has. So 2a, 2b and 4 come close to the
+paper's counts; with that derivative they were not solved at all (BUILD_NOTES.md).
 """
 
 from typing import Any, NamedTuple
