@@ -64,6 +64,7 @@ ORDER = [
     "gradients.remat",
     "gradients.weight_drop",
     "gradients.lanes",
+    "gradients.accumulation",
     "optimizer",
     "stalling",
     "averaging",
