@@ -17,7 +17,7 @@ The map. Imports point one way, from the top of this list to its bottom.
     transfer                                    one model's parameters as another's first ones
     loss            the mean over the targets that count
     gradients/      GRADIENTS; known  bptt (by hand)  bptt_layer  remat  weight_drop
-                    lanes (several devices)
+                    lanes (several devices)  accumulation (a batch in parts)
     optimizer stalling averaging sample         steps, their rate and end, their averages; text as
                                                 the model writes it
     scoring/        protocols  ensemble  monte_carlo  dynamic
