@@ -15,6 +15,7 @@ from lstm_jax.cells.lstm import (
     activate,
     advance,
     cell_step,
+    init_bias,
     init_lstm,
     init_state,
 )
@@ -110,19 +111,24 @@ def test_initial_parameters():
     assert not np.array_equal(params.W[:7, :], params.U[:7, :])
 
 
-@pytest.mark.parametrize("init", ["uniform", "notebook"])
-def test_biases_for_long_lags(init):
+def test_biases_for_long_lags():
     """Each unit's forget gate begins at 1 - 1/(1 + lag) for a lag of its own, 1 to chrono - 1 and
     evenly; its input gate at 1/(1 + lag)."""
-    plain, params = (init_lstm(jax.random.key(0), 7, 4096, chrono=n, init=init) for n in (0, 101))
-    input_gate, forget_gate, *others = np.split(1 / (1 + np.exp(-np.float64(params.b))), 4)
+    b = np.float64(init_bias(jax.random.key(0), 4096, forget_bias=0.0, chrono=101))
+    input_gate, forget_gate, *others = np.split(1 / (1 + np.exp(-b)), 4)
     lags = forget_gate / (1 - forget_gate)
     np.testing.assert_allclose(input_gate, 1 / (1 + lags), rtol=1e-5)
     assert 1 <= lags.min() < 1.3 and 99.7 < lags.max() < 100.001
     assert abs(lags.mean() - 50.5) < 1.5 and abs(np.std(lags) - 99 / 12**0.5) < 1
     np.testing.assert_array_equal(others, 0.5)
+    assert not init_bias(jax.random.key(0), 8, forget_bias=1.0, chrono=1).any()
+
+
+@pytest.mark.parametrize("init", ["uniform", "notebook"])
+def test_biases_for_long_lags_change_no_weight(init):
+    plain, params = (init_lstm(jax.random.key(0), 7, 8, chrono=n, init=init) for n in (0, 101))
     jax.tree.map(np.testing.assert_array_equal, plain._replace(b=0), params._replace(b=0))
-    assert not init_lstm(jax.random.key(0), 7, 8, chrono=1).b.any()
+    assert (params.b[8:16] > 0).all() and (params.b[8:16] == -params.b[:8]).all()
 
 
 @pytest.mark.parametrize("name", [n for n, cell in CELLS.items() if Forgetting in cell.options])

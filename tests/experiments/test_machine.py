@@ -35,29 +35,28 @@ def test_all_cores_are_no_count(a_gpu):
     assert a_gpu == {"jax_num_cpu_devices": machine.usable_cpus()}
 
 
+FORCED = "--xla_cpu_enable_fast_math=true --xla_force_host_platform_device_count=4"
+
+
 @pytest.mark.parametrize(
-    "name, value",
-    [
-        ("JAX_NUM_CPU_DEVICES", "4"),
-        ("XLA_FLAGS", "--xla_cpu_enable_fast_math=true --xla_force_host_platform_device_count=4"),
-    ],
+    "name, value, count, there",
+    [("JAX_NUM_CPU_DEVICES", "4", 0, 4), ("XLA_FLAGS", FORCED, 0, 4), ("XLA_FLAGS", FORCED, 3, 3)],
 )
-def test_devices_that_the_environment_asks_for_are_there(name, value):
+def test_devices_that_the_environment_asks_for_are_there(name, value, count, there):
+    """Unless a flag asks for others."""
     code = (
-        "import jax; from experiments.support.machine import use_devices; use_devices({}); "
-        "print(jax.local_device_count())"
+        "import jax; from experiments.support.machine import use_devices; "
+        f"use_devices({count}); print(jax.local_device_count())"
     )
-    for count, there in ((0, 4), (3, 3)):
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", name: value}
-        done = subprocess.run(
-            [sys.executable, "-c", code.format(count)],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert int(done.stdout) == there
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", name: value},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) == there
 
 
 @pytest.mark.parametrize("error", [RuntimeError("Unable to initialize"), AssertionError()])
