@@ -1,5 +1,5 @@
 """The experiments of Hochreiter and Schmidhuber 1997 in three columns: what the paper reports,
-its network trained as the paper did, and this project's LSTM.
+its network trained as the paper did, and this project's LSTM. `networks_1997` says what differs.
 
 A figure is how many sequences a trial learns from until it is solved: the mean over the trials that
 are, and their share. A row's trials train at once, by one `vmap`; so many rows at once as there are

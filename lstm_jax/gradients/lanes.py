@@ -17,6 +17,7 @@ from lstm_jax.data.batches import Batch
 from lstm_jax.gradients import GradFn
 from lstm_jax.loss import Aux
 from lstm_jax.model import Carry, Masks, ModelParams
+from lstm_jax.precision import at_least_float32
 
 LANES = "lanes"
 # When it pays to make each core of a CPU a device (BUILD_NOTES.md has the times): each needs a lane
@@ -79,7 +80,9 @@ def weigh(means: Any, count: Array, whole: Array) -> Any:
     """What means over so many targets add to those over the whole."""
 
     def share(mean: Array) -> Array:
-        return mean * (count.astype(mean.dtype) / jnp.maximum(whole, 1).astype(mean.dtype))
+        wide = at_least_float32(mean.dtype)  # in float16 65,520 targets are infinite
+        part = count.astype(wide) / jnp.maximum(whole, 1).astype(wide)
+        return mean * part.astype(mean.dtype)
 
     return jax.tree.map(share, means)
 

@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lstm_jax.gradients.lanes import weigh
 from lstm_jax.run.checkpoint import Checkpoints
 from lstm_jax.train import init_train_state
 
@@ -156,6 +158,14 @@ def test_the_gradient_is_that_of_one_device(name, found):
 def test_devices_weigh_as_many_targets_as_they_count(found):
     assert found["unequal"] < 1e-14
     assert found["broken"] > 1e-3
+
+
+def test_the_weight_of_a_part_is_finite_in_float16():
+    means = {"loss": jnp.float32(2.0), "gradient": jnp.ones(3, jnp.float16)}
+    found = weigh(means, jnp.asarray(70_000), jnp.asarray(140_000))
+    assert found["loss"] == 1 and found["loss"].dtype == jnp.float32
+    np.testing.assert_array_equal(found["gradient"], np.full(3, 0.5, np.float16))
+    assert found["gradient"].dtype == jnp.float16
 
 
 def test_training_is_that_of_one_device_and_compiles_once(found):
