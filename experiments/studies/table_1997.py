@@ -137,8 +137,13 @@ def cell_of_table(known: dict[str, Any] | None) -> str:
     if known is None:
         return "-"
     solved = solved_of(known)
-    mean = f"{statistics.mean(solved):,.0f}" if solved else f"> {known['most']:,}"
-    return f"{mean} ({share_of(known):.0%})".replace("%", " %")
+    return in_table(statistics.mean(solved) if solved else known["most"], share_of(known))
+
+
+def in_table(sequences: float, share: float) -> str:
+    """As `39,740 (100 %)`; where nothing was solved, the most that were tried, as `> 200,000`."""
+    more = "" if share else "> "
+    return f"{more}{sequences:,.0f} ({share:.0%})".replace("%", " %")
 
 
 def numbers_of(table: dict[str, Any]) -> dict[str, Any]:
@@ -150,6 +155,7 @@ def drawn_of(row: dict[str, Any]) -> dict[str, Any]:
     known = {column: row[column] for column in COLUMNS if row[column] is not None}
     return {
         "paper": row["paper"]["sequences"],
+        "solved": row["paper"]["solved"],
         "columns": {column: solved_of(of_column) for column, of_column in known.items()},
         "shares": {column: share_of(of_column) for column, of_column in known.items()},
         "most": {column: of_column["most"] for column, of_column in known.items()},
@@ -187,8 +193,8 @@ def draw(numbers: dict[str, Any], path: Path) -> None:
     axes = figure.subplots()
     for place, row in enumerate(rows.values()):
         axes.axhline(place, color=FAINT, lw=0.5, zorder=0)
-        label = "paper" if place == 0 else None
-        axes.plot([row["paper"]], [place], "D", ms=5, mfc="white", color=QUIET, label=label)
+        label, marker = "paper" if place == 0 else None, "D" if row["solved"] else ">"
+        axes.plot([row["paper"]], [place], marker, ms=5, mfc="white", color=QUIET, label=label)
         for column in row["columns"]:
             draw_trials(axes, place, row, column)
     for column in COLUMNS:
@@ -219,8 +225,7 @@ def report(workdir: Path) -> None:
     show(f"{'sequences until solved (share of trials)':44}" + "".join(f"{h:>22}" for h in HEADER))
     for row in ROWS:
         known = {column: what_is_done(workdir, row, column) for column in COLUMNS}
-        paper = f"{row.paper.sequences:,.0f} ({row.paper.solved:.0%})".replace("%", " %")
-        cells = [paper, *map(cell_of_table, known.values())]
+        cells = [in_table(*row.paper[:2]), *map(cell_of_table, known.values())]
         show(f"{row.name:44}" + "".join(f"{cell:>22}" for cell in cells))
         table["rows"][row.name] = {"paper": row.paper._asdict(), **known}
     write_json(workdir / "table_1997.json", table)

@@ -211,6 +211,7 @@ ROWS: tuple[Row, ...] = (
     grammar("1, 3 blocks of 2", 0.2, 14_060, 0.97),
     grammar("1, 4 blocks of 1", 0.5, 9_500, 0.97),
     grammar("1, 3 blocks of 2", 0.5, 8_440),
+    grammar("1, Elman", 0.1, 200_000, 0.0),
     long_lags("2a noise-free", "ordered", 5_040),
     long_lags("2b no local regularity", "random", 5_680),
     very_long_lags(50, 50, 30_000),
@@ -247,7 +248,7 @@ def faithful(row: Row) -> Recipe:
         learns=learns_of(row.network),
         head=HEADS[row.network.head],
         rule=optax.sgd(row.rate),
-        truncated=not row.network.carousel,
+        truncated=row.network.cell != "carousel",
         online=row.network.online,
     )
 

@@ -11,6 +11,7 @@ from lstm_jax.cells import cell_of
 WEIGHTS = {
     "1, 4 blocks of 1": 264,
     "1, 3 blocks of 2": 276,
+    "1, Elman": 435,
     "2a": 10504,
     "2b": 10504,
     "2c": 364,
@@ -71,5 +72,5 @@ def test_the_sizes_are_the_cells_own(network):
     params, _ = jax.eval_shape(lambda key: init_network(key, network), jax.random.key(0))
     D, H = cell_of(params.layers[0]).widths(params.layers[0])
     cells = network.blocks * network.block_size
-    assert network.inputs == D and cells + D * network.carousel == H
+    assert network.inputs == D and cells + D * (network.cell == "carousel") == H
     assert params.readout.W.shape == (H, network.outputs)

@@ -16,7 +16,7 @@ from lstm_jax.heads import HEADS
 
 STEPS = 7
 BLOCKS = Network(2, 2, 3, 2, 0.5, (1.0,), "gates")
-CAROUSEL = Network(1, 2, 3, 2, 0.5, (1.0,), carousel=True)
+CAROUSEL = Network(1, 2, 3, 2, 0.5, (1.0,), cell="carousel")
 
 
 def recipe_of(network, rate, head="sigmoid_squared"):

@@ -260,6 +260,7 @@ def jax_cache_folder(folder):
     jax.config.update("jax_compilation_cache_dir", before)
 
 
+@pytest.mark.long
 def test_kept_programs_change_no_bit_of_a_new_run_or_a_resumed_one(tmp_path):
     """By default they are in the user's cache folder."""
     without, first, second = (tmp_path / name for name in ("without", "first", "second"))

@@ -149,6 +149,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(workdir):
     writer.stderr.close()
 
 
+@pytest.mark.long
 def test_verify_gradients_runs_on_a_config_of_ones_own(tmp_path):
     """Compiled as users have it, unlike what else is tested."""
     done = run(
