@@ -37,13 +37,13 @@ from lstm_jax.verification.notebook import reference_gradient
 # Largest error allowed, as a share of the leaf's largest gradient.
 # `default` is float32 at the platform's own precision of products, which may have ten bits (TF32).
 # `bfloat16` is between two gradients in mixed precision. They round the same factors, but one that
-# lies between two numbers may go either way: 2**-8 of it, or 4e-3. `rounding` is between one in
-# mixed precision and one in float64.
+# lies between two numbers may go either way, by 2**-8 of it, or 4e-3; in a large model some do.
+# `rounding` is between one in mixed precision and one in float64.
 TOLERANCES = {
     "float64": 1e-12,
     "differences": 1e-7,
     "float32": 1e-5,
-    "bfloat16": 5e-3,
+    "bfloat16": 1e-2,
     "rounding": 5e-2,
     "default": 5e-2,
 }
