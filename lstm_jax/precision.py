@@ -71,7 +71,10 @@ def narrow(it: Any) -> Any:
 
 
 def narrow_equation(equation: JaxprEqn) -> JaxprEqn:
-    """What stands for an equation. Those of loops, branches and calls hold traced functions."""
+    """What stands for an equation. Those of loops, branches and calls hold traced functions; a
+    kernel's is left to the person who wrote the kernel."""
+    if equation.primitive.name == "pallas_call":
+        return equation
     if equation.primitive is not dot_general_p:
         return equation.replace(params=jax.tree.map(narrow, equation.params))
     if any(getattr(factor.aval, "dtype", None) != FLOAT32 for factor in equation.invars):

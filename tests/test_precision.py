@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from jax.experimental import pallas as pl
 
 from lstm_jax import precision
 from lstm_jax.cells import CELLS
@@ -109,6 +110,15 @@ def test_what_is_not_float32_is_left_alone(problem, x64):
         return jnp.tanh(x_TxBxD @ W) @ U
 
     np.testing.assert_array_equal(in_bfloat16(double)(*wide), jax.jit(double)(*wide))
+
+
+def test_a_kernel_is_left_alone(problem):
+    def kernel(a_ref, b_ref, out_ref):
+        out_ref[...] = a_ref[...] @ b_ref[...]
+
+    multiply = pl.pallas_call(kernel, out_shape=jax.ShapeDtypeStruct((D, H), jnp.float32))
+    traced = str(jax.make_jaxpr(in_bfloat16(lambda W, U: multiply(W, U) @ U))(*problem[:2]))
+    assert traced.count("dot_general[") == traced.count("dot_general_of_bfloat16[") == 1
 
 
 def test_a_gradient_from_outside_is_refused(problem):
