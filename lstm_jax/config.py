@@ -19,6 +19,7 @@ from lstm_jax.heads import Head, softmax
 from lstm_jax.model_config import ModelConfig
 from lstm_jax.optimizer import OptimizerConfig
 from lstm_jax.options import Section, checked, extend, option
+from lstm_jax.precision import PRECISIONS
 from lstm_jax.scoring.protocols import EvaluateConfig
 from lstm_jax.tasks import TASKS
 
@@ -77,6 +78,12 @@ class TrainConfig(AverageOptions, Section):
         high=1,
     )
     gradient: str = option("bptt", "which backward", choices=GRADIENTS)
+    precision: str = option(
+        "float32",
+        "what the matrix products of a training step read; a CPU is no faster with bfloat16; all "
+        "sums, states, parameters and the loss are float32, and so are validation and samples",
+        choices=PRECISIONS,
+    )
     remat_every: int = option(
         0,
         "keep the state every so many steps of a sequence and compute the rest again for the "

@@ -38,17 +38,31 @@ def fit_each_other(params: Any, D: int, H: int) -> bool:
     return (params.W.shape, params.U.shape, params.b.shape) == ((D, G), (H, G), (G,))
 
 
+def check_dtypes(params: Any, state: Any, x: Array) -> None:
+    """Raises TypeError for a state that is narrower than what it is computed from: after a step it
+    would be of another dtype."""
+    read = [a for a in jax.tree.leaves((params, x)) if jnp.issubdtype(a.dtype, jnp.floating)]
+    widest = max(read, key=lambda a: jnp.finfo(a.dtype).bits).dtype
+    for name, s in state._asdict().items():
+        if jnp.finfo(s.dtype).bits < jnp.finfo(widest).bits:
+            raise TypeError(
+                f"the state's {name} is {s.dtype}, and parameters or inputs are {widest}: begin "
+                "with a state of the widest dtype"
+            )
+
+
 def check_shapes(
     params: Any, state: Any, x: Array, mask_BxD: Array | None = None, marks: Marks = NO_MARKS
 ) -> None:
     """Raises ValueError for shapes that a layer cannot run over, some of which would broadcast, and
-    TypeError for the state of another cell."""
+    TypeError for the state of another cell, or a narrower one."""
     cell = cell_of(params)
     if not isinstance(state, cell.state):
         raise TypeError(
             f"with {type(params).__name__} goes {cell.state.__name__}, not a "
             f"{type(state).__name__}: the cell's init_state makes one"
         )
+    check_dtypes(params, state, x)
     D, H = cell.widths(params)
     T, B = x.shape[:2] if x.ndim >= 2 else (0, 0)
     good = (
@@ -180,7 +194,8 @@ def unroll(
       The state after the last step, and the outputs TxBxH.
 
     Raises ValueError, with all shapes, where they do not fit, and TypeError for another cell's
-    state, or a truncated rule that the cell does not have. Each cell's file names its source.
+    state, one that is narrower than the parameters or the inputs, or a truncated rule that the cell
+    does not have. Each cell's file names its source.
 
         >>> import jax, jax.numpy as jnp, lstm_jax
         >>> params = lstm_jax.init_lstm(jax.random.key(0), input_size=3, hidden_size=5)

@@ -24,6 +24,7 @@ from lstm_jax.hyperparameters import Hyperparameters, Program
 from lstm_jax.masks import draw_masks
 from lstm_jax.model import Carry, Interface, ModelParams, init_carry, init_model
 from lstm_jax.optimizer import Numbers, SkipState, make_optimizer, make_schedule, skip_nonfinite
+from lstm_jax.precision import PRECISIONS
 from lstm_jax.stalling import Stall, init_stall, slowed
 
 
@@ -149,7 +150,8 @@ def make_train_step(config: Config, head: Head = softmax, mesh: Mesh | None = No
     """
     gradient = make_gradient(config.train.gradient, config.train.remat_every, head)
     gradient = in_parts(gradient, config.train.accumulate)
-    value_and_grad = over_lanes(gradient, mesh or mesh_of(config))
+    gradient = over_lanes(gradient, mesh or mesh_of(config))
+    value_and_grad = PRECISIONS[config.train.precision](gradient)
     skips = config.train.on_nonfinite == "skip"
 
     def train_step(

@@ -232,6 +232,7 @@ DEFAULTS = {
     "train.average_decay": 0.999,
     "train.average_patience": 5,
     "train.gradient": "bptt",
+    "train.precision": "float32",
     "train.remat_every": 0,
     "train.accumulate": 1,
     "train.on_nonfinite": "stop",

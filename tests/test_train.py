@@ -140,6 +140,19 @@ def test_training_in_parts_is_the_same_training(streams):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), state, other)
 
 
+def test_training_in_mixed_precision(streams):
+    """By hand, and by autodiff in blocks of parts, apart by few factors that fall between two
+    numbers; plain steps, because Adam takes a gradient's sign as far as its size."""
+    config = BASE.replace({"train.precision": "bfloat16", "optimizer.name": "sgd"})
+    state, losses, _ = run(config, streams, [6])
+    changes = {"train.gradient": "autodiff", "train.remat_every": 3, "train.accumulate": 3}
+    _, others, _ = run(config.replace(changes), streams, [6])
+    np.testing.assert_allclose(losses, others, rtol=2e-5)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {np.dtype("f4"), np.dtype("i4")}
+    _, exact, _ = run(BASE, streams, [6])
+    assert 2e-6 < abs(losses[0] - exact[0]) < 5e-3
+
+
 @pytest.mark.parametrize("L", [1, 2, 3])
 def test_no_key_is_used_twice_not_even_one_of_the_initial_weights(L, streams, monkeypatch):
     """To draw with, or to be split: else what one decides would be known from the other."""

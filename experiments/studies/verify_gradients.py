@@ -50,7 +50,8 @@ READS = (
 MEANINGS = """\
 The largest difference between the gradients from two sources, by leaf of the parameters, by pair of
 sources and by kind of cell. It is allowed as a share of the leaf's largest gradient: rel error.
-kind: both gradients in float64, both in float32, or one of them by central differences.
+kind: both gradients in float64, both in float32, or one of them by central differences; bfloat16:
+both in mixed precision (train.precision), rounding: one of them, the other in float64.
 """
 
 
@@ -106,6 +107,8 @@ KINDS = {
     "float64": "in float64",
     "differences": "against central differences of the loss",
     "float32": "in float32",
+    "bfloat16": "in mixed precision, products of bfloat16",
+    "rounding": "mixed precision against float64",
     "default": "as trained",
 }
 SOURCES = {

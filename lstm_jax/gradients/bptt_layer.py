@@ -41,8 +41,9 @@ def bptt_layer(
     Returns:
       The final state and the outputs TxBxH; both may be differentiated.
 
-    Raises ValueError, with all shapes, where they do not fit, and TypeError for a cell that has no
-    backward by hand. Each cell's file has its equations and names its source.
+    Raises ValueError, with all shapes, where they do not fit, and TypeError for a state that is
+    narrower than the rest, or a cell that has no backward by hand. Each cell's file has its
+    equations and names its source.
 
         >>> import jax, jax.numpy as jnp, lstm_jax
         >>> params = lstm_jax.init_lstm(jax.random.key(0), input_size=3, hidden_size=5)

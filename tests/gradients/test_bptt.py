@@ -248,6 +248,27 @@ def test_gradients_come_in_the_dtype_of_what_they_belong_to(mixture, problem, st
     assert_near(found, wanted, 0.02 if "bfloat16" in mixture else 0.005)
 
 
+@pytest.mark.parametrize("name", [name for name, cell in CELLS.items() if cell.by_hand])
+def test_so_they_do_for_every_cell(name, standard_promotion):
+    params = CELLS[name].init(jax.random.key(0), D, 2 * D)
+    problem = params, CELLS[name].init_state(params, B), jnp.zeros((T, B, D))
+    for mixture in MIXTURES:
+        low = tuple(map(rounded, problem, mixture))
+        final, h_TxBxH = jax.eval_shape(bptt_layer, *low)
+        assert {*dtypes(final), h_TxBxH.dtype} == {jnp.dtype(mixture[1])}
+        gradient = jax.grad(lambda *args: bptt_layer(*args)[1].sum(), (0, 1, 2))
+        assert dtypes(jax.eval_shape(gradient, *low)) == dtypes(low)
+
+
+@pytest.mark.parametrize("layer", [unroll, bptt_layer])
+def test_a_state_that_is_narrower_is_refused(layer, problem, standard_promotion):
+    """Each step would leave another dtype."""
+    params, state, x = rounded(problem, jnp.float32)
+    for narrow in ((params, rounded(x, jnp.float16)), (rounded(params, jnp.bfloat16), x)):
+        with pytest.raises(TypeError, match=r"state's h is bfloat16, and .* are float32: begin"):
+            layer(narrow[0], rounded(state, jnp.bfloat16), narrow[1])
+
+
 def test_layers_in_a_scan_on_a_residual_path(problem, standard_promotion):
     """The stream in bfloat16, parameters and state in float32."""
     params, _, x = problem

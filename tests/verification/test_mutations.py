@@ -28,7 +28,7 @@ from lstm_jax.config import ModelConfig
 from lstm_jax.gradients import GRADIENTS, GradFn, bptt
 from lstm_jax.verification import compare
 from lstm_jax.verification.cases import Case, make_problem
-from lstm_jax.verification.compare import Suspects, verify_case
+from lstm_jax.verification.compare import MIXED, Suspects, verify_case
 from tests.mutants import mutate
 
 # Lists of (what is broken, the source, what stands there instead). The equations are those of the
@@ -961,6 +961,12 @@ MUTANTS = [
     for what, old, new in mutants
 ]
 
+# Some of them, and with `-m long` all.
+IN_MIXED_PRECISION = [
+    pytest.param(*mutant.values, id=mutant.id, marks=() if n % 40 == 0 else pytest.mark.long)
+    for n, mutant in enumerate(MUTANTS)
+]
+
 VARIANT = Case(ModelConfig(hidden_size=4, num_layers=2, cell="coupled"), T=5, B=3)
 
 INTERRUPTED = 2  # a step
@@ -980,13 +986,22 @@ def interrupted(gradient: GradFn) -> GradFn:
     return value_and_grad
 
 
-def fails(cases: list[Case], suspects: Suspects, truncated: bool = False) -> bool:
-    """Whether the verification finds a difference on any of the cases."""
-    check = partial(verify_case, truncated=truncated, directions=0, float32=False, optimized=False)
+def fails(
+    cases: list[Case], suspects: Suspects, truncated: bool = False, mixed: bool = False
+) -> bool:
+    """Whether the verification finds a difference on any of the cases; `mixed`: between two
+    gradients in mixed precision, by its bound."""
+    options = {"truncated": truncated, "bfloat16": mixed, "float32": False, "optimized": False}
     return any(
         not row.passed
         for case in cases
-        for row in check(case, Suspects(*map(interrupted, suspects)) if case.lengths else suspects)
+        for row in verify_case(
+            case,
+            Suspects(*map(interrupted, suspects)) if case.lengths else suspects,
+            directions=0,
+            **options,
+        )
+        if row.kind == MIXED or not mixed
     )
 
 
@@ -1004,8 +1019,9 @@ def tally(request):
         print(f"\nmutants of the hand backward killed: {sum(outcomes)}/{len(outcomes)}")
 
 
-def test_the_gradients_as_they_are_pass():
-    assert not fails(STACKS, Suspects(), truncated=True)
+@pytest.mark.parametrize("mixed", [False, True])
+def test_the_gradients_as_they_are_pass(mixed):
+    assert not fails(STACKS, Suspects(), truncated=not mixed, mixed=mixed)
 
 
 @pytest.mark.parametrize(
@@ -1029,6 +1045,12 @@ def test_a_broken_backward_is_caught(group, layout, old, new, tally):
     killed = fails(group.cases, suspect(layout, mutate(layout, group.broken, old, new)))
     tally.append(killed)
     assert killed
+
+
+@pytest.mark.parametrize("group, layout, old, new", IN_MIXED_PRECISION)
+def test_a_broken_backward_is_caught_in_mixed_precision(group, layout, old, new):
+    mutant = mutate(layout, group.broken, old, new)
+    assert fails(group.cases, suspect(layout, mutant), mixed=True)
 
 
 @pytest.mark.parametrize("case", [LENGTHS[0], *STACKED_LENGTHS], ids=["one layer", "stack"])
