@@ -96,6 +96,8 @@ ORDER = [
     "inspection.choice",
     "inspection.report",
     "inspection.archive",
+    "inspection.packing",
+    "inspection.page",
     "run.lock",
     "run.checksums",
     "run.signals",

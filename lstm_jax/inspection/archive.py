@@ -11,7 +11,8 @@ from lstm_jax.inspection.report import Report
 def arrays_of(report: Report) -> dict[str, np.ndarray]:
     """Every number of a report, unrounded: `layer0.c` is TxN, `layer0.left.i` N, and so on."""
     arrays: dict[str, Any] = {
-        "symbols": np.array(report.symbols),
+        # NumPy drops a NUL at the end of a text, so its picture stands for it.
+        "symbols": np.array([symbol.replace("\0", "\u2400") for symbol in report.symbols]),
         "ids": report.ids,
         **{f"surprise.{name}": a for name, a in report.surprise._asdict().items()},
         **{f"feature.{name}": y_T for name, y_T in report.features.items()},

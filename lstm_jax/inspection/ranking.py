@@ -106,7 +106,8 @@ def compare(layers: tuple[Trace, ...], features: dict[str, np.ndarray]) -> Colum
                 for name, y_T in y.items():
                     rows[name].append(association(ranks_TxN, y_T))
         both.append({name: np.concatenate(each) for name, each in rows.items()})
-    return Columns(*map(np.concatenate, zip(*parts, strict=True)), *both)
+    layer_C, unit_C, field_C = map(np.concatenate, zip(*parts, strict=True))
+    return Columns(layer_C, unit_C, field_C, *both)
 
 
 def best_columns(columns: Columns, name: str, best: int) -> list[int]:
