@@ -52,8 +52,8 @@ def text_to_read(
         prompt = vocabulary.encode(written.prompt)
         check_samples_fit(state.params, 1)
         masks = evaluation_masks(description.config.model)
-        key, params = jax.random.key(written.seed), state.eval_params
-        added, _ = generate(params, key, prompt, written.length, written.sampling, masks=masks)
+        key, length = jax.random.key(written.seed), min(written.length, RANKED)  # no more is read
+        added, _ = generate(state.eval_params, key, prompt, length, written.sampling, masks=masks)
         what = f"a prompt of {len(prompt):,} {vocabulary.plural}, and what the model wrote after it"
         both = np.concatenate([prompt, added[0].astype(prompt.dtype)])
         return in_documents(both, vocabulary, config.data), what
@@ -123,7 +123,7 @@ def table(found: dict[str, list[Found]]) -> str:
     lines = [f"{'feature':26}  {'layer':>5}  {'unit':>5}  {'field':5}  score on the other half"]
     for feature, units in found.items():
         if not units:
-            lines.append(f"{feature:26}  too rare to tell")
+            lines.append(f"{feature:26}  too rare, or always the same")
             continue
         best = units[0]
         score = f"correlation {best.sign * best.scored:.3f}"

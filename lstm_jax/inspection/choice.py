@@ -6,7 +6,7 @@ import numpy as np
 from lstm_jax.inspection.ranking import Found
 from lstm_jax.inspection.traces import Trace
 
-FOR_MEMORY = 2 / 3  # of the room, where not everything fits
+FOR_MEMORY = 3 / 4  # of the room, where not everything fits
 
 Unit = tuple[int, int]  # the layer, and its number in it
 

@@ -26,17 +26,19 @@ const ODD = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Cn}\p{Zl}\p{Zp}]/u;
 // A character where it must be seen: a blank, a line's end, and what would not show or would do
 // something to its neighbours.
 function visible(character) {
-  const point = character.codePointAt(0);
   if (character === "\n") return "↵";
   if (character === "\t") return "⇥";
-  if (point < 32) return String.fromCodePoint(0x2400 + point);
-  if (point === 127) return "␡";
   if (character === " ") return "␣";
-  return ODD.test(character) ? `\\u{${point.toString(16)}}` : character;
+  return ODD.test(character) ? `\\u{${character.codePointAt(0).toString(16)}}` : character;
 }
 
 function visibleText(text) {
   return Array.from(text, visible).join("");
+}
+
+// The same with its blanks as they are.
+function plainText(text) {
+  return visibleText(text).replace(/␣/g, " ");
 }
 
 // A symbol inside the text: its blanks and line ends do what they do.

@@ -17,10 +17,10 @@ function label(text, x, y, anchor = "middle") {
   return made;
 }
 
-function keyOf(names) {
-  return element("div", { class: "key" }, ...names.map(([name, stroke, dash]) =>
-    element("span", {}, drawing("svg", { width: 26, height: 8, "aria-hidden": "true" },
-      drawing("path", { d: "M0 4H26", stroke, "stroke-width": 2.5, "stroke-dasharray": dash })), name)));
+function keyOfLayers() {
+  return element("div", { class: "key" }, ...DATA.layers.map((_, n) =>
+    element("span", {}, drawing("svg", { width: 12, height: 10, "aria-hidden": "true" },
+      drawing("circle", { cx: 5, cy: 5, r: 4.5, fill: colourOfLayer(n) })), `layer ${n}`)));
 }
 
 function widthFor(id, columns) {
@@ -45,7 +45,7 @@ function drawSaturation() {
       const [lefts, rights] = saturation[gate].map(bytesOf);
       return Array.from(lefts, (share, unit) => dotOf(layer, unit, gate, share / 255, rights[unit] / 255, x, y));
     });
-    return frame(`Gate ${gate}`, size, size, ...axesOfShares(x, y, room), ...dots);
+    return withKey(frame(`Gate ${gate}`, size, size, ...axesOfShares(x, y, room), ...dots));
   });
   byId("saturation").replaceChildren(...charts.length ? charts
     : [element("p", { class: "note" }, "This cell keeps no gates that could be shown.")]);
@@ -102,14 +102,13 @@ function drawNorms() {
       label(Math.round(share * T).toLocaleString("en"), x(share * T), height - 14, share === 1 ? "end" : "middle"),
     ]);
     lines.forEach((line, n) => line && marks.push(...bandOf(line, x, y, colourOfLayer(n), width)));
-    const chart = frame(`‖${name}‖ over the text`, width, height, ...marks);
-    if (DATA.layers.length > 1) chart.querySelector("h3").after(layerKey());
-    return chart;
+    return withKey(frame(`‖${name}‖ over the text`, width, height, ...marks));
   }));
 }
 
-function layerKey() {
-  return keyOf(DATA.layers.map((_, n) => [`layer ${n}`, colourOfLayer(n), "none"]));
+function withKey(chart) {
+  if (DATA.layers.length > 1) chart.querySelector("h3").after(keyOfLayers());
+  return chart;
 }
 
 function wideWidth(id) {
@@ -143,11 +142,8 @@ function drawReach() {
       + `medians and quartiles of ${ends} places in the text.`
     : "The text is too short to follow a gradient back.";
   const width = wideWidth("reach"), height = 300;
-  byId("reach").replaceChildren(...names.map((name) => {
-    const chart = reachOf(name, layers.map((layer) => layer[name]), width, height);
-    if (layers.length > 1) chart.querySelector("h3").after(layerKey());
-    return chart;
-  }));
+  byId("reach").replaceChildren(...names.map((name) =>
+    withKey(reachOf(name, layers.map((layer) => layer[name]), width, height))));
 }
 
 function reachOf(name, lines, width, height) {

@@ -63,7 +63,7 @@ function markFound() {
       : element("p", { class: "note" }, "It is too rare in this text, or always the same."));
 }
 
-const AROUND = 26;
+const BEFORE = 14, BEHIND = 10;
 
 function listSurprises() {
   const known = NATS.filter((nats) => !Number.isNaN(nats));
@@ -76,11 +76,11 @@ function listSurprises() {
     .sort((a, b) => NATS[b] - NATS[a]).slice(0, 9);
   byId("surprises").replaceChildren(...order.map((t) => {
     const part = (from, to) => IDS.slice(Math.max(0, from), to)
-      .map((id) => visibleText(DATA.symbols[id]).replace(/␣/g, " ")).join("");
+      .map((id) => plainText(DATA.symbols[id])).join("");
     const [first] = LIKELIEST.slice(t * DATA.alternatives);
     return element("button", { onclick: () => goTo(t) },
-      element("span", { class: "glyphs" }, part(t - AROUND, t),
-        element("mark", {}, visibleText(DATA.symbols[IDS[t]])), part(t + 1, t + 9)),
+      element("span", { class: "glyphs" }, part(t - BEFORE, t),
+        element("mark", {}, visibleText(DATA.symbols[IDS[t]])), part(t + 1, t + 1 + BEHIND)),
       element("b", {}, `${digits(NATS[t])} nats`),
       element("small", {}, `${visibleText(DATA.symbols[first])} was expected, at `
         + percent(PROBABILITIES[t * DATA.alternatives])));

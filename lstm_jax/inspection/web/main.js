@@ -1,10 +1,10 @@
 // Puts the page together.
 
 function describe() {
-  document.title = `Inside ${DATA.title}`;
-  byId("title").textContent = DATA.title;
+  document.title = `Inside ${plainText(DATA.title)}`;
+  byId("title").textContent = plainText(DATA.title);
   byId("facts").replaceChildren(...DATA.facts.map(([name, value]) =>
-    element("div", {}, element("dt", {}, name), element("dd", {}, value))));
+    element("div", {}, element("dt", {}, plainText(name)), element("dd", {}, plainText(value)))));
   const all = DATA.layers.reduce((sum, { units }) => sum + units, 0);
   const shown = UNITS.reduce((sum, units) => sum + units.length, 0);
   const whole = UNITS.reduce((sum, units, n) => sum
