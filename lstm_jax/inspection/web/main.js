@@ -11,8 +11,8 @@ function describe() {
     + units.filter((unit) => DATA.layers[n].fields.every((field) => hasTrace(n, unit, field))).length, 0);
   byId("limit").textContent = whole === all
     ? `All ${all} units are on this page, each value in 8 bits.`
-    : `To stay small this page has ${shown} of the ${all} units, each value in 8 bits: all fields of `
-      + `the ${whole} that stand out most, of the others the memory alone. The .npz file has everything.`;
+    : `To stay small this page has the memory of ${shown} of the ${all} units, all fields of the `
+      + `${whole} that stand out most, and each value in 8 bits. The .npz file has everything.`;
 }
 
 function listen() {
