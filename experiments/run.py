@@ -6,6 +6,7 @@
     python -m experiments.run --mode=evaluate --workdir=runs/shakespeare
     python -m experiments.run --mode=sample --workdir=runs/shakespeare --prompt=ROMEO:
     python -m experiments.run --mode=compare --workdirs=runs/shakespeare,runs/small
+    python -m experiments.run --mode=inspect --workdir=runs/shakespeare
 
 The same command run again in its folder resumes there. Results go to stdout, the rest to stderr.
 Every --config.SECTION.KEY has a --sweep.SECTION.KEY: values with commas between them, a run each.
@@ -67,6 +68,7 @@ from experiments.support.experiment_file import (
 )
 from experiments.support.folders import check_no_other, check_own_text, check_usable, described_in
 from experiments.support.help import Flag, help_text, option_help, unknown_flag, wrong_value
+from experiments.support.inspecting import Written, inspect_text
 from experiments.support.machine import keep_memory, use_devices
 from experiments.support.naming import NAMING, run_name
 from experiments.support.output import READER_LEFT, flush_streams, open_streams, use_hooks
@@ -146,8 +148,8 @@ INIT_FROM = flags.DEFINE_string(
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "sample", "compare"],
-    "run the experiment, score it, let it write, compare several runs",
+    ["train", "evaluate", "sample", "compare", "inspect"],
+    "run the experiment, score it, let it write, compare several runs, look at its units",
 )
 WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -169,10 +171,15 @@ COMPILE_CACHE = flags.DEFINE_string(
     "nowhere (default: JAX_COMPILATION_CACHE_DIR, or else the user's cache folder)",
 )
 CHECKPOINT = flags.DEFINE_enum(
-    "checkpoint", "best", ["best", "latest"], "evaluate, sample: the checkpoint, by validation"
+    "checkpoint",
+    "best",
+    ["best", "latest"],
+    "evaluate, sample, inspect: the checkpoint, by validation",
 )
-PROMPT = flags.DEFINE_string("prompt", None, "sample: what the model reads first (a new line)")
-LENGTH = flags.DEFINE_integer("length", 500, "sample: characters to write", 1, 2**31 - 1)
+PROMPT = flags.DEFINE_string(
+    "prompt", None, "sample, inspect: what the model reads first (sample: a new line)"
+)
+LENGTH = flags.DEFINE_integer("length", 500, "sample, inspect: characters to write", 1, 2**31 - 1)
 STOP = flags.DEFINE_string(
     "stop", None, "sample: each sample ends before this text, if it comes to write it"
 )
@@ -215,7 +222,10 @@ LOG = flags.DEFINE_enum(
     "train: also write metrics, samples and curves for TensorBoard, into WORKDIR/tensorboard",
 )
 TEXT = flags.DEFINE_string(
-    "text", None, "evaluate: a file to score all of, in place of a split, by the run's alphabet"
+    "text",
+    None,
+    "evaluate, inspect: a file to score all of, or to look at, in place of a split, by the run's "
+    "alphabet",
 )
 FIGURES = flags.DEFINE_list(
     "figures", ["png"], f"the formats of pictures, with commas: {', '.join(FORMATS)}"
@@ -226,7 +236,7 @@ flags.register_validator(
     f"it takes some of {', '.join(FORMATS)}, with commas between them",
 )
 SAMPLE_SEED = flags.DEFINE_integer(
-    "sample_seed", 0, "sample: the same seed, the same text", 0, 2**32 - 1
+    "sample_seed", 0, "sample, inspect: the same seed, the same text", 0, 2**32 - 1
 )
 
 
@@ -340,6 +350,7 @@ READ_BY_MODE = {
     "evaluate": {"checkpoint", "split", "text", "ensemble", "draws", "dynamic", *DYNAMIC_OPTIONS},
     "sample": {"checkpoint", "prompt", "length", "stop", "num_samples", "sample_seed", *SAMPLING},
     "compare": {"workdirs", "figures"},
+    "inspect": {"checkpoint", "text", "prompt", "length", "sample_seed", *SAMPLING},
 }
 
 
@@ -394,12 +405,18 @@ def check_flags(mode: str, changes: Changes) -> None:
             f"to --experiment={EXPERIMENT.value}",
         ),
         (DYNAMIC_OPTIONS, not DYNAMIC.value, "without --dynamic"),
-        (("split",), TEXT.value is not None, "beside --text"),
+        (("split", "prompt"), TEXT.value is not None, "beside --text"),
+        (
+            ("length", "sample_seed", *SAMPLING),
+            mode == "inspect" and PROMPT.value is None,
+            "to --mode=inspect without --prompt",
+        ),
         (PATHS, TEXT.value is not None and not DYNAMIC.value, "beside --text without --dynamic"),
+        (PATHS, mode == "inspect" and PROMPT.value is not None, "beside --prompt"),
         (("sample_seed", "top_k", "top_p"), TEMPERATURE.value == 0, "at --temperature=0"),
         (("sample_seed", "temperature", "top_p"), TOP_K.value == 1, "at --top_k=1"),
         (("sample_seed", "temperature", "top_k"), TOP_P.value == 0, "at --top_p=0"),
-        (("cpu_devices",), mode == "sample", "to --mode=sample, which uses one"),
+        (("cpu_devices",), mode in ("sample", "inspect"), f"to --mode={mode}, which uses one"),
     ):
         given = [name for name in sorted(names) if flags.FLAGS[name].present]
         if meaningless and given:
@@ -422,7 +439,8 @@ def check_changes(mode: str, changes: Changes) -> None:
         reader = f"--experiment={EXPERIMENT.value}"
     else:
         paths = [name.removeprefix("config.") for name in PATHS]
-        kept = ("evaluate.", *paths) if mode == "evaluate" else ()
+        reads = {"evaluate": ("evaluate.", *paths), "inspect": tuple(paths)}
+        kept = reads.get(mode, ())
         kept += NAMING if WORKDIR.value is None and mode != "compare" else ()
         wrong = [name for name in changes.values if not name.startswith(kept)]
         reader = f"--mode={mode}, which takes the run's own config"
@@ -606,6 +624,21 @@ def sample_run(changes: Changes, folder: Path) -> int:
     )
 
 
+def inspect_run(changes: Changes, folder: Path) -> int:
+    """Writes a page that shows what the units of a text's model do."""
+    state, description = load_model(folder, CHECKPOINT.value)
+    check_data(description.config, changes, folder)
+    config = changed(description.config, changes)
+    if config.data.task != "text":
+        raise UserError(
+            f"--mode=inspect means nothing to a run of data.task={config.data.task}, which is no "
+            "text: take a run on a text"
+        )
+    sampling = SamplingConfig(**{name: holder.value for name, holder in SAMPLING.items()})
+    written = Written(PROMPT.value, LENGTH.value, sampling, SAMPLE_SEED.value)
+    return inspect_text(state, description, config, folder, TEXT.value, written)
+
+
 def compare_runs(_: Changes, folder: Path) -> int:
     """Prints what differs between runs, and their losses."""
     folders = find_runs(WORKDIRS.value)
@@ -658,6 +691,7 @@ def carry_out(argv: Sequence[str]) -> int:
             "evaluate": evaluate_run,
             "sample": sample_run,
             "compare": compare_runs,
+            "inspect": inspect_run,
         }
         with drawn_as(*FIGURES.value):
             return modes[MODE.value](changes, folder)

@@ -28,6 +28,8 @@ The map. Imports point one way, from the top of this list to its bottom.
     config                                      all that decides a run
     hyperparameters train                       what of it is data; the training step
     verification/   reference (NumPy)  cases  notebook  compare  audit
+    inspection/     what units do: traces surprise saturation reach features ranking choice
+                    report (all of these)  archive (.npz)  packing  page (HTML, of web/)
     run/            a training run in its folder: loop, and what it takes turns with:
                     lock checksums signals memory metrics description storage checkpoint
                     trained beginning nonfinite folder journal validation style figures progress

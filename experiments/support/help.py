@@ -34,6 +34,8 @@ Usage: {COMMAND} [--FLAG=VALUE ...]
   # what a trained model writes, and its losses
   {COMMAND} --mode=sample --workdir=runs/shakespeare --prompt=ROMEO:
   {COMMAND} --mode=evaluate --workdir=runs/shakespeare
+  # a page that shows what the units of a model do
+  {COMMAND} --mode=inspect --workdir=runs/shakespeare
   # what differs between runs, and a picture of their losses
   {COMMAND} --mode=compare --workdirs=runs/shakespeare,runs/gru
   # compare every gradient with the one derived by hand

@@ -92,7 +92,7 @@ def values(name, field):
 CONFIG = {name: values(name, field) for name, field in FIELDS.items()}
 OTHER = {
     "experiment": one_of(*run.EXPERIMENTS) | no_values,
-    "mode": one_of("train", "evaluate", "sample", "compare") | texts,
+    "mode": one_of("train", "evaluate", "sample", "compare", "inspect") | texts,
     "workdir": workdirs | texts.filter(lambda text: "/" not in text and text != ".."),
     "compile_cache": one_of("off") | workdirs,
     "config_file": one_of("x.toml", "y.json", "finished/config.json") | paths,
@@ -127,11 +127,17 @@ COMPARE = {
     "workdirs": one_of("finished,finished", "text", "*", ".", "", ",") | workdirs | texts,
     "workdir": workdirs,
 }
+INSPECT = {
+    "text": paths,
+    "config.data.path": paths,
+    **{name: values for name, values in SAMPLE.items() if name not in ("stop", "num_samples")},
+}
 BY_MODE = {
     "train": CONFIG | OTHER,
     "evaluate": EVALUATE,
     "sample": SAMPLE,
     "compare": COMPARE,
+    "inspect": INSPECT,
 }
 # All of them without the values that are made to be good ones.
 WILD = {mode: dict.fromkeys(flags, no_values) for mode, flags in BY_MODE.items()}
@@ -150,7 +156,7 @@ def command_lines(draw, by_mode=BY_MODE):
         names = st.lists(st.sampled_from(sorted(flags)), min_size=least, max_size=most, unique=True)
         return {name: draw(flags[name]) for name in draw(names)}
 
-    mode = draw(st.sampled_from(["train"] * 5 + ["evaluate", "sample", "compare"]))
+    mode = draw(st.sampled_from(["train"] * 5 + ["evaluate", "sample", "compare", "inspect"]))
     named = "workdirs" if mode == "compare" else "workdir"
     flags = TRAIN if mode == "train" else {"mode": mode, named: "finished"}
     flags = flags | some(by_mode[mode], 1, min(3, len(by_mode[mode])))

@@ -1,0 +1,1 @@
+"""A window into the cells: what each unit does while a model reads a text."""
