@@ -60,10 +60,14 @@ def by_numpy(T, B, H, rng):
     return given | {"resets": resets}, forward, [np.array(dz), dh, dc]
 
 
-def emulate(folder, kind, tile, precise, B, inputs, shapes):
-    """The outputs of a kernel, its threads as fibers on a CPU."""
+def emulate(folder, kind, tile, precise, B, inputs, shapes, *, absent=0, polls=100_000):
+    """The outputs of a kernel, its threads as fibers on a CPU; and whether each block failed.
+
+    The last blocks may be absent: they never start.
+    """
     program = folder / "emulator"
-    flags = ["-DEMULATED", "-DSEED=1", f"-D{kind.upper()}", *kernels.macros(tile, precise)]
+    flags = ["-DEMULATED", "-DSEED=1", f"-DPOLLS={polls}", f"-D{kind.upper()}"]
+    flags += kernels.macros(tile, precise)
     source = kernels.HERE / "emulator.cpp"
     options = ["-O1", "-std=c++17", "-Wno-unknown-pragmas", *flags]
     subprocess.run(["g++", *options, source, "-o", program], check=True)
@@ -74,12 +78,11 @@ def emulate(folder, kind, tile, precise, B, inputs, shapes):
     arrays = [np.array([T, B], np.int32), *inputs, exchange, *outputs, exchange[:0], failed]
     for n, a in enumerate(arrays):
         np.ascontiguousarray(a).tofile(folder / f"in{n}")
-    words = map(str, (folder, tile.blocks(B), kernels.shared_words(kind, tile)))
+    words = map(str, (folder, tile.blocks(B) - absent, kernels.shared_words(kind, tile)))
     subprocess.run([program, *words], check=True, timeout=300)
     read = [np.fromfile(folder / f"out{n}", a.dtype) for n, a in enumerate(arrays)]
     found = [read[n].reshape(a.shape) for n, a in enumerate(arrays)]
-    assert not found[-1].any()
-    return found[1 + len(inputs) + 1 :][: len(shapes)]
+    return found[1 + len(inputs) + 1 :][: len(shapes)], found[-1]
 
 
 SMALL = {  # alone and in clusters; one tile of lanes and two; several teams
@@ -88,26 +91,44 @@ SMALL = {  # alone and in clusters; one tile of lanes and two; several teams
 }
 
 
-@pytest.mark.long
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-@pytest.mark.parametrize("precise", [True, False])
-@pytest.mark.parametrize("name", SMALL)
-def test_the_kernels_agree_with_a_loop(name, precise, tmp_path, rng):
-    tiles, B = SMALL[name]
-    T, H = 6, tiles.forward.hidden
+def kernel_problems(tiles, B, T, rng):
+    """What each kernel is given, the shapes of what it puts out, and what that should be."""
+    H = tiles.forward.hidden
     given, forward, backward = by_numpy(T, B, H, rng)
     xw, U, h0, c0, e, dh, dc, resets = given.values()
-    states, gates = (T, B, H), (T, B, 4 * H)
-    run = partial(emulate, tmp_path)
-    found = run(
-        "forward", tiles.forward, precise, B, (xw, U, h0, c0, resets), (states, states, gates)
-    )
-    _, c, g = (a.astype(np.float32) for a in forward)
-    inputs = (g, c, c0, U, e, dh, dc, resets)
-    found += run("backward", tiles.backward, precise, B, inputs, (gates, (B, H), (B, H)))
-    for a, wanted in zip(found, forward + backward, strict=True):
-        allowed = (3e-6 if precise else 3e-3) * np.abs(wanted).max()
-        np.testing.assert_allclose(a, wanted, rtol=0, atol=allowed)
+    _, c, gates = (a.astype(np.float32) for a in forward)
+    state, states, by_gates = (B, H), (T, B, H), (T, B, 4 * H)
+    there = (xw, U, h0, c0, resets), (states, states, by_gates), forward
+    back = (gates, c, c0, U, e, dh, dc, resets), (by_gates, state, state), backward
+    return {"forward": there, "backward": back}
+
+
+EMULATED = [pytest.mark.long, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
+
+
+@pytest.mark.parametrize("precise", [True, False])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=EMULATED) for name in SMALL])
+def test_the_kernels_agree_with_a_loop(name, precise, tmp_path, rng):
+    tiles, B = SMALL[name]
+    for kind, (inputs, shapes, wanted) in kernel_problems(tiles, B, 6, rng).items():
+        tile = getattr(tiles, kind)
+        found, failed = emulate(tmp_path, kind, tile, precise, B, inputs, shapes)
+        assert not failed.any()
+        for a, right in zip(found, wanted, strict=True):
+            allowed = (3e-6 if precise else 3e-3) * np.abs(right).max()
+            np.testing.assert_allclose(a, right, rtol=0, atol=allowed)
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=EMULATED) for k in ("forward", "backward")])
+def test_blocks_that_wait_in_vain_end_and_put_out_nan(kind, tmp_path, rng):
+    tiles, B, T = SMALL["alone"][0], 8, 4
+    inputs, shapes, _ = kernel_problems(tiles, B, T, rng)[kind]
+    tile, named = getattr(tiles, kind), {"absent": 1, "polls": 50}
+    found, failed = emulate(tmp_path, kind, tile, False, B, inputs, shapes, **named)
+    assert failed.tolist() == [1] * 7 + [-1]
+    last = found[0][-1] if kind == "forward" else found[1]  # of what was computed
+    kept = inputs[-1][-1 if kind == "forward" else 0] == 0  # lanes that no reset made anew
+    assert kept.any() and np.isnan(last[kept][:, : 7 * 8]).all()
 
 
 # ---- the layer around them

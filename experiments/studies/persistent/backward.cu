@@ -46,6 +46,7 @@ KERNEL(lstm_backward)
  float* __restrict__ dc0,                   // BxH
  u32* exchange,                             // [team][slot][unit / 8][from][unit, lane]
  int* __restrict__ failed) {                // of each block
+  wait_for_earlier_kernels();
   const int T = sizes[0], B = sizes[1];
   const int block = BLOCK % TEAM, team = BLOCK / TEAM;
   const int cluster = block / CLUSTER, rank = block % CLUSTER;

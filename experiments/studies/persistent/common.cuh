@@ -120,6 +120,10 @@ DEVICE void sync_cluster() {
   asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
+// For the kernels before this one. XLA may launch a kernel while the one before is at its end
+// (programmatic dependent launch); where it does not, this returns at once.
+DEVICE void wait_for_earlier_kernels() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
 // Into the same place of another block's shared memory.
 DEVICE void store_at_peer(float* to, int rank, float x) {
   u32 own = (u32)__cvta_generic_to_shared(to), peer;
@@ -157,8 +161,10 @@ DEVICE float hyperbolic_tangent(float x) { return fmaf(2.f, sigmoid(2.f * x), -1
 #define LANE_TILES (LANES / 8)                             // of a product's eight columns
 #define PAIR (LANE_TILES > 1 ? 2 : 1)                      // lane tiles that one vector holds
 #define OWNED ((UNITS * LANES + THREADS - 1) / THREADS)    // (unit, lane) of a thread, at most
-#define POLLS (1 << 20)                                    // before a reader gives up: a second
 #define NOT_A_NUMBER 0x7fffffffu
+#ifndef POLLS
+#define POLLS (1 << 20)  // before a reader gives up: about a second
+#endif
 
 static_assert(HIDDEN % UNITS == 0 && TEAM % CLUSTER == 0, "units do not divide among blocks");
 static_assert(UNITS % 8 == 0 && LANES % 8 == 0, "a tile has eight units and eight lanes");

@@ -68,6 +68,7 @@ KERNEL(lstm_forward)
  float* __restrict__ gates,                  // TxBx4H, activated
  u32* exchange,                              // [team][slot][place]
  int* __restrict__ failed) {                 // of each block
+  wait_for_earlier_kernels();
   const int T = sizes[0], B = sizes[1];
   const int block = BLOCK % TEAM, team = BLOCK / TEAM;
   const int cluster = block / CLUSTER, rank = block % CLUSTER;
