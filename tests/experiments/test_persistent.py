@@ -327,7 +327,7 @@ def test_a_job_that_dies_is_a_line_of_the_table(code, said, monkeypatch, tmp_pat
 
 
 def test_no_job_begins_when_time_is_over(tmp_path):
-    line = study.start(study.Job(0, None), tmp_path, time.monotonic())
+    line = study.start(study.Job(0, "rows"), tmp_path, time.monotonic())
     assert line == {"error": "no time was left"} and not study.is_right(line)
 
 

@@ -13,6 +13,7 @@ its 24 bits of precision.
     layer.py                  the kernels as a layer's passes, with the signatures of `rows`
     __main__.py               the check and the times on a device
     emulator.h, emulator.cpp  the kernels on a CPU, a fiber for each thread, for the tests
+    pallas.py                 the forward kernel in another way, by Pallas
 
 What is known without a device. The emulator's numbers agree with a loop in NumPy. The kernels
 compile for Hopper, and so do programs of JAX that call them. What is not known: whether they run

@@ -41,7 +41,7 @@ from lstm_jax.cells.lstm import ROWS_CALCULUS, LSTMParams, LSTMState
 from lstm_jax.cells.passes import ROWS, backward_in_time, forward_in_time
 from lstm_jax.errors import UserError
 from lstm_jax.files import write_json
-from lstm_jax.terminal import say, show
+from lstm_jax.terminal import say, show, write
 
 
 class Shape(NamedTuple):
@@ -236,15 +236,37 @@ def run_rows(shape: Shape, lock: Path) -> dict[str, Any]:
     return line
 
 
+def run_pallas(shape: Shape, lock: Path) -> dict[str, Any]:
+    """The line of the try in Pallas: forward, without resets, in TF32."""
+    from experiments.studies.persistent import pallas  # it needs JAX 0.11
+
+    problem = draw_problem(shape)
+    (W, U, b), state, x, resets = problem[:4]
+    answer = right_answer((*problem[:3], np.zeros_like(resets), *problem[4:]))
+    wanted = {"h": answer["h"], "c": answer["final"].c}
+
+    def run(xw: Any, U: Any, state: Any) -> dict[str, Any]:
+        return dict(zip("hc", pallas.forward(xw, U, *state), strict=True))
+
+    inputs = (x @ W + b, U, state)
+    compiled = jax.jit(run).lower(*inputs).compile()
+    with alone(lock):
+        line = check(compiled, inputs, wanted)
+        arranged = jax.jit(pallas.arrange)(*long_inputs(shape)[:4])
+        forward = jax.jit(pallas.make_forward(shape.T, shape.H))
+        line["us"] = [microseconds(forward, arranged, shape.T), float("nan")]
+    return {"TF32": line}
+
+
 class Job(NamedTuple):
     shape: int  # of SHAPES
-    tiles: int | None  # of the shape's; None: rows
+    what: int | str  # the number of the shape's tiles, or "rows", or "pallas"
 
     def __str__(self) -> str:
         shape = SHAPES[self.shape]
-        if self.tiles is None:
-            return f"{shape} rows"
-        tiles = find_tiles(shape.B, shape.H)[self.tiles]
+        if isinstance(self.what, str):
+            return f"{shape} {self.what}"
+        tiles = find_tiles(shape.B, shape.H)[self.what]
         forward, backward = (" ".join(map(str, tile[1:])) for tile in tiles)
         return f"{shape} {forward} | {backward}"
 
@@ -252,22 +274,25 @@ class Job(NamedTuple):
 def work(job: Job, lock: Path) -> None:
     """A job's result, as a line of JSON."""
     shape = SHAPES[job.shape]
-    if job.tiles is None:
+    if job.what == "rows":
         line = run_rows(shape, lock)
+    elif job.what == "pallas":
+        line = run_pallas(shape, lock)
     else:
-        line = run_tiles(shape, find_tiles(shape.B, shape.H)[job.tiles], lock)
-    print(json.dumps(line), flush=True)
+        line = run_tiles(shape, find_tiles(shape.B, shape.H)[int(job.what)], lock)
+    write(json.dumps(line) + "\n")
 
 
 # ---- all jobs
 
 
 def all_jobs(only: str) -> list[Job]:
-    """What `layer` would take first, then rows, then the other candidates."""
+    """What `layer` would take first, then rows, then the other candidates, then Pallas."""
     shapes = range(len(SHAPES))
     candidates = {n: range(1, len(find_tiles(SHAPES[n].B, SHAPES[n].H))) for n in shapes}
-    jobs = [Job(n, 0) for n in shapes] + [Job(n, None) for n in shapes]
+    jobs = [Job(n, 0) for n in shapes] + [Job(n, "rows") for n in shapes]
     jobs += [Job(n, tiles) for n in shapes for tiles in candidates[n]]
+    jobs += [Job(0, "pallas")]
     return [job for job in jobs if only in str(job)]
 
 
@@ -279,7 +304,7 @@ def start(job: Job, folder: Path, deadline: float) -> dict[str, Any]:
         "JAX_PLATFORMS": "cuda,cpu",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     }
-    if job.tiles is not None:  # its products are not what is timed, and others may be on the GPU
+    if job.what != "rows":  # its products are not what is timed, and others may be on the GPU
         flags = os.environ.get("XLA_FLAGS", "")
         environment["XLA_FLAGS"] = f"{flags} --xla_gpu_autotune_level=0".strip()
     left = deadline - time.monotonic()
@@ -301,8 +326,7 @@ def start(job: Job, folder: Path, deadline: float) -> dict[str, Any]:
 def is_right(line: dict[str, Any]) -> bool:
     """Whether every precision has its error and the same bits each time."""
     return "error" not in line and all(
-        line[name]["error"] <= allowed and line[name]["same"]
-        for name, (_, allowed) in PRECISIONS.items()
+        found["error"] <= PRECISIONS[name][1] and found["same"] for name, found in line.items()
     )
 
 
@@ -313,9 +337,11 @@ def in_words(job: Job, line: dict[str, Any]) -> str:
     numbers = "".join(
         f"  {found['error']:.1e} {'same ' if found['same'] else 'MOVED'}"
         f" {found['us'][0]:6.2f} {found['us'][1]:6.2f}"
-        for found in (line[name] for name in PRECISIONS)
+        for found in line.values()
     )
-    where = "" if is_right(line) else f"  worst: {', '.join(line[n]['where'] for n in PRECISIONS)}"
+    where = (
+        "" if is_right(line) else f"  worst: {', '.join(found['where'] for found in line.values())}"
+    )
     return f"{job!s:58}  {'right' if is_right(line) else 'WRONG'}{numbers}{where}"
 
 
