@@ -65,7 +65,7 @@ CHECKED_STEPS, INPUTS = 64, 32  # T and D of the check
 # JAX's precision of products, and the error allowed with it.
 PRECISIONS = {"TF32": (None, 5e-3), "precise": ("highest", 2e-5)}
 ALL_S = 230  # seconds for everything
-JOB_S = 45  # for one job's turn on the GPU
+JOB_S = 60  # for one job's turn on the GPU
 WORKERS = 6
 TURNS, CALLS = 5, 4  # of a timing: the median of so many turns of so many calls
 

@@ -23,7 +23,7 @@ from lstm_jax.errors import UserError
 
 HERE = Path(__file__).parent
 MULTIPROCESSORS = 132  # of an H100: so many blocks, and no more, are sure to run at once
-SHARED_BYTES = 227 * 1024  # that a block may have there
+SHARED_BYTES = 227 * 1024  # that a block may have there; XLA asks the driver for it
 # The oldest that has a cluster's barrier as the kernels use it, so that the driver may be as old:
 # NVRTC writes its own, which a driver that is older than NVRTC refuses.
 PTX_VERSION = "8.0"
