@@ -21,7 +21,6 @@ from lstm_jax.config import Config
 from lstm_jax.data.batches import Batch, stack_batches
 from lstm_jax.errors import UserError, shorten
 from lstm_jax.files import delete_parts, named, write_json
-from lstm_jax.gradients.lanes import Placement, own_lanes
 from lstm_jax.heads import HEADS, Head
 from lstm_jax.hyperparameters import Hyperparameters, structure_of
 from lstm_jax.loss import count_targets
@@ -67,7 +66,6 @@ from lstm_jax.train import (
     division_of,
     draw_train_state,
     make_dispatch,
-    mesh_of,
     state_placement,
 )
 
@@ -170,7 +168,7 @@ class Run:
         self._beginning: Beginning | None = None
         if self._init_from and not Checkpoints(workdir).steps():
             self._beginning = begin_from(self._init_from, config, task)
-        self.hyper, self.places = Hyperparameters.of(config), Placement.of(mesh_of(config))
+        self.hyper, self.own = Hyperparameters.of(config), processes.OwnLanes(task, config)
         with ExitStack() as held:
             self.lock = held.enter_context(only_process(workdir))
             check, train = self.lock.check, config.train
@@ -302,8 +300,8 @@ class Run:
         sizes = dispatch_sizes(self.step, self.config.train)
         if sizes and not self.why_over():
             seconds = compile_dispatches(
-                lambda batches: dispatch.lower(self.hyper, self.state, self._placed(batches)),
-                self._own_batch(self.step),
+                lambda batches: dispatch.lower(self.hyper, self.state, self.own.placed(batches)),
+                self.own.batch(self.step),
                 sizes,
             )
             processes.meet("compiled")
@@ -320,7 +318,7 @@ class Run:
         while step < train.steps and not stops.reached() and not over:
             boundary = next_boundary(step, train)
             K = min(train.steps_per_dispatch, boundary - step)
-            self.state, infos = dispatch(self.hyper, self.state, self._next(step, step + K))
+            self.state, infos = dispatch(self.hyper, self.state, self.own.batches(step, step + K))
             step += K
             if unread is not None:
                 clock = self._report(progress, *unread, clock)
@@ -333,29 +331,6 @@ class Run:
         if unread is not None:
             self._report(progress, *unread, clock)
         stops.settle()
-
-    def _next(self, first: int, last: int) -> Batch:
-        """As `batches`, where the dispatch takes them."""
-        return self._placed(stack_batches([self._own_batch(n) for n in range(first, last)]))
-
-    def _own_batch(self, step: int) -> Batch:
-        """What this process reads of a step's batch: all of it, if it is the only one."""
-        if jax.process_count() == 1:
-            return self.task.training_batch(step)
-        lanes = own_lanes(self.places.batch, self.config.train.batch_size)
-        return self.task.lanes_at(step, lanes)
-
-    def _placed(self, batches: Batch) -> Batch:
-        """Batches of own lanes, as those of the whole on all devices."""
-        if jax.process_count() == 1:
-            return batches
-        B = self.config.train.batch_size
-        return jax.tree.map(
-            lambda own: jax.make_array_from_process_local_data(
-                self.places.batches, np.asarray(own), (*own.shape[:2], B, *own.shape[3:])
-            ),
-            batches,
-        )
 
     def batches(self, first: int, last: int) -> Batch:
         """Those of the steps from `first` to before `last`, as one dispatch takes them."""

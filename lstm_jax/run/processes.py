@@ -15,27 +15,33 @@ import ctypes
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
 import tempfile
 import threading
 import time
-import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
 import numpy as np
+from jax import Array
 from jax.experimental import multihost_utils
 
 from lstm_jax import terminal
+from lstm_jax.config import Config
+from lstm_jax.data.batches import Batch, stack_batches
 from lstm_jax.errors import UserError
+from lstm_jax.gradients.lanes import Placement, own_lanes
 from lstm_jax.meshes import put
 from lstm_jax.run.signals import STOPPING, Interrupted
+from lstm_jax.tasks import Task
 from lstm_jax.terminal import one_line, say
+from lstm_jax.train import mesh_of
 
 BEAT_S = 1.0
 LATE_S = 20.0  # without a beat: the process is gone, or hangs
@@ -55,30 +61,35 @@ class Peers(threading.Thread):
     Args:
       client: JAX's, of the store that all can write in.
       address: of the first process.
+      index: which of how many (`count`) this one is.
     """
 
-    def __init__(self, client: Any, address: str) -> None:
+    def __init__(self, client: Any, address: str, index: int, count: int) -> None:
         super().__init__(name="peers", daemon=True)
         self._client, self._address = client, address
+        self._index, self._count = index, count
         self._me = f"{os.getpid()} on {socket.gethostname()}"
         # By process: its last beat, and when that was first seen; the same of why it ends.
         self._beats: dict[int, tuple[str, float]] = {}
         self._reasons: dict[int, tuple[str, float]] = {}
         self._looked, self._over = time.monotonic(), threading.Event()
-        self.alarmed, self.failed = False, False
+        self.alarmed, self.failed, self.parted = False, False, False
 
     def run(self) -> None:
-        count = 0
+        beat = 0
         while not self._over.wait(BEAT_S):
-            count += 1
+            beat += 1
             try:
-                beat, mine = f"{count} {self._me}", f"{BEATS}/{jax.process_index()}"
-                self._client.key_value_set(mine, beat, allow_overwrite=True)
+                self._put(BEATS, f"{beat} {self._me}")
                 self._look()
             except RuntimeError:  # the first process is gone, and `aborted` comes
                 continue
             if not self._over.is_set() and (why := self._why_over(time.monotonic())):
-                end_at_once(why)
+                self._end(why)
+
+    def _put(self, folder: str, value: str) -> None:
+        """Puts this process's value into the store."""
+        self._client.key_value_set(f"{folder}/{self._index}", value, allow_overwrite=True)
 
     def _look(self) -> None:
         """Notes what is new in the store."""
@@ -94,7 +105,7 @@ class Peers(threading.Thread):
 
     def _why_over(self, now: float, at_once: bool = False) -> str | None:
         """Why all end, by what was seen last; None: they go on."""
-        mine = jax.process_index()
+        mine = self._index
         for n, (reason, since) in self._reasons.items():
             if n != mine and (at_once or now - since > HEARD_S / 2):
                 return f"{self._named(n)} has ended: {reason}"
@@ -105,7 +116,7 @@ class Peers(threading.Thread):
     def _named(self, n: int) -> str:
         """`process 1 of 2 (4711 on node7)`."""
         beat = self._beats.get(n, ("", 0.0))[0].partition(" ")[2]
-        return f"process {n} of {jax.process_count()}" + (f" ({beat})" if beat else "")
+        return f"process {n} of {self._count}" + (f" ({beat})" if beat else "")
 
     def aborted(self, *_: int) -> None:
         """In place of JAX's abort: it cannot reach the first process, or was told to end."""
@@ -114,10 +125,10 @@ class Peers(threading.Thread):
             why = self._why_over(time.monotonic(), at_once=True)
         if why is None and (self._answers_late() or not self._is_reachable()):
             why = f"{self._named(0)} was killed or hangs; {AGAIN}"
-        end_at_once(why or f"JAX gives up (TF_CPP_MIN_LOG_LEVEL=0 shows why); {AGAIN}")
+        self._end(why or f"JAX gives up (TF_CPP_MIN_LOG_LEVEL=0 shows why); {AGAIN}")
 
     def _answers_late(self) -> bool:
-        return jax.process_index() > 0 and time.monotonic() - self._looked > ALARMED_S
+        return self._index > 0 and time.monotonic() - self._looked > ALARMED_S
 
     def _is_reachable(self) -> bool:
         """Whether somebody listens where the first process did, in a second from now."""
@@ -141,12 +152,18 @@ class Peers(threading.Thread):
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         reason = one_line(f"{kind}{error}")
         try:
-            mine = f"{REASONS}/{jax.process_index()}"
-            self._client.key_value_set(mine, reason, allow_overwrite=True)
+            self._put(REASONS, reason)
         except RuntimeError:
             return
         self._over.set()
-        if jax.process_index() == 0:  # the store goes with it
+        self._keep_store()
+
+    def _end(self, why: str) -> NoReturn:
+        end_at_once(why, self._keep_store)
+
+    def _keep_store(self) -> None:
+        """Gives the others the time to look, too: the store goes with the first process."""
+        if self._index == 0:
             time.sleep(HEARD_S)
 
     def part(self) -> None:
@@ -154,6 +171,13 @@ class Peers(threading.Thread):
         self._client.wait_at_barrier("lstm_jax/end", int(END_S * 1000))
         self._over.set()
         jax.distributed.shutdown()
+        self.parted = True
+
+    def leave(self) -> None:
+        """Ends a process that has not parted: JAX would wait for those that are gone."""
+        if not self.parted:
+            sys.stdout.flush()
+            os._exit(1)
 
 
 _peers: Peers | None = None
@@ -170,6 +194,7 @@ def join(coordinator: str | None, processes: int | None, index: int | None) -> N
     global _peers
     from jax._src import distributed  # its store has no public name; orbax takes it from there, too
 
+    on_abort(lambda *_: end_at_once(not_all_came(coordinator, processes)))
     try:
         jax.distributed.initialize(
             coordinator,
@@ -185,7 +210,9 @@ def join(coordinator: str | None, processes: int | None, index: int | None) -> N
     if state.num_processes == 1:
         jax.distributed.shutdown()
         return
-    _peers = Peers(state.client, str(state.coordinator_address))
+    address = str(state.coordinator_address)
+    _peers = Peers(state.client, address, state.process_id, state.num_processes)
+    atexit.register(_peers.leave)
     on_abort(_peers.aborted)
     keep_stdout()
     terminal.silent = state.process_id > 0
@@ -203,12 +230,21 @@ def cannot_join(coordinator: str | None, error: Exception) -> str:
     return f"cannot join the other processes at {coordinator}: {one_line(error)}"
 
 
+def not_all_came(coordinator: str | None, processes: int | None) -> str:
+    """What to say where some process has waited for the others in vain."""
+    count = "the" if processes is None else f"all {processes}"
+    where = "" if coordinator is None else f" to {coordinator}"
+    return f"within {JOIN_S} seconds not {count} processes came{where}: start each with its own id"
+
+
 Handler = ctypes.CFUNCTYPE(None, ctypes.c_int)
 _handlers: list[Any] = []  # as long as the process lives: C calls them
 
 
 def on_abort(handle: Any) -> None:
     """Calls a function where C++ ends the process: a handler of Python's would come too late."""
+    if sys.platform == "win32":
+        return
     _handlers.append(Handler(handle))
     libc = ctypes.CDLL(None)
     libc.signal.argtypes = [ctypes.c_int, Handler]
@@ -225,13 +261,13 @@ def keep_stdout() -> None:
     sys.stdout = open(ours, "w", encoding=encoding, errors=errors, buffering=1)  # noqa: SIM115
 
 
-def end_at_once(why: str) -> NoReturn:
-    """Ends this process with a line that says why."""
+def end_at_once(why: str, last: Callable[[], None] = lambda: None) -> NoReturn:
+    """Ends this process with a line that says why, from any thread."""
     if terminal.on_terminal(sys.stderr):
         print(file=sys.stderr)  # the end of the line that a bar of progress stands in
     print(f"error: {one_line(why)}", file=sys.stderr, flush=True)
-    if jax.process_index() == 0:
-        time.sleep(HEARD_S)  # the others look for themselves, and lose the store with this one
+    tidy_up()
+    last()
     os._exit(FAILED)
 
 
@@ -245,11 +281,6 @@ def told() -> Iterator[None]:
     except BaseException as error:
         if _peers is not None:
             _peers.tell(error)
-            if isinstance(error, Exception) and not isinstance(
-                error, UserError | OSError | MemoryError
-            ):
-                traceback.print_exc()
-                os._exit(1)
         raise
 
 
@@ -258,6 +289,7 @@ def end(code: int) -> int:
     if _peers is None:
         return code
     if _peers.failed:
+        tidy_up()
         os._exit(code)
     _peers.part()
     return code
@@ -277,9 +309,19 @@ def own_folder(workdir: Path) -> Path:
     """Where this process works: the run's folder, or a temporary one."""
     if is_first():
         return workdir
-    folder = tempfile.TemporaryDirectory(prefix="lstm_jax-")
-    atexit.register(folder.cleanup)
-    return Path(folder.name, "run")
+    folder = Path(tempfile.mkdtemp(prefix="lstm_jax-"))
+    _folders.append(folder)
+    atexit.register(tidy_up)
+    return folder / "run"
+
+
+_folders: list[Path] = []  # temporary ones
+
+
+def tidy_up() -> None:
+    """Deletes the temporary folder that this process worked in."""
+    for folder in _folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_devices() -> None:
@@ -339,6 +381,36 @@ def agreed(scores: Mapping[str, float]) -> dict[str, float]:
     """What the first process has measured, for all, whose decisions hang on it."""
     values = of_first(np.array([*scores.values()], np.float64))
     return dict(zip(scores, map(float, values), strict=True))
+
+
+class OwnLanes:
+    """The lanes of a run's batches that this process reads: all, where it is the only one."""
+
+    def __init__(self, task: Task, config: Config) -> None:
+        self._task, self._lanes = task, config.train.batch_size
+        self._places = Placement.of(mesh_of(config))
+        self._alone = jax.process_count() == 1
+
+    def batch(self, step: int) -> Batch:
+        """What is read for a step."""
+        if self._alone:
+            return self._task.training_batch(step)
+        return self._task.lanes_at(step, own_lanes(self._places.batch, self._lanes))
+
+    def placed(self, batches: Batch) -> Batch:
+        """Several such, as parts of the whole batches, on the devices of all."""
+        if self._alone:
+            return batches
+
+        def place(own: np.ndarray) -> Array:
+            shape = *own.shape[:2], self._lanes, *own.shape[3:]
+            return jax.make_array_from_process_local_data(self._places.batches, own, shape)
+
+        return jax.tree.map(place, batches)
+
+    def batches(self, first: int, last: int) -> Batch:
+        """Those of the steps from `first` to before `last`, as one dispatch takes them."""
+        return self.placed(stack_batches([self.batch(step) for step in range(first, last)]))
 
 
 def left_to_jax() -> tuple[int, ...]:
