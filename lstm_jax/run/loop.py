@@ -174,6 +174,7 @@ class Run:
             check, train = self.lock.check, config.train
             self.checkpoints = Checkpoints(workdir, train.keep_checkpoints, check)
             held.callback(self.checkpoints.close)
+            processes.meet("begin")
             processes.check_alike(self.description.to_json())
             self.state = processes.share(self._start(), state_placement(config))
             # Last: a folder whose checkpoints turned out to be another run's must stay as it was.

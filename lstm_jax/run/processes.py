@@ -49,7 +49,7 @@ ALARMED_S = 5.0  # the same, where a computation with the others has failed
 HEARD_S = 3.0  # in which all have heard why one ends
 JAX_NOTICES_S = 30  # by itself: after us, but for the first process
 JOIN_S = 300  # for all to come
-END_S = 24 * 3600  # for all to end: the first may have much to score and draw
+LONGEST_S = 24 * 3600  # for all to be at one place: the first may have much to draw at the end
 BEATS, REASONS = "lstm_jax/beats", "lstm_jax/reasons"
 FAILED = 2  # the exit code
 AGAIN = "the same command, given to all again, goes on from the last checkpoint"
@@ -166,9 +166,13 @@ class Peers(threading.Thread):
         if self._index == 0:
             time.sleep(HEARD_S)
 
+    def meet(self, name: str) -> None:
+        """Waits until all are here: for hours, where a computation with the others would not."""
+        self._client.wait_at_barrier(f"lstm_jax/{name}", int(LONGEST_S * 1000))
+
     def part(self) -> None:
         """Waits until all are here, and leaves them."""
-        self._client.wait_at_barrier("lstm_jax/end", int(END_S * 1000))
+        self.meet("end")
         self._over.set()
         jax.distributed.shutdown()
         self.parted = True
@@ -341,9 +345,9 @@ def check_devices() -> None:
 
 
 def meet(name: str) -> None:
-    """Waits for the others."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+    """Waits for the others, before the first computation with them: gloo does for a minute."""
+    if _peers is not None:
+        _peers.meet(name)
 
 
 def check_alike(described: Mapping[str, Any]) -> None:
