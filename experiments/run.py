@@ -80,7 +80,7 @@ from lstm_jax.errors import UserError, shorten
 from lstm_jax.files import named
 from lstm_jax.model import Interface
 from lstm_jax.options import value_type
-from lstm_jax.run import processes
+from lstm_jax.run import peers
 from lstm_jax.run.checkpoint import load_model
 from lstm_jax.run.folder import CONFIG
 from lstm_jax.run.memory import check_state_fits
@@ -469,7 +469,7 @@ def check_joining() -> None:
 def join_others() -> None:
     """Joins the processes that train together, where the flags ask for several."""
     if DISTRIBUTED.value is not None or COORDINATOR.value is not None:
-        processes.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+        peers.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
 
 
 def check_changes(mode: str, changes: Changes) -> None:
@@ -686,7 +686,7 @@ def refuse_flags_of_texts(config: Config) -> None:
 
 def main(argv: Sequence[str]) -> int:
     open_streams()
-    return processes.end(flush_streams(carry_out(argv)))
+    return peers.end(flush_streams(carry_out(argv)))
 
 
 def carry_out(argv: Sequence[str]) -> int:
@@ -703,7 +703,7 @@ def carry_out(argv: Sequence[str]) -> int:
         check_grid(changes)
         keep_memory()
         join_others()
-        with processes.told():
+        with peers.told():
             return carry_out_mode(changes)
     except UserError as error:
         say(f"error: {error}")

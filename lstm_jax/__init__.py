@@ -29,9 +29,9 @@ The map. Imports point one way, from the top of this list to its bottom.
     hyperparameters train                       what of it is data; the training step
     verification/   reference (NumPy)  cases  notebook  compare  audit
     run/            a training run in its folder: loop, and what it takes turns with:
-                    lock checksums signals processes (several) memory metrics description storage
-                    checkpoint trained beginning nonfinite folder journal validation style figures
-                    progress compiling many (runs side by side)
+                    lock checksums signals peers processes (several) memory metrics description
+                    storage checkpoint trained beginning nonfinite folder journal validation style
+                    figures progress compiling many (runs side by side)
 
 A new cell, head, task or optimizer is one file, or one function, and one line in its dict.
 """

@@ -90,6 +90,7 @@ ORDER = [
     "run.lock",
     "run.checksums",
     "run.signals",
+    "run.peers",
     "run.processes",
     "run.memory",
     "run.metrics",

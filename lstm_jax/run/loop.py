@@ -54,6 +54,7 @@ from lstm_jax.run.metrics import (
     write_summary,
 )
 from lstm_jax.run.nonfinite import Watch
+from lstm_jax.run.peers import meet
 from lstm_jax.run.progress import Progress
 from lstm_jax.run.signals import BROKEN_PIPE, Interrupted, catch_signals
 from lstm_jax.run.validation import begin_where_stalled, validate
@@ -174,7 +175,7 @@ class Run:
             check, train = self.lock.check, config.train
             self.checkpoints = Checkpoints(workdir, train.keep_checkpoints, check)
             held.callback(self.checkpoints.close)
-            processes.meet("begin")
+            meet("begin")
             processes.check_alike(self.description.to_json())
             self.state = processes.share(self._start(), state_placement(config))
             # Last: a folder whose checkpoints turned out to be another run's must stay as it was.
@@ -305,7 +306,7 @@ class Run:
                 self.own.batch(self.step),
                 sizes,
             )
-            processes.meet("compiled")
+            meet("compiled")
             self.journal.compile_seconds += seconds
             say(f"compiled in {seconds:.1f} s")
         return dispatch

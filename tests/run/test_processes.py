@@ -22,7 +22,7 @@ import pytest
 
 from lstm_jax.errors import UserError
 from lstm_jax.gradients import lanes
-from lstm_jax.run import loop, processes
+from lstm_jax.run import loop, peers
 from lstm_jax.run.checkpoint import Checkpoints, load_model
 from lstm_jax.run.metrics import read_metrics
 from lstm_jax.run.trained import evaluate
@@ -224,37 +224,37 @@ class Store:
 
 def test_who_has_no_beat_is_named(two_of_two, monkeypatch):
     now = 100.0
-    monkeypatch.setattr(processes, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(peers, "time", SimpleNamespace(monotonic=lambda: now))
     store = Store()
-    peers = processes.Peers(store, "localhost:1", 1, 2)
+    others = peers.Peers(store, "localhost:1", 1, 2)
     store.values |= {"lstm_jax/beats/0": "1 17 on node0", "lstm_jax/beats/1": "1 18 on node1"}
-    peers._look()
+    others._look()
     now = 102.0
-    peers._look()
-    assert peers._why_over(now + processes.LATE_S - 3) is None
-    late = peers._why_over(now + processes.LATE_S)
+    others._look()
+    assert others._why_over(now + peers.LATE_S - 3) is None
+    late = others._why_over(now + peers.LATE_S)
     assert late.startswith("process 0 of 2 (17 on node0) was killed or hangs; the same command")
     store.values["lstm_jax/beats/0"] = "2 17 on node0"
-    peers._look()
-    assert peers._why_over(now + processes.LATE_S) is None
-    peers.alarmed = True  # what it was to compute with this process has failed
-    assert peers._why_over(now + processes.ALARMED_S + 1) == late
+    others._look()
+    assert others._why_over(now + peers.LATE_S) is None
+    others.alarmed = True  # what it was to compute with this process has failed
+    assert others._why_over(now + peers.ALARMED_S + 1) == late
     store.values["lstm_jax/reasons/0"] = "a full disk"
-    peers._look()
-    told = peers._why_over(now + processes.HEARD_S)
+    others._look()
+    told = others._why_over(now + peers.HEARD_S)
     assert told == "process 0 of 2 (17 on node0) has ended: a full disk"
 
 
 def test_a_process_that_stood_still_does_not_take_the_others_for_dead(two_of_two, monkeypatch):
     now = 100.0
-    monkeypatch.setattr(processes, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(peers, "time", SimpleNamespace(monotonic=lambda: now))
     store = Store()
-    peers = processes.Peers(store, "localhost:1", 1, 2)
+    others = peers.Peers(store, "localhost:1", 1, 2)
     store.values["lstm_jax/beats/0"] = "1 17 on node0"
-    peers._look()
+    others._look()
     now = 1000.0
-    peers._look()
-    assert peers._why_over(now) is None
+    others._look()
+    assert others._why_over(now) is None
 
 
 LONG = ["--config.train.steps=1000000", "--config.train.validate_every=60"]
