@@ -64,7 +64,6 @@ from lstm_jax.terminal import say, warn
 from lstm_jax.train import (
     StepInfo,
     TrainState,
-    division_of,
     draw_train_state,
     make_dispatch,
     state_placement,
@@ -79,7 +78,7 @@ def check_run(config: Config, task: Task, workdir: Path) -> Description:
     UserError where its head has no such gradient, there is too little memory for it, its folder
     holds another, or several processes cannot share it."""
     processes.check_devices()
-    check_shared(config)
+    processes.check_lanes(config)
     config.check_gradient(head_of(task))
     config.check_validation(type(task).validates(config))
     check_state_fits(config, task.interface)
@@ -87,17 +86,6 @@ def check_run(config: Config, task: Task, workdir: Path) -> Description:
     description = Description.of(config, task)
     check_folder(workdir, description)
     return description
-
-
-def check_shared(config: Config) -> None:
-    """Refuses lanes that several processes cannot divide evenly among them."""
-    if division_of(config).processes < (count := jax.process_count()):
-        lanes = config.train.batch_size // config.train.accumulate
-        parts = " / train.accumulate" if config.train.accumulate > 1 else ""
-        raise UserError(
-            f"{lanes} lanes (train.batch_size{parts}) are not divided evenly among {count} "
-            f"processes: take a multiple of {count}, or fewer processes"
-        )
 
 
 def first_batch(config: Config, task: Task) -> Batch:

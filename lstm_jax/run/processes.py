@@ -28,7 +28,7 @@ from lstm_jax.run.peers import are_joined, delete_at_end
 from lstm_jax.run.signals import STOPPING
 from lstm_jax.tasks import Task
 from lstm_jax.terminal import say
-from lstm_jax.train import mesh_of
+from lstm_jax.train import division_of, mesh_of
 
 
 def is_first() -> bool:
@@ -58,6 +58,17 @@ def check_devices() -> None:
         raise UserError(
             f"this process has {here} of the {jax.device_count()} devices of {processes} "
             "processes: give each as many"
+        )
+
+
+def check_lanes(config: Config) -> None:
+    """Refuses lanes that several processes cannot divide evenly among them."""
+    if division_of(config).processes < (count := jax.process_count()):
+        lanes = config.train.batch_size // config.train.accumulate
+        parts = " / train.accumulate" if config.train.accumulate > 1 else ""
+        raise UserError(
+            f"{lanes} lanes (train.batch_size{parts}) are not divided evenly among {count} "
+            f"processes: take a multiple of {count}, or fewer processes"
         )
 
 

@@ -22,7 +22,7 @@ import pytest
 
 from lstm_jax.errors import UserError
 from lstm_jax.gradients import lanes
-from lstm_jax.run import loop, peers
+from lstm_jax.run import peers, processes
 from lstm_jax.run.checkpoint import Checkpoints, load_model
 from lstm_jax.run.metrics import read_metrics
 from lstm_jax.run.trained import evaluate
@@ -199,7 +199,7 @@ def test_each_process_has_as_many_devices_of_a_batch(B, ids, why, two_of_two):
 
 def test_lanes_that_two_cannot_share_are_refused(two_of_two):
     with pytest.raises(UserError, match=r"^3 lanes \(train.batch_size\) are not divided evenly am"):
-        loop.check_shared(CONFIG)
+        processes.check_lanes(CONFIG)
 
 
 def test_a_process_reads_its_own_lanes_alone():
