@@ -25,7 +25,7 @@ import jax
 from lstm_jax import terminal
 from lstm_jax.errors import UserError
 from lstm_jax.run.signals import Interrupted
-from lstm_jax.terminal import one_line
+from lstm_jax.terminal import one_line, say
 
 BEAT_S = 1.0
 LATE_S = 20.0  # without a beat: the process is gone, or hangs
@@ -251,9 +251,10 @@ def keep_stdout() -> None:
 
 def end_at_once(why: str, last: Callable[[], None] = lambda: None) -> NoReturn:
     """Ends this process with a line that says why, from any thread."""
+    terminal.silent = False
     if terminal.on_terminal(sys.stderr):
-        print(file=sys.stderr)  # the end of the line that a bar of progress stands in
-    print(f"error: {one_line(why)}", file=sys.stderr, flush=True)
+        say("")  # the end of the line that a bar of progress stands in
+    say(f"error: {why}")
     tidy_up()
     last()
     os._exit(FAILED)
