@@ -8,6 +8,7 @@ gone, JAX aborts the others, and that abort is made to say so.
 
 import atexit
 import ctypes
+import itertools
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -61,16 +62,14 @@ class Peers(threading.Thread):
         self.alarmed, self.failed, self.parted = False, False, False
 
     def run(self) -> None:
-        beat = 0
-        while not self._over.wait(BEAT_S):
-            beat += 1
-            try:
+        for beat in itertools.count(1):
+            with suppress(RuntimeError):  # the first process is gone, and `aborted` comes
                 self._put(BEATS, f"{beat} {self._me}")
                 self._look()
-            except RuntimeError:  # the first process is gone, and `aborted` comes
-                continue
-            if not self._over.is_set() and (why := self._why_over(time.monotonic())):
-                self._end(why)
+                if not self._over.is_set() and (why := self._why_over(time.monotonic())):
+                    self._end(why)
+            if self._over.wait(BEAT_S):
+                return
 
     def _put(self, folder: str, value: str) -> None:
         """Puts this process's value into the store."""
