@@ -78,10 +78,11 @@ from experiments.support.sweep import train_sweep
 from experiments.support.training import train
 from lstm_jax.config import SECTIONS, Config, check_read, fields_of
 from lstm_jax.data.fetch import cache_folder
-from lstm_jax.errors import UserError
+from lstm_jax.errors import UserError, shorten
 from lstm_jax.files import named
 from lstm_jax.model import Interface
 from lstm_jax.options import value_type
+from lstm_jax.run import peers
 from lstm_jax.run.checkpoint import load_model
 from lstm_jax.run.folder import CONFIG
 from lstm_jax.run.memory import check_state_fits
@@ -190,6 +191,29 @@ CPU_DEVICES = flags.DEFINE_integer(
     "cores that share a batch's lanes, on a CPU, where that pays; 0: all of them",
     0,
     1024,
+)
+DISTRIBUTED = flags.DEFINE_enum(
+    "distributed",
+    None,
+    ["auto"],
+    "train in several processes, each of which is given the same command: by what SLURM, Open MPI, "
+    "Kubernetes or a Cloud TPU says of them",
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "train in several processes, without a cluster: HOST:PORT of the first, the same for all, with "
+    "--num_processes and --process_id",
+)
+NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "beside --coordinator: how many there are", 1, 2**16
+)
+PROCESS_ID = flags.DEFINE_integer(
+    "process_id",
+    None,
+    "beside --coordinator: which of them this is, from 0; the first alone writes",
+    0,
+    2**16 - 1,
 )
 ENSEMBLE = flags.DEFINE_list(
     "ensemble",
@@ -343,6 +367,7 @@ define_config_flags()
 
 PATHS = ("config.data.path", "config.data.validation_path", "config.data.test_path")
 
+JOINING = ("distributed", "coordinator", "num_processes", "process_id")
 HELP = {"--help", "-help", "--helpshort", "-h", "-?", "--?"}
 # What each mode reads besides the config, the experiment and the folder.
 READ_BY_MODE = {
@@ -417,10 +442,19 @@ def check_flags(mode: str, changes: Changes) -> None:
         (("sample_seed", "temperature", "top_p"), TOP_K.value == 1, "at --top_k=1"),
         (("sample_seed", "temperature", "top_k"), TOP_P.value == 0, "at --top_p=0"),
         (("cpu_devices",), mode in ("sample", "inspect"), f"to --mode={mode}, which uses one"),
+        (JOINING, not train, f"to --mode={mode}, which is one process"),
+        (
+            JOINING,
+            is_study(find_experiment(EXPERIMENT.value)),
+            f"to --experiment={EXPERIMENT.value}, which is one process",
+        ),
+        (JOINING[1:], DISTRIBUTED.value is not None, "beside --distributed=auto"),
+        (JOINING[2:], COORDINATOR.value is None, "without --coordinator"),
     ):
         given = [name for name in sorted(names) if flags.FLAGS[name].present]
         if meaningless and given:
             raise UserError(f"--{given[0]} means nothing {reader}: leave it out")
+    check_joining()
     greedy = TEMPERATURE.value == 0 or TOP_K.value == 1 or TOP_P.value == 0
     if greedy and NUM_SAMPLES.value > 1:
         raise UserError(
@@ -428,6 +462,31 @@ def check_flags(mode: str, changes: Changes) -> None:
             "likeliest character is ever chosen: leave it out"
         )
     check_changes(mode, changes)
+
+
+def check_joining() -> None:
+    """Refuses flags that do not say which of how many processes this is."""
+    if COORDINATOR.value is None:
+        return
+    host, _, port = COORDINATOR.value.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise UserError(
+            f"--coordinator takes HOST:PORT, such as node1:1234, not {shorten(COORDINATOR.value)}"
+        )
+    count, index = NUM_PROCESSES.value, PROCESS_ID.value
+    for name, value in (("num_processes", count), ("process_id", index)):
+        if value is None:
+            raise UserError(f"--coordinator needs --{name}, too")
+    if count is not None and index is not None and index >= count:
+        raise UserError(
+            f"--process_id={index} is none of --num_processes={count}: they count from 0"
+        )
+
+
+def join_others() -> None:
+    """Joins the processes that train together, where the flags ask for several."""
+    if DISTRIBUTED.value is not None or COORDINATOR.value is not None:
+        peers.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
 
 
 def check_changes(mode: str, changes: Changes) -> None:
@@ -479,7 +538,7 @@ def check_grid(changes: Changes) -> None:
                 f"--sweep.{name} means nothing to --experiment={experiment}, which is a study and "
                 "no recipe: take another --experiment, or leave it out"
             )
-        for other in ("init_from", "log"):
+        for other in ("init_from", "log", *JOINING):
             if flags.FLAGS[other].present:
                 raise UserError(f"--{other} means nothing beside --sweep.{name}: leave it out")
         if name in changes.chosen:
@@ -660,7 +719,7 @@ def refuse_flags_of_texts(config: Config) -> None:
 
 def main(argv: Sequence[str]) -> int:
     open_streams()
-    return flush_streams(carry_out(argv))
+    return peers.end(flush_streams(carry_out(argv)))
 
 
 def carry_out(argv: Sequence[str]) -> int:
@@ -676,25 +735,9 @@ def carry_out(argv: Sequence[str]) -> int:
         check_flags(MODE.value, changes)
         check_grid(changes)
         keep_memory()
-        use_devices(CPU_DEVICES.value)
-        if INIT_FROM.value is not None:
-            check_usable(named(INIT_FROM.value), "init_from")
-        folder = workdir(changes)
-        check_usable(folder, "workdir")
-        if MODE.value != "compare":
-            check_no_other(folder, sweep=bool(grid()))
-        for other in ENSEMBLE.value:
-            check_usable(named(other), "ensemble")
-        set_compile_cache()
-        modes = {
-            "train": run_experiment,
-            "evaluate": evaluate_run,
-            "sample": sample_run,
-            "compare": compare_runs,
-            "inspect": inspect_run,
-        }
-        with drawn_as(*FIGURES.value):
-            return modes[MODE.value](changes, folder)
+        join_others()
+        with peers.told():
+            return carry_out_mode(changes)
     except UserError as error:
         say(f"error: {error}")
         return 2
@@ -716,6 +759,29 @@ def carry_out(argv: Sequence[str]) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def carry_out_mode(changes: Changes) -> int:
+    """What the mode is for; returns the exit code."""
+    use_devices(CPU_DEVICES.value)
+    if INIT_FROM.value is not None:
+        check_usable(named(INIT_FROM.value), "init_from")
+    folder = workdir(changes)
+    check_usable(folder, "workdir")
+    if MODE.value != "compare":
+        check_no_other(folder, sweep=bool(grid()))
+    for other in ENSEMBLE.value:
+        check_usable(named(other), "ensemble")
+    set_compile_cache()
+    modes = {
+        "train": run_experiment,
+        "evaluate": evaluate_run,
+        "sample": sample_run,
+        "compare": compare_runs,
+        "inspect": inspect_run,
+    }
+    with drawn_as(*FIGURES.value):
+        return modes[MODE.value](changes, folder)
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

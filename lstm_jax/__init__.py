@@ -31,9 +31,9 @@ The map. Imports point one way, from the top of this list to its bottom.
     inspection/     what units do: traces surprise saturation reach features ranking choice
                     report (all of these)  archive (.npz)  packing  page (HTML, of web/)
     run/            a training run in its folder: loop, and what it takes turns with:
-                    lock checksums signals memory metrics description storage checkpoint
-                    trained beginning nonfinite folder journal validation style figures progress
-                    compiling many (runs side by side)
+                    lock checksums signals peers processes (several) memory metrics description
+                    storage checkpoint trained beginning nonfinite folder journal validation style
+                    figures progress compiling many (runs side by side)
 
 A new cell, head, task or optimizer is one file, or one function, and one line in its dict.
 """

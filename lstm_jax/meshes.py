@@ -6,12 +6,16 @@ device; they are said to vary over them. A state that a scan carries must be spl
 the first step as it will after it.
 
 Elsewhere, on one device or a mesh with Auto axes, nothing here changes anything.
+
+`put` and `whole` are the ways onto devices of several processes, and back.
 """
 
 from typing import Any
 
 import jax
+import numpy as np
 from jax import Array, lax
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 
@@ -79,3 +83,38 @@ def vary_alike(tree: Any, *others: Any) -> Any:
     return jax.tree.map(
         lambda leaf: lax.pcast(leaf, tuple(sorted(axes - varying(leaf))), to="varying"), tree
     )
+
+
+def put(tree: Any, placement: Any) -> Any:
+    """`jax.device_put`, also onto the devices of several processes, each of which has all values.
+
+    `placement`: a sharding, or a tree of them for parts of the tree.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, placement)
+
+    def put_leaf(leaf: Any, sharding: NamedSharding) -> Array:
+        values = np.asarray(leaf)
+        return jax.make_array_from_callback(values.shape, sharding, values.__getitem__)
+
+    return jax.tree.map(
+        lambda sharding, part: jax.tree.map(lambda leaf: put_leaf(leaf, sharding), part),
+        placement,
+        tree,
+    )
+
+
+def whole(tree: Any) -> Any:
+    """The tree with what other processes have of its arrays, for use in this process alone.
+
+    All of them call it where some array is divided among them.
+    """
+
+    def whole_leaf(leaf: Any) -> Any:
+        if not isinstance(leaf, Array) or leaf.is_fully_addressable:
+            return leaf
+        if leaf.is_fully_replicated:
+            return leaf.addressable_data(0)
+        return multihost_utils.process_allgather(leaf, tiled=True)
+
+    return jax.tree.map(whole_leaf, tree)

@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 LINE_LIMIT = 800  # characters
+silent = False  # whether another process says what this one would
 UNHEARD = (OSError, ValueError)  # what a stream raises that takes nothing, or was closed
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but for tabs and the ends of lines
 
@@ -38,7 +39,7 @@ def one_line(message: object) -> str:
 
 def on_terminal(stream: Any) -> bool:
     """Whether a stream is a terminal; a notebook's may not say, and a process may have none."""
-    return hasattr(stream, "isatty") and stream.isatty()
+    return hasattr(stream, "isatty") and stream.isatty() and not silent
 
 
 class Bar(tqdm):
@@ -56,7 +57,7 @@ class Bar(tqdm):
 
 def put(message: object, begin: str = "", end: str = "\n", width: int = 0) -> None:
     """A line on stderr, where there is one; one of UNHEARD where it takes none."""
-    if sys.stderr is not None:  # `print` would take stdout for it
+    if sys.stderr is not None and not silent:  # `print` would take stdout for it
         print(f"{begin}{one_line(message):{width}}", end=end, file=sys.stderr, flush=True)
 
 
@@ -79,12 +80,15 @@ def overwrite(message: object, end: str = "") -> None:
 
 def show(lines: str = "") -> None:
     """Results on stdout, one line or several."""
-    print("\n".join(map(printable, lines.split("\n"))), flush=True)
+    if not silent:
+        print("\n".join(map(printable, lines.split("\n"))), flush=True)
 
 
 def write(text: str) -> None:
     """A text on stdout as it is; a terminal gets its tabs and line breaks, but no other control
     characters."""
+    if silent:
+        return
     if on_terminal(sys.stdout):
         text = CONTROL.sub(lambda found: escaped(found[0]), text)
     sys.stdout.write(text)

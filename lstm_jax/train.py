@@ -96,7 +96,18 @@ def init_train_state(
     hyper: Hyperparameters | None = None,
     params: ModelParams | None = None,
 ) -> TrainState:
-    """The state before the first step.
+    """The state before the first step, placed on the devices; `draw_train_state` takes the same."""
+    state = draw_train_state(config, interface, hyper, params)
+    return jax.device_put(state, state_placement(config))
+
+
+def draw_train_state(
+    config: Config,
+    interface: Interface | int,
+    hyper: Hyperparameters | None = None,
+    params: ModelParams | None = None,
+) -> TrainState:
+    """The state before the first step, wherever it is.
 
     Args:
       interface: as `init_model` takes it.
@@ -106,7 +117,7 @@ def init_train_state(
     hyper = Hyperparameters.of(config) if hyper is None else hyper
     if params is None:
         params = init_model(jax.random.key(hyper.seed), config.model, interface)
-    state = TrainState(
+    return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=optimizer_of(config, hyper.optimizer).init(params),
@@ -114,7 +125,6 @@ def init_train_state(
         average=init_average(params, config.train),
         stall=init_stall(config.optimizer, config.train.patience),
     )
-    return jax.device_put(state, state_placement(config))
 
 
 def reset_nonfinite(carry: Carry) -> Carry:

@@ -101,6 +101,8 @@ ORDER = [
     "run.lock",
     "run.checksums",
     "run.signals",
+    "run.peers",
+    "run.processes",
     "run.memory",
     "run.metrics",
     "run.description",

@@ -48,9 +48,11 @@ END = """\
 --helpfull also lists the flags of absl itself (logging, debugging)."""
 INDENT, WIDEST_NAME, GAP = 2, 38, 2
 MACHINE, WITH = ["cpu_devices", "compile_cache"], "With --mode="
+SEVERAL = ["distributed", "coordinator", "num_processes", "process_id"]
 # What stands for a value, by the name of a flag or else by its kind.
 PLACES = {
     **{"workdir": "DIR", "compile_cache": "DIR", "text": "FILE"},
+    "coordinator": "HOST:PORT",
     **{"ensemble": "DIR,DIR", "workdirs": "DIR,DIR", "init_from": "DIR"},
     **{"an integer": "N", "a number": "X", "integers with commas between them": "N,N"},
     "names with commas between them": "NAME,NAME",
@@ -99,7 +101,7 @@ def help_text(
     width = width or min(max(shutil.get_terminal_size().columns, 80), 110) - 1
     groups = {f"The config, {s}": in_order(s, flags) for s in SECTIONS}
     groups |= {f"{WITH}{mode}": sorted(names) for mode, names in read_by_mode.items() if names}
-    groups["The machine"] = MACHINE
+    groups |= {"The machine": MACHINE, "Several processes, or machines": SEVERAL}
     known = {name for names in groups.values() for name in names}
     what = [line_of(flag) for name, flag in flags.items() if name not in known]
     blocks = [block("What to run", what, width), *blocks_of(experiments, width)]

@@ -17,6 +17,7 @@ from lstm_jax.run.figures import in_words
 from lstm_jax.run.folder import FIGURES, TENSORBOARD
 from lstm_jax.run.loop import Run
 from lstm_jax.run.metrics import METRICS, SAMPLES, brief, counted, in_digits, measured
+from lstm_jax.run.processes import is_first
 from lstm_jax.tasks import TASKS
 from lstm_jax.terminal import say, write
 from lstm_jax.train import division_of
@@ -27,7 +28,7 @@ def train(
 ) -> int:
     """Trains, or resumes, and prints what came of it and a sample."""
     task = TASKS[config.data.task].of(config)
-    board = TensorBoard(workdir / TENSORBOARD) if log == "tensorboard" else None
+    board = TensorBoard(workdir / TENSORBOARD) if log == "tensorboard" and is_first() else None
     hooks = board.hooks if board else {}
     with (
         board or nullcontext(),
@@ -37,6 +38,8 @@ def train(
         if board:
             board.begin(run.step)
         run.train()
+        if not is_first():
+            return 0
         try:
             report(run)
         finally:  # also where nobody reads the report
@@ -66,9 +69,10 @@ def announce(run: Run) -> None:
 def lanes_in_words(config: Config) -> str:
     """How a batch is divided, as `16 on 2 devices, 8 each`, and why on no more devices."""
     parts, (mesh, why_fewer) = config.train.accumulate, division_of(config)
-    lanes = config.train.batch_size // parts
-    here = len(jax.local_devices())
-    devices = f"{mesh.size} of {here} devices" if why_fewer else f"{here} device{'s'[: here - 1]}"
+    lanes, count = config.train.batch_size // parts, jax.process_count()
+    there = jax.device_count()
+    devices = f"{mesh.size} of {there}" if why_fewer else f"{there}"
+    devices += f" device{'s'[: there - 1]}" + (f" of {count} processes" if count > 1 else "")
     each = f", {lanes // mesh.size} each" if mesh.size > 1 else ""
     in_turn = f" in {parts} parts" if parts > 1 else ""
     why = f" ({why_fewer})" if why_fewer else ""

@@ -136,10 +136,12 @@ class Streams:
                 "a smaller train.batch_size or train.sequence_length"
             )
 
-    def batch_at(self, step: int) -> Batch:
-        """The batch that training step `step` (from 0) reads: inputs, targets and resets TxB."""
+    def batch_at(self, step: int, lanes: slice = slice(None)) -> Batch:
+        """The batch that training step `step` (from 0) reads: inputs, targets and resets TxB.
+
+        `lanes`: those of the batch to read, where that is not all."""
         ring, T = len(self.ids) - 1, self.sequence_length
-        starts_B = np.arange(self.batch_size) * (ring // self.batch_size) + step * T
+        starts_B = np.arange(self.batch_size)[lanes] * (ring // self.batch_size) + step * T
         positions_TxB = (starts_B + np.arange(T)[:, None]) % ring
         resets_TxB = (positions_TxB == 0) | begin_at(self.ids, positions_TxB)
         return Batch(self.ids[positions_TxB], self.ids[positions_TxB + 1], resets=resets_TxB)

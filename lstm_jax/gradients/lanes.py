@@ -47,25 +47,46 @@ class Division(NamedTuple):
     mesh: Mesh
     why_fewer: str  # than there are, in words; empty where all do
 
+    @property
+    def processes(self) -> int:
+        """How many processes have these devices."""
+        return len({device.process_index for device in self.mesh.devices.flat})
+
 
 def divide_lanes(batch_size: int, hidden_size: int) -> Division:
-    """The local devices that share a batch: as many as divide its lanes evenly, where that pays."""
-    devices = jax.local_devices()
-    most, lanes_per_device, why = len(devices), 1, f"{batch_size} lanes are not divided evenly"
-    if devices[0].platform == "cpu":
+    """The devices that share a batch: as many as divide its lanes evenly, where that pays.
+
+    Of several processes each takes part with as many devices as the others. Where they do not
+    divide the lanes evenly, this process has all lanes to itself.
+    """
+    mine, processes = jax.local_devices(), jax.process_count()
+    if batch_size % processes:
+        processes = 1
+    most, lanes_per_device, why = len(mine), 1, f"{batch_size} lanes are not divided evenly"
+    if mine[0].platform == "cpu":
         lanes_per_device = max(1, hidden_size // UNITS_PER_LANE)
         if hidden_size >= CORES_APART_BELOW:
             most, why = 1, f"from {CORES_APART_BELOW} units on, XLA shares the products out"
-    even = [n for n in range(1, most + 1) if batch_size % n == 0]
-    used = max((n for n in even if batch_size >= n * lanes_per_device), default=1)
+    lanes = batch_size // processes
+    even = [n for n in range(1, most + 1) if lanes % n == 0]
+    used = max((n for n in even if lanes >= n * lanes_per_device), default=1)
     if used < max(even):
         why = f"with {hidden_size} units one takes {lanes_per_device} lanes or more"
-    return Division(Mesh(devices[:used], (LANES,)), "" if used == len(devices) else why)
+    whose = [mine] if processes == 1 else [jax.local_devices(n) for n in range(processes)]
+    devices = [device for of_one in whose for device in of_one[:used]]
+    return Division(Mesh(devices, (LANES,)), "" if used == len(mine) else why)
 
 
 def lane_mesh(batch_size: int, hidden_size: int) -> Mesh:
     """The mesh of `divide_lanes`."""
     return divide_lanes(batch_size, hidden_size).mesh
+
+
+def own_lanes(batch: NamedSharding, batch_size: int) -> slice:
+    """Which lanes of a batch are on this process's devices; they stand side by side."""
+    indices = batch.addressable_devices_indices_map((1, batch_size)).values()
+    spans = [index[1].indices(batch_size) for index in indices if index is not None]
+    return slice(min(first for first, *_ in spans), max(last for _, last, _ in spans))
 
 
 def axis_of_mask(mask: Array) -> int | None:

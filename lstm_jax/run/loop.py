@@ -9,7 +9,6 @@ while step < steps:
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +16,7 @@ import jax
 import numpy as np
 from jax.stages import Wrapped
 
-from lstm_jax.averaging import is_waiting
+from lstm_jax.averaging import begin, is_waiting
 from lstm_jax.config import Config
 from lstm_jax.data.batches import Batch, stack_batches
 from lstm_jax.errors import UserError, shorten
@@ -26,7 +25,9 @@ from lstm_jax.heads import HEADS, Head
 from lstm_jax.hyperparameters import Hyperparameters, structure_of
 from lstm_jax.loss import count_targets
 from lstm_jax.masks import evaluation_masks
+from lstm_jax.meshes import whole
 from lstm_jax.model import count_parameters
+from lstm_jax.run import processes
 from lstm_jax.run.beginning import Beginning, begin_from, check_beginning
 from lstm_jax.run.checkpoint import Checkpoints
 from lstm_jax.run.compiling import compile_dispatches, dispatch_sizes, next_boundary
@@ -53,6 +54,7 @@ from lstm_jax.run.metrics import (
     write_summary,
 )
 from lstm_jax.run.nonfinite import Watch
+from lstm_jax.run.peers import meet
 from lstm_jax.run.progress import Progress
 from lstm_jax.run.signals import BROKEN_PIPE, Interrupted, catch_signals
 from lstm_jax.run.validation import begin_where_stalled, validate
@@ -62,7 +64,7 @@ from lstm_jax.terminal import say, warn
 from lstm_jax.train import (
     StepInfo,
     TrainState,
-    init_train_state,
+    draw_train_state,
     make_dispatch,
     state_placement,
 )
@@ -73,14 +75,10 @@ SUMMED_UP = ("train_loss", "seconds", "compile_seconds", "skipped")  # of the la
 def check_run(config: Config, task: Task, workdir: Path) -> Description:
     """What a run would be.
 
-    UserError where its head has no such gradient, there is too little memory for it, or its folder
-    holds another; and where `jax.distributed` has joined several processes, each of which would
-    train the same apart."""
-    if (processes := jax.process_count()) > 1:
-        raise UserError(
-            f"jax.distributed has joined {processes} processes, and a run is of one: start each "
-            "without it, with a seed and a folder of its own"
-        )
+    UserError where its head has no such gradient, there is too little memory for it, its folder
+    holds another, or several processes cannot share it."""
+    processes.check_devices()
+    processes.check_lanes(config)
     config.check_gradient(head_of(task))
     config.check_validation(type(task).validates(config))
     check_state_fits(config, task.interface)
@@ -148,7 +146,9 @@ class Run:
         on_sample: Callable[[int, str], None] | None = None,
         on_curves: Callable[[int, Path], None] | None = None,
     ) -> None:
-        workdir = named(str(workdir))
+        workdir = processes.own_folder(named(str(workdir)))
+        if not processes.is_first():
+            init_from = on_metrics = on_sample = on_curves = None
         self.config, self.task, self.workdir = config, task, workdir
         self.on_sample, self.on_curves = on_sample, on_curves
         self.description = check_run(config, task, workdir)
@@ -157,13 +157,15 @@ class Run:
         self._beginning: Beginning | None = None
         if self._init_from and not Checkpoints(workdir).steps():
             self._beginning = begin_from(self._init_from, config, task)
-        self.hyper = Hyperparameters.of(config)
+        self.hyper, self.own = Hyperparameters.of(config), processes.OwnLanes(task, config)
         with ExitStack() as held:
             self.lock = held.enter_context(only_process(workdir))
             check, train = self.lock.check, config.train
             self.checkpoints = Checkpoints(workdir, train.keep_checkpoints, check)
             held.callback(self.checkpoints.close)
-            self.state = jax.device_put(self._start(), state_placement(config))
+            meet("begin")
+            processes.check_alike(self.description.to_json())
+            self.state = processes.share(self._start(), state_placement(config))
             # Last: a folder whose checkpoints turned out to be another run's must stay as it was.
             say_what_changes(workdir, self.description)
             described = self.description.to_json() | {"title": self.title}
@@ -216,10 +218,8 @@ class Run:
             params, begun_from, said = self._beginning or (None, None, "")
             self.description = self.description._replace(begun_from=begun_from)
             # As one program: dozens of small ones take twice as long, compiled or read from disk.
-            place = state_placement(self.config)
-            init = jax.jit(init_train_state, static_argnums=(0, 1), out_shardings=place)
-            begun_with = jax.device_put(params, place.params)
-            state = init(structure_of(self.config), self.task.interface, self.hyper, begun_with)
+            draw = jax.jit(draw_train_state, static_argnums=(0, 1))
+            state = draw(structure_of(self.config), self.task.interface, self.hyper, params)
         for bad, why in damaged.items():
             aside = self.checkpoints.set_aside(bad)
             warn(f"the checkpoint of step {bad} is damaged ({why}); it is now {aside}")
@@ -254,7 +254,7 @@ class Run:
         """Trains to the last step; raises Interrupted, after saving, when asked to stop.
 
         By a signal, in the main thread, or by a reader of stderr that has gone away."""
-        with catch_signals() as received:
+        with catch_signals(processes.left_to_jax()) as received:
             dispatch = self._compile()
             steps, seconds = self.config.train.steps, self.journal.seconds
             with closing(Progress(steps, self.step, self.task.unit, seconds)) as progress:
@@ -275,18 +275,26 @@ class Run:
 
     def save(self) -> None:
         """Saves the state between two validations, where it is finite."""
-        self.watch.check_state(self.state)
-        self.checkpoints.save(self.state, self.description, {})
+        self.watch.check_state(whole(self.state))
+        self._save({})
+
+    def _save(self, scores: dict[str, float]) -> None:
+        """Saves the state with what validation measured of it: all of it, in the first process."""
+        state = whole(self.state)
+        if processes.is_first():
+            self.checkpoints.save(state, self.description, scores)
 
     def _compile(self) -> Wrapped:
         """The dispatch, compiled for all the steps to come."""
         dispatch = make_dispatch(self.config, head_of(self.task))
         sizes = dispatch_sizes(self.step, self.config.train)
         if sizes and not self.why_over():
-            batch = self.task.training_batch(self.step)
             seconds = compile_dispatches(
-                partial(dispatch.lower, self.hyper, self.state), batch, sizes
+                lambda batches: dispatch.lower(self.hyper, self.state, self.own.placed(batches)),
+                self.own.batch(self.step),
+                sizes,
             )
+            meet("compiled")
             self.journal.compile_seconds += seconds
             say(f"compiled in {seconds:.1f} s")
         return dispatch
@@ -296,10 +304,11 @@ class Run:
         train, step = self.config.train, self.step
         unread: tuple[int, StepInfo] | None = None
         clock, over = time.perf_counter(), self.why_over()
-        while step < train.steps and not received and not over:
+        stops = processes.Stops(received)
+        while step < train.steps and not stops.reached() and not over:
             boundary = next_boundary(step, train)
             K = min(train.steps_per_dispatch, boundary - step)
-            self.state, infos = dispatch(self.hyper, self.state, self.batches(step, step + K))
+            self.state, infos = dispatch(self.hyper, self.state, self.own.batches(step, step + K))
             step += K
             if unread is not None:
                 clock = self._report(progress, *unread, clock)
@@ -311,6 +320,7 @@ class Run:
                 received.append(BROKEN_PIPE)
         if unread is not None:
             self._report(progress, *unread, clock)
+        stops.settle()
 
     def batches(self, first: int, last: int) -> Batch:
         """Those of the steps from `first` to before `last`, as one dispatch takes them."""
@@ -343,15 +353,17 @@ class Run:
         if progress is not None:
             progress.update(line)
         if boundary:
-            self.checkpoints.save(self.state, self.description, scores)
+            self._save(scores)
             if self.on_curves is not None:
                 self.draw_figures()
 
     def _validate(self) -> dict[str, float]:
         """Scores the state, where that is finite, and writes a sample."""
-        self.watch.check_state(self.state)
-        scores = validate(self.task, self.state, evaluation_masks(self.config.model))
-        self.watch.check_scores(scores, self.state)
+        state = whole(self.state)
+        self.watch.check_state(state)
+        scores = validate(self.task, state, evaluation_masks(self.config.model))
+        scores = processes.agreed(scores)
+        self.watch.check_scores(scores, state)
         if (sample := self.sample()) is not None:
             self.journal.write_sample(self.step, scores, self.task.unit, sample)
             if self.on_sample is not None:
@@ -375,13 +387,17 @@ class Run:
         """Begins a triggered average where what is minimised has stalled up to this line."""
         if (average := self.state.average) is not None:
             lines = [*self.journal.lines(), line]
-            average = begin_where_stalled(average, lines, self.config.train)
-            self.state = self.state._replace(average=average)
+            begun = begin_where_stalled(average, lines, self.config.train)
+            begins = processes.agreed({"begins": is_waiting(average) > is_waiting(begun)})
+            if begins["begins"]:
+                self.state = self.state._replace(average=begin(average))
 
     def sample(self) -> str | None:
-        """What the task shows of the model; None: nothing."""
+        """What the task shows of the model; None: nothing, or it is the first process's to show."""
+        if not processes.is_first():
+            return None
         masks = evaluation_masks(self.config.model)
-        return self.task.sample(self.state.eval_params, masks)
+        return self.task.sample(whole(self.state.eval_params), masks)
 
     def summary(self) -> dict[str, Any]:
         """What the run came to, best validation included; also written to `summary.json`.
@@ -410,7 +426,7 @@ class Run:
 
     def draw_figures(self) -> None:
         """Draws the curves so far, after all else: nothing hangs on them, and they take long."""
-        if lines := self.journal.lines():
+        if processes.is_first() and (lines := self.journal.lines()):
             model, task = self.config.model, self.task
             about = f"{in_words(model)} on {task.describe().partition(':')[0]}"
             recipe = Recipe(self.title, [lines], drops(model))

@@ -108,6 +108,7 @@ def check_run_fits(config: Config, interface: Interface, batch: Batch) -> None:
     """Refuses a run of which the model, or a batch like this beside it, could not be in memory."""
     check_state_fits(config, interface)
     state, need = state_bytes(config, interface), batch_bytes(config, interface, batch)
+    need //= jax.process_count()  # each has as many lanes
     if state + need > (have := memory_bytes()):
         raise UserError(
             f"a batch takes {naturalsize(need)} of memory beside the model's "

@@ -16,6 +16,7 @@ import numpy as np
 from lstm_jax.data.batches import Batch
 from lstm_jax.errors import UserError
 from lstm_jax.files import write_atomically
+from lstm_jax.meshes import whole
 from lstm_jax.model import ModelParams, named_leaves
 from lstm_jax.run.checkpoint import Checkpoints
 from lstm_jax.train import StepInfo, TrainState
@@ -57,7 +58,7 @@ def dump(workdir: Path, step: int, **parts: Any) -> Path:
     """Writes trees of arrays under their names; returns the file's path."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(parts)
     arrays: Mapping[str, np.ndarray] = {
-        jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf)
+        jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(whole(leaf))
         for path, leaf in leaves
     }
     file = io.BytesIO()

@@ -12,7 +12,7 @@ SIGQUIT (Ctrl-\\) is left alone: it ends a process that listens to nothing else.
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
@@ -38,8 +38,10 @@ class Interrupted(Exception):
 
 
 @contextmanager
-def catch_signals() -> Iterator[list[int]]:
+def catch_signals(others: Collection[int] = ()) -> Iterator[list[int]]:
     """Collects the signals that ask to stop; SIGINT or SIGTERM once more ends the process at once.
+
+    `others`: signals that somebody else listens to.
 
     The others do not: a terminal that closes sends SIGHUP twice, a limit SIGXCPU each second. In
     a thread other than the main one nothing is collected: Python lets none but that one listen.
@@ -50,6 +52,7 @@ def catch_signals() -> Iterator[list[int]]:
         return
     numbers: list[int] = [number for number in BY_HAND if signal.getsignal(number) is not None]
     numbers += [number for number in BY_MACHINES if signal.getsignal(number) is signal.SIG_DFL]
+    numbers = [number for number in numbers if number not in others]
     ends = os.pipe()
     with open(ends[0], "rb", 0) as reader, open(ends[1], "wb", 0) as writer:
         watcher = threading.Thread(

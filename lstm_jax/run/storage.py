@@ -15,11 +15,24 @@ from lstm_jax.run.memory import check_state_fits
 from lstm_jax.train import TrainState, init_train_state
 
 
+def checkpointer_alone() -> Any:
+    """orbax's, which waits for no other process: one has the whole state, and writes it."""
+    import orbax.checkpoint as ocp
+
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(), active_processes={jax.process_index()}
+    )
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
 def write_state(folder: Path, state: TrainState) -> None:
     """Writes a state into a folder that is not there yet."""
     import orbax.checkpoint as ocp
 
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+    if jax.process_count() > 1:
+        state = jax.device_get(state)  # orbax asks the others about arrays of JAX
+    with checkpointer_alone() as checkpointer:
         checkpointer.save(folder.absolute(), args=ocp.args.StandardSave(to_plain(state)))
 
 
@@ -42,7 +55,7 @@ def read_state(folder: Path, description: Description) -> TrainState:
     target = jax.tree.map(
         lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes
     )
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+    with checkpointer_alone() as checkpointer:
         args = ocp.args.StandardRestore(to_plain(target))
         stored = checkpointer.restore(folder.absolute(), args=args)
     return from_plain(stored, target)

@@ -27,6 +27,7 @@ from lstm_jax.errors import UserError
 from lstm_jax.gradients.lanes import Placement, lane_mesh
 from lstm_jax.heads import softmax
 from lstm_jax.loss import target_losses
+from lstm_jax.meshes import put, whole
 from lstm_jax.model import Carry, Masks, ModelParams, hidden_sizes, init_carry, run_stack
 from lstm_jax.options import Section, option
 
@@ -102,9 +103,9 @@ def score(
         if carry is None:  # all segments are of one shape
             B, H = batch.inputs.shape[1], max(hidden_sizes(params))
             placement = Placement.of(lane_mesh(B, H))
-            params, masks = jax.device_put((params, masks), placement.replicated)
-            carry = jax.device_put(init_carry(params, B), placement.carry)
-        losses_TxB, carry = _score(params, carry, jax.device_put(batch, placement.batch), masks)
+            params, masks = put((params, masks), placement.replicated)
+            carry = put(init_carry(whole(params), B), placement.carry)
+        losses_TxB, carry = _score(params, carry, put(batch, placement.batch), masks)
         if scored is not None:  # one segment late: the device goes on meanwhile
             yield counted(*scored)
         scored = losses_TxB, batch
@@ -114,7 +115,7 @@ def score(
 
 def counted(losses_TxB: Array, batch: Batch) -> np.ndarray:
     """The losses of the targets that count."""
-    losses = np.asarray(losses_TxB)
+    losses = np.asarray(whole(losses_TxB))
     return losses.ravel() if batch.mask is None else losses[np.asarray(batch.mask)]
 
 

@@ -54,6 +54,12 @@ class Task:
         resets_TxB = np.zeros(shape, bool) if batch.resets is None else np.asarray(batch.resets)
         return batch._replace(resets=resets_TxB | first_Tx1)
 
+    def lanes_at(self, step: int, lanes: slice) -> Batch:
+        """Some lanes of `training_batch`: what one of several processes trains on. A task whose
+        batches are read, and not drawn, need read no others."""
+        values = self.training_batch(step)
+        return Batch._make(None if field is None else field[:, lanes] for field in values)
+
     def evaluate(self, params: ModelParams, masks: Masks | None) -> dict[str, float]:
         """What is measured on data that training does not see, by name; the first is minimised.
 

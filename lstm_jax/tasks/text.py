@@ -130,6 +130,9 @@ class TextTask(Task):
     def batch_at(self, step: int) -> Batch:
         return self.streams.batch_at(step)
 
+    def lanes_at(self, step: int, lanes: slice) -> Batch:
+        return self.streams.batch_at(step, lanes)
+
     def evaluate(self, params: ModelParams, masks: Masks | None) -> dict[str, float]:
         """The losses on the validation split, by both protocols."""
         if self.split.validation is None:

@@ -38,7 +38,7 @@ def test_every_flag_has_a_place(helped):
         title: {*re.findall(r"^  --(\w+)", titles[title], re.M)}
         for title in (
             *("What to run", "With --mode=evaluate", "With --mode=sample"),
-            *("With --mode=inspect", "The machine"),
+            *("With --mode=inspect", "The machine", "Several processes, or machines"),
         )
     }
     assert {"experiment", "mode", "workdir"} <= named["What to run"]
@@ -46,6 +46,7 @@ def test_every_flag_has_a_place(helped):
     assert {"checkpoint", "prompt", "top_k"} <= named["With --mode=sample"]
     assert {"checkpoint", "prompt", "text"} <= named["With --mode=inspect"]
     assert named["The machine"] == {"cpu_devices", "compile_cache"}
+    assert "coordinator" in named["Several processes, or machines"]
     assert len(blocks) - len(named) - len(SECTIONS) < 11 and "verbosity" not in helped
 
 

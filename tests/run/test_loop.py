@@ -546,6 +546,6 @@ def test_a_run_keeps_its_title(constant, tmp_path):
 
 def test_one_of_several_processes_does_not_train_apart_in_silence(monkeypatch, tmp_path):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(UserError, match="has joined 2 processes, and a run is of one: ") as error:
+    with pytest.raises(UserError, match="has joined 2 processes, each of which would ") as error:
         Run(CONFIG, TextTask(CONFIG, TEXT), tmp_path / "run")
     assert "\n" not in str(error.value) and not [*tmp_path.iterdir()]
