@@ -36,11 +36,16 @@ def test_every_flag_has_a_place(helped):
         assert sorted(found) == sorted(f"{section}.{key}" for key in fields_of(section))
     named = {
         title: {*re.findall(r"^  --(\w+)", titles[title], re.M)}
-        for title in ("What to run", "With --mode=evaluate", "With --mode=sample", "The machine")
+        for title in (
+            *("What to run", "The machine", "With --mode=evaluate", "With --mode=sample"),
+            *("With --mode=export", "With --mode=import"),
+        )
     }
     assert {"experiment", "mode", "workdir"} <= named["What to run"]
     assert {"checkpoint", "dynamic", "dynamic_rate"} <= named["With --mode=evaluate"]
     assert {"checkpoint", "prompt", "top_k"} <= named["With --mode=sample"]
+    assert named["With --mode=export"] == {"checkpoint", "format", "to"}
+    assert named["With --mode=import"] == {"format", "from"}
     assert named["The machine"] == {"cpu_devices", "compile_cache"}
     assert len(blocks) - len(named) - len(SECTIONS) < 11 and "verbosity" not in helped
 
