@@ -19,6 +19,7 @@ from lstm_jax.interchange.keras import KERAS
 from lstm_jax.interchange.names import Names, read, write
 from lstm_jax.interchange.net import model_of, net_of, tied
 from lstm_jax.interchange.notebook import NOTEBOOK
+from lstm_jax.interchange.onnx import load_onnx, save_onnx
 from lstm_jax.interchange.own import MARKER, read_own, write_own
 from lstm_jax.interchange.safetensors import read_tensors, write_tensors
 from lstm_jax.interchange.torch import TORCH
@@ -69,7 +70,11 @@ def load_named(name: str | None, path: Path) -> Loaded:
         return loaded_own(tensors, said)
     if name not in NAMES:
         raise UserError(f"its format is {name}, which is none of {', '.join([OWN, *NAMES])}")
-    params = model_of(read(NAMES[name], tensors, said))
+    return as_it_was(model_of(read(NAMES[name], tensors, said)), said)
+
+
+def as_it_was(params: ModelParams, said: Mapping[str, str]) -> Loaded:
+    """What was read, with its readout tied again where the file says that it was."""
     described = from_metadata(said).description
     if described is not None and described.config.model.readout == "tied":
         params = tied(params)
@@ -108,6 +113,7 @@ OWN = "safetensors"
 FORMATS: dict[str, Format] = {
     OWN: Format(save_own, partial(load_named, OWN)),
     **{name: Format(partial(save_named, name), partial(load_named, name)) for name in NAMES},
+    "onnx": Format(save_onnx, lambda path: as_it_was(*load_onnx(path))),
 }
 
 

@@ -40,7 +40,7 @@ def refusal(path: Path, error: Exception) -> UserError:
     """What to say of a file that is none of safetensors."""
     try:
         with open(path, "rb") as file:
-            pickled = file.read(1) == b"\x80" or zipfile.is_zipfile(path)
+            pickled = file.read(1) == b"\x80" or is_torch_archive(path)
     except (OSError, ValueError) as why:
         return UserError(f"it cannot be read: {getattr(why, 'strerror', why)}")
     if pickled:
@@ -50,3 +50,14 @@ def refusal(path: Path, error: Exception) -> UserError:
             "'model.safetensors')"
         )
     return UserError(f"it is no file of safetensors ({error})")
+
+
+def is_torch_archive(path: Path) -> bool:
+    """Whether a file is a zip with a pickle in it, as PyTorch writes one; nothing is unpacked."""
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(".pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, ValueError):
+        return False

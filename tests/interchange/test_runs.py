@@ -1,7 +1,9 @@
 """Weights out of a run's folder and into a new one; and what is refused, in one line."""
 
+import io
 import json
 import pickle
+import zipfile
 
 import jax
 import numpy as np
@@ -146,8 +148,11 @@ def test_a_pickle_is_never_read(tmp_path):
             return open, (str(tmp_path / "written"), "w")
 
     file = tmp_path / "model.pt"
-    for protocol in (2, 5):
-        file.write_bytes(pickle.dumps(Evil(), protocol))
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as zipped:
+        zipped.writestr("model/data.pkl", pickle.dumps(Evil()))
+    for data in (pickle.dumps(Evil(), 2), pickle.dumps(Evil(), 5), archive.getvalue()):
+        file.write_bytes(data)
         with pytest.raises(UserError, match=r"it is a pickle, as torch\.save writes it"):
             import_run(file, tmp_path / "new")
     for data in (b"", b"\0" * 20, b"\x7f" * 100):
