@@ -33,7 +33,7 @@ The map. Imports point one way, from the top of this list to its bottom.
                     trained beginning nonfinite folder journal validation style figures progress
                     compiling many (runs side by side)
     interchange/    weights in and out: formats (all of them)  runs (folders); a library is one
-                    file: torch flax_nnx haiku equinox keras notebook onnx; and its parts:
+                    file: torch flax_nnx haiku equinox keras notebook onnx stablehlo; parts:
                     net (what all have)  tensors names (the contract)  about safetensors own
                     libraries (imported late)
 

@@ -13,9 +13,8 @@ from lstm_jax.terminal import say
 def export_weights(workdir: Path, name: str | None, to: str | None, checkpoint: str) -> int:
     """Writes a checkpoint's weights into a file."""
     assert name and to  # without which it is not called
-    path = named(to)
-    export_run(workdir, name, path, checkpoint)
-    say(f"written to {path}, as {name} has them: {path.stat().st_size / 1e6:,.2f} MB")
+    for path in export_run(workdir, name, named(to), checkpoint):
+        say(f"written to {path}, for {name}: {path.stat().st_size / 1e6:,.2f} MB")
     return 0
 
 

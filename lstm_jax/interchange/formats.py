@@ -22,6 +22,7 @@ from lstm_jax.interchange.notebook import NOTEBOOK
 from lstm_jax.interchange.onnx import load_onnx, save_onnx
 from lstm_jax.interchange.own import MARKER, read_own, write_own
 from lstm_jax.interchange.safetensors import read_tensors, write_tensors
+from lstm_jax.interchange.stablehlo import ENDINGS, save_stablehlo
 from lstm_jax.interchange.torch import TORCH
 from lstm_jax.model import ModelParams
 from lstm_jax.run.description import Description
@@ -50,10 +51,12 @@ class Format(NamedTuple):
 
     save: (params, what run it is of, path).
     load: (path) -> what is in it; None: the format holds no weights that could be read.
+    endings: what the names of its files have more than the one that the user gives.
     """
 
     save: Callable[[ModelParams, Description, Path], None]
     load: Callable[[Path], Loaded] | None
+    endings: tuple[str, ...] = ("",)
 
 
 def save_named(name: str, params: ModelParams, description: Description, path: Path) -> None:
@@ -113,22 +116,25 @@ OWN = "safetensors"
 FORMATS: dict[str, Format] = {
     OWN: Format(save_own, partial(load_named, OWN)),
     **{name: Format(partial(save_named, name), partial(load_named, name)) for name in NAMES},
+    "stablehlo": Format(save_stablehlo, None, ENDINGS),
     "onnx": Format(save_onnx, lambda path: as_it_was(*load_onnx(path))),
 }
 
 
-def save(params: ModelParams, description: Description, name: str, path: Path) -> None:
-    """Writes a model into a file of a named format; UserError for what the format cannot say."""
-    format_of(name).save(params, description, path)
+def save(params: ModelParams, description: Description, name: str, path: Path) -> list[Path]:
+    """Writes a model into a file of a named format, and says which files that are; UserError for
+    what the format cannot say."""
+    form = format_of(name)
+    form.save(params, description, path)
+    return [path.with_name(f"{path.name}{ending}") for ending in form.endings]
 
 
 def load(path: Path, name: str | None = None) -> Loaded:
     """The model of a file, of a named format or the one that it looks like; UserError, in one line,
     where it holds none."""
     try:
-        if name is None and path.suffix.removeprefix(".") in FORMATS:
-            name = path.suffix.removeprefix(".")
-            name = None if name == OWN else name
+        if name is None:  # other files are safetensors, which say whose they are
+            name = {".onnx": "onnx", **dict.fromkeys(ENDINGS, "stablehlo")}.get(path.suffix)
         load = partial(load_named, None) if name is None else format_of(name).load
         if load is None:
             raise UserError(f"{name} holds a program, from which no weights are read")

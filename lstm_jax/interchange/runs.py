@@ -36,11 +36,11 @@ class Imported(NamedTuple):
     description: Description
 
 
-def export_run(workdir: Path, name: str, path: Path, which: str = "best") -> Description:
-    """Writes the model of a run's checkpoint into a file of a named format."""
+def export_run(workdir: Path, name: str, path: Path, which: str = "best") -> list[Path]:
+    """Writes the model of a run's checkpoint into a file of a named format; says which files that
+    are."""
     state, description = load_model(workdir, which)
-    save(jax.tree.map(np.asarray, state.eval_params), description, name, path)
-    return description
+    return save(jax.tree.map(np.asarray, state.eval_params), description, name, path)
 
 
 def import_run(

@@ -50,7 +50,7 @@ def test_an_imported_run_is_the_exported_one(folder, tmp_path, cell, name):
     with process_in(folder):
         file, new = tmp_path / "weights.safetensors", tmp_path / "new"
         done = call("--mode=export", f"--workdir={cell}", f"--format={name}", f"--to={file}")
-        assert done.code == 0 and f"as {name} has them" in done.stderr
+        assert done.code == 0 and f"weights.safetensors, for {name}: " in done.stderr
         done = call("--mode=import", f"--from={file}", f"--workdir={new}")
         assert done.code == 0 and f"{cell}, layers of 4" in done.stderr
         assert leaves(new) == leaves(cell)
