@@ -27,7 +27,7 @@ The map. Imports point one way, from the top of this list to its bottom.
                     marked_pairs grammar (parts of two tasks)
     config                                      all that decides a run
     hyperparameters train                       what of it is data; the training step
-    verification/   reference (NumPy)  cases  notebook  compare  audit
+    verification/   reference (NumPy)  cases  notebook  compare  audit  own_layer (check_layer)
     run/            a training run in its folder: loop, and what it takes turns with:
                     lock checksums signals memory metrics description storage checkpoint
                     trained beginning nonfinite folder journal validation style figures progress

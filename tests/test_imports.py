@@ -89,6 +89,8 @@ ORDER = [
     "verification.notebook",
     "verification.compare",
     "verification.audit",
+    "verification.own_layer",
+    "verification",
     "run.lock",
     "run.checksums",
     "run.signals",
