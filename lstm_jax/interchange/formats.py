@@ -8,7 +8,12 @@ import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from lstm_jax.errors import UserError, did_you_mean
 from lstm_jax.interchange.about import from_metadata, to_metadata
@@ -37,6 +42,26 @@ NAMES: dict[str, Names] = {
     "keras": KERAS,
     "notebook": NOTEBOOK,
 }
+
+
+def from_tensors(
+    name: str, tensors: Mapping[str, Any], said: Mapping[str, str] = MappingProxyType({})
+) -> ModelParams:
+    """A model of tensors that are at hand, such as a state_dict, by the names of a library.
+
+    Args:
+      name: a key of NAMES.
+      tensors: by name, what NumPy makes arrays of.
+      said: what else there is to know, such as `keras`.
+
+    UserError, in one line, names a tensor that is missing, extra or misshapen, with both shapes.
+    """
+    return jax.tree.map(jnp.asarray, model_of(read(NAMES[name], tensors, said)))
+
+
+def to_tensors(name: str, params: ModelParams) -> dict[str, np.ndarray]:
+    """A model's tensors by the names, in the shapes and in the order of gates of a library."""
+    return write(NAMES[name], net_of(params))
 
 
 class Loaded(NamedTuple):

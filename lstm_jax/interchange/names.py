@@ -1,6 +1,6 @@
 """What a library calls the tensors of a model, and in which shapes it has them: the contract.
 
-A new library is one file with a `Names`, and one line in `interchange.NAMES`.
+A new library is one file with a `Names`, and one line in `formats.NAMES`.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,9 +28,9 @@ class Readout(NamedTuple):
 class Names(NamedTuple):
     """The tensors of a library.
 
-    write: (layer, n, how many) -> the tensors of layer n.
-    read: (tensors, n, D) -> layer n, or None where there is none; D is what it reads, None: any.
+    write: (layer, n, how many layers there are) -> the tensors of layer n.
     has: (tensors, n) -> whether there is a layer n.
+    read: (tensors, n, D) -> layer n, which reads D numbers; None: any.
     embedding: what the embedding VxE is called; None: it has none.
     marker: a pattern of names that no other library has.
     called: (tensors, metadata) -> what they are called in this file, by the names above; raises

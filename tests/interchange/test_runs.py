@@ -12,12 +12,12 @@ import pytest
 import lstm_jax
 from lstm_jax.config import Config
 from lstm_jax.errors import UserError
-from lstm_jax.interchange.formats import NAMES
-from lstm_jax.interchange.names import read, write
-from lstm_jax.interchange.net import model_of, net_of
+from lstm_jax.interchange.formats import NAMES, from_tensors, load, save, to_tensors
+from lstm_jax.interchange.names import write
+from lstm_jax.interchange.net import net_of
 from lstm_jax.interchange.runs import Imported, export_run, import_run, write_run
 from lstm_jax.interchange.safetensors import read_tensors
-from lstm_jax.model import init_model, named_leaves
+from lstm_jax.model import Interface, init_model, named_leaves
 from lstm_jax.run.description import Description
 from lstm_jax.tasks import TASKS
 from tests.cli import EVALUATE, SAMPLE, TEXT, call, line_of, process_in
@@ -223,7 +223,31 @@ def test_a_whole_model_of_pytorchs_own(x64):
     model = torch.nn.ModuleDict({"emb": embedding, "rnn": lstm, "out": readout}).double()
     ids = np.random.default_rng(0).integers(V, size=(6, 4))
     wanted = readout(lstm(embedding(torch.tensor(ids)))[0]).detach().numpy()
-    tensors = {name: a.numpy() for name, a in model.state_dict().items()}
-    params = jax.tree.map(jax.numpy.asarray, model_of(read(NAMES["torch"], tensors)))
+    params = from_tensors("torch", model.state_dict())
+    assert {name.partition(".")[2] for name in to_tensors("torch", params)} == {
+        name.partition(".")[2] for name in model.state_dict()
+    }
     found, _ = lstm_jax.apply(params, lstm_jax.init_carry(params, 4), ids)
     np.testing.assert_allclose(found, wanted, rtol=1e-13, atol=1e-15)
+
+
+def test_a_tied_readout_and_layers_of_several_sizes_come_back(tmp_path):
+    config = Config().replace(
+        {"model.embedding_size": 3, "model.hidden_sizes": (4, 3), "model.readout": "tied"}
+    )
+    interface = Interface(7, 7)
+    params = init_model(jax.random.key(0), config.model, interface)
+    described = Description(config, {"alphabet": "abcdefg"}, interface, "float32")
+    for name in ("torch", "keras", "flax_nnx", "safetensors"):
+        file = tmp_path / f"{name}.safetensors"
+        save(params, described, name, file)
+        loaded = load(file)
+        assert loaded.params.readout.W is None
+        jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
+        tensors, said = read_tensors(file)
+        if name != "safetensors":  # whose names say that there is none
+            readout = next(key for key, a in tensors.items() if a.size == 21 and "emb" not in key)
+            tensors[readout] = tensors[readout] + 1
+            safetensors.save_file(tensors, file, metadata=said)
+            with pytest.raises(UserError, match=r"no longer its embedding transposed"):
+                load(file)
