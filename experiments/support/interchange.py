@@ -27,5 +27,11 @@ def import_weights(
     model, count = description.config.model, sum(count_parameters(params).values())
     sizes = ", ".join(map(str, model.layer_sizes))
     say(f"{workdir} has a model of {count:,} parameters: {model.cell}, layers of {sizes} units")
-    say(f"next: --mode=sample, --mode=evaluate, or training, with --workdir={workdir}")
+    if description.config.data.task == "text" and "sha256" not in description.identity:
+        say(
+            "it is of an alphabet and of no text. Next: --mode=sample, or --mode=evaluate with "
+            f"--text=FILE; to train, --init_from={workdir} --config.data.path=FILE"
+        )
+    else:
+        say(f"next: --mode=sample, --mode=evaluate, or training, with --workdir={workdir}")
     return 0
