@@ -20,7 +20,6 @@ from lstm_jax.run.description import Description
 class About(NamedTuple):
     """What a file says: all of it, or the alphabet alone, or nothing."""
 
-    format: str | None = None
     description: Description | None = None
     alphabet: str | None = None  # in the file's order
 
@@ -38,9 +37,9 @@ def to_metadata(description: Description, name: str) -> dict[str, str]:
 
 def from_metadata(said: Mapping[str, str]) -> About:
     """What a file's words say; UserError where they are damaged."""
-    name, alphabet = said.get("format"), said.get("alphabet")
+    alphabet = said.get("alphabet")
     if "config" not in said or "run" not in said:
-        return About(name, None, alphabet)
+        return About(None, alphabet)
     try:
         run = parse_json(said["run"])
         identity = dict(run.pop("identity"))
@@ -49,7 +48,7 @@ def from_metadata(said: Mapping[str, str]) -> About:
             own = kind == Vocabulary.kind
             identity["alphabet"] = alphabet if own else parse_json(alphabet)
         whole = run | {"config": parse_json(said["config"]), "identity": identity}
-        return About(name, Description.from_json(whole), alphabet)
+        return About(Description.from_json(whole), alphabet)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"what the file says of its run cannot be read ({error})") from error
 

@@ -93,11 +93,11 @@ def save_named(name: str, params: ModelParams, description: Description, path: P
 def load_named(name: str | None, path: Path) -> Loaded:
     """A model with the names of a library; None: of the one that the file says, or looks like."""
     tensors, said = read_tensors(path)
-    name = name or said.get("format") or looks_like(tensors)
+    if name is None:  # others say `pt` there, or nothing
+        own = said.get("format", "")
+        name = own if own in (OWN, *NAMES) else looks_like(tensors)
     if name == OWN:
         return loaded_own(tensors, said)
-    if name not in NAMES:
-        raise UserError(f"its format is {name}, which is none of {', '.join([OWN, *NAMES])}")
     return as_it_was(model_of(read(NAMES[name], tensors, said)), said)
 
 

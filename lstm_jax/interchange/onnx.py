@@ -178,8 +178,10 @@ def to_onnx(net: Net, said: Mapping[str, str], *, reads_ids: bool) -> Any:
 
 def from_onnx(model: Any) -> Net:
     """The net of a ModelProto; UserError, by its name, for what is in none."""
-    from onnx import helper, numpy_helper
+    from onnx import TensorProto, helper, numpy_helper
 
+    if any(a.data_location == TensorProto.EXTERNAL for a in model.graph.initializer):
+        raise UserError("its weights lie in another file: save them in the one")
     values = {a.name: numpy_helper.to_array(a) for a in model.graph.initializer}
     layers: list[Any] = []
     found: dict[str, np.ndarray] = {}
@@ -209,8 +211,8 @@ def from_onnx(model: Any) -> Net:
         elif kind == "Add" and len(stored) == 1 and layers:
             keep("readout's bias", values[stored[0]], 1)
         elif kind == "Gemm" and layers and stored == [*node.input[1:]] and is_plain(said):
-            W = values[stored[0]]
-            keep("readout", W.T if said.get("transB") else W, 2)
+            turned = bool(said.get("transB"))
+            keep("readout", values[stored[0]].T if turned else values[stored[0]], 2)
             keep("readout's bias", values[stored[1]], 1)
         elif kind not in MOVES and not (kind == "Gather" and node.input[0] not in stored):
             raise UserError(f"it has a {kind} that no model here has")

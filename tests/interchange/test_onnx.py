@@ -147,6 +147,10 @@ def test_there_and_back_every_bit_is_kept(cell):
 def test_what_computes_something_else_is_refused_by_name(change, message):
     net = net_of_chance("lstm", np.random.default_rng(2), np.float32, embedded=True)
     model = to_onnx(net, {}, reads_ids=True)
+    model.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
+    with pytest.raises(UserError, match="its weights lie in another file"):
+        from_onnx(model)
+    model.graph.initializer[0].data_location = onnx.TensorProto.DEFAULT
     change(next(node for node in model.graph.node if node.op_type == "LSTM"))
     with pytest.raises(UserError, match=message):
         from_onnx(model)
