@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import sys
 import zipfile
 
 import jax
@@ -16,7 +17,7 @@ from lstm_jax.interchange.formats import NAMES, from_tensors, load, save, to_ten
 from lstm_jax.interchange.names import write
 from lstm_jax.interchange.net import net_of
 from lstm_jax.interchange.runs import Imported, export_run, import_run, write_run
-from lstm_jax.interchange.safetensors import read_tensors
+from lstm_jax.interchange.safetensors import read_tensors, write_tensors
 from lstm_jax.model import Interface, init_model, named_leaves
 from lstm_jax.run.description import Description
 from lstm_jax.tasks import TASKS
@@ -255,3 +256,19 @@ def test_a_tied_readout_and_layers_of_several_sizes_come_back(tmp_path):
             safetensors.save_file(tensors, file, metadata=said)
             with pytest.raises(UserError, match=r"no longer its embedding transposed"):
                 load(file)
+
+
+def test_what_does_not_lie_in_order_is_written_as_it_reads(tmp_path):
+    """Of which safetensors 0.8 by itself writes the memory as it lies."""
+    a = np.arange(6, dtype=np.float32).reshape(2, 3)
+    tensors = {"turned": a.T, "every other": a[:, ::2], "spread": np.broadcast_to(a[:1], (4, 3))}
+    write_tensors(tmp_path / "a", tensors, {})
+    found, said = read_tensors(tmp_path / "a")
+    assert said == {}
+    jax.tree.map(np.testing.assert_array_equal, found, tensors)
+
+
+def test_a_library_that_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    with pytest.raises(UserError, match="this needs safetensors, which is not installed: pip inst"):
+        write_tensors(tmp_path / "a", {}, {})
