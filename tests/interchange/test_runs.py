@@ -71,14 +71,15 @@ def test_an_imported_run_is_the_exported_one(folder, tmp_path, cell, name):
         done = call("--mode=import", f"--from={file}", f"--workdir={new}")
         assert done.code == 0 and f"{cell}, layers of 4" in done.stderr
         assert leaves(new) == leaves(cell)
+        if (cell, name) != ("lstm", "torch"):  # the others' weights are as much the same
+            return
         for flags in (EVALUATE, SAMPLE):
             wanted, found = (call(*line_of(flags | {"workdir": of})) for of in (cell, new))
             assert found.code == 0 and found.stdout == wanted.stdout
-        if name == "torch":
-            more, steps = tmp_path / "more", "--config.train.steps=2"
-            assert call("--mode=import", f"--from={file}", f"--workdir={more}", steps).code == 0
-            assert call(f"--workdir={more}").code == 0
-            assert leaves(more) != leaves(cell)
+        more, steps = tmp_path / "more", "--config.train.steps=2"
+        assert call("--mode=import", f"--from={file}", f"--workdir={more}", steps).code == 0
+        assert call(f"--workdir={more}").code == 0
+        assert leaves(more) != leaves(cell)
 
 
 def test_a_state_dict_of_anybodys_needs_a_text_or_an_alphabet(folder, tmp_path):
