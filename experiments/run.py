@@ -7,6 +7,8 @@
     python -m experiments.run --mode=sample --workdir=runs/shakespeare --prompt=ROMEO:
     python -m experiments.run --mode=compare --workdirs=runs/shakespeare,runs/small
     python -m experiments.run --mode=inspect --workdir=runs/shakespeare
+    python -m experiments.run --mode=export --workdir=runs/small --format=torch --to=a.safetensors
+    python -m experiments.run --mode=import --from=a.safetensors --workdir=runs/imported
 
 The same command run again in its folder resumes there. Results go to stdout, the rest to stderr.
 Every --config.SECTION.KEY has a --sweep.SECTION.KEY: values with commas between them, a run each.
@@ -69,6 +71,7 @@ from experiments.support.experiment_file import (
 from experiments.support.folders import check_no_other, check_own_text, check_usable, described_in
 from experiments.support.help import Flag, help_text, option_help, unknown_flag, wrong_value
 from experiments.support.inspecting import Written, inspect_text
+from experiments.support.interchange import export_weights, import_weights
 from experiments.support.machine import keep_memory, use_devices
 from experiments.support.naming import NAMING, run_name
 from experiments.support.output import READER_LEFT, flush_streams, open_streams, use_hooks
@@ -80,6 +83,7 @@ from lstm_jax.config import SECTIONS, Config, check_read, fields_of
 from lstm_jax.data.fetch import cache_folder
 from lstm_jax.errors import UserError, shorten
 from lstm_jax.files import named
+from lstm_jax.interchange.formats import FORMATS as WEIGHTS
 from lstm_jax.model import Interface
 from lstm_jax.options import value_type
 from lstm_jax.run import peers
@@ -149,8 +153,9 @@ INIT_FROM = flags.DEFINE_string(
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "sample", "compare", "inspect"],
-    "run the experiment, score it, let it write, compare several runs, look at its units",
+    ["train", "evaluate", "sample", "compare", "inspect", "export", "import"],
+    "run the experiment, score it, let it write, compare several runs, look at its units, write "
+    "its weights for another library, make a run of weights from one",
 )
 WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -175,8 +180,13 @@ CHECKPOINT = flags.DEFINE_enum(
     "checkpoint",
     "best",
     ["best", "latest"],
-    "evaluate, sample, inspect: the checkpoint, by validation",
+    "evaluate, sample, inspect, export: the checkpoint, by validation",
 )
+WEIGHTS_FORMAT = flags.DEFINE_enum(
+    "format", None, [*WEIGHTS], "whose weights they are; import: of itself what the file tells"
+)
+WEIGHTS_TO = flags.DEFINE_string("to", None, "export: the file to write")
+WEIGHTS_FROM = flags.DEFINE_string("from", None, "import: the file to read")
 PROMPT = flags.DEFINE_string(
     "prompt", None, "sample, inspect: what the model reads first (sample: a new line)"
 )
@@ -376,6 +386,8 @@ READ_BY_MODE = {
     "sample": {"checkpoint", "prompt", "length", "stop", "num_samples", "sample_seed", *SAMPLING},
     "compare": {"workdirs", "figures"},
     "inspect": {"checkpoint", "text", "prompt", "length", "sample_seed", *SAMPLING},
+    "export": {"checkpoint", "format", "to"},
+    "import": {"format", "from"},
 }
 
 
@@ -409,6 +421,14 @@ def check_flags(mode: str, changes: Changes) -> None:
             raise UserError(f"--{name} has an empty name: give folders, with commas between them")
     if mode == "compare" and not WORKDIRS.value:
         raise UserError("--mode=compare needs --workdirs=DIR,DIR,…: the folders of the runs")
+    for of, flag, what in (
+        ("export", "format", f"NAME, one of {', '.join(WEIGHTS)}"),
+        ("export", "to", "FILE, the one to write"),
+        ("import", "from", "FILE, the one to read"),
+        ("import", "workdir", "DIR, the new run's folder"),
+    ):
+        if mode == of and not flags.FLAGS[flag].value:
+            raise UserError(f"--mode={mode} needs --{flag}={what}")
     if STOP.value == "":
         raise UserError("--stop is empty: name a text, or leave it out")
     if LOG.value is not None and "png" not in FIGURES.value:
@@ -498,7 +518,11 @@ def check_changes(mode: str, changes: Changes) -> None:
         reader = f"--experiment={EXPERIMENT.value}"
     else:
         paths = [name.removeprefix("config.") for name in PATHS]
-        reads = {"evaluate": ("evaluate.", *paths), "inspect": tuple(paths)}
+        reads = {
+            "evaluate": ("evaluate.", *paths),
+            "inspect": tuple(paths),
+            "import": tuple(f"{name}." for name in SECTIONS),
+        }
         kept = reads.get(mode, ())
         kept += NAMING if WORKDIR.value is None and mode != "compare" else ()
         wrong = [name for name in changes.values if not name.startswith(kept)]
@@ -698,6 +722,16 @@ def inspect_run(changes: Changes, folder: Path) -> int:
     return inspect_text(state, description, config, folder, TEXT.value, written)
 
 
+def export_run(changes: Changes, folder: Path) -> int:
+    """Writes the weights of a checkpoint into a file."""
+    return export_weights(folder, WEIGHTS_FORMAT.value, WEIGHTS_TO.value, CHECKPOINT.value)
+
+
+def import_run(changes: Changes, folder: Path) -> int:
+    """Makes a run's folder of a file of weights."""
+    return import_weights(WEIGHTS_FROM.value, folder, WEIGHTS_FORMAT.value, changes.values)
+
+
 def compare_runs(_: Changes, folder: Path) -> int:
     """Prints what differs between runs, and their losses."""
     folders = find_runs(WORKDIRS.value)
@@ -779,6 +813,8 @@ def carry_out_mode(changes: Changes) -> int:
         "sample": sample_run,
         "compare": compare_runs,
         "inspect": inspect_run,
+        "export": export_run,
+        "import": import_run,
     }
     with drawn_as(*FIGURES.value):
         return modes[MODE.value](changes, folder)

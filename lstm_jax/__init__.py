@@ -27,13 +27,17 @@ The map. Imports point one way, from the top of this list to its bottom.
                     marked_pairs grammar (parts of two tasks)
     config                                      all that decides a run
     hyperparameters train                       what of it is data; the training step
-    verification/   reference (NumPy)  cases  notebook  compare  audit
+    verification/   reference (NumPy)  cases  notebook  compare  audit  own_layer (check_layer)
     inspection/     what units do: traces surprise saturation reach features ranking choice
                     report (all of these)  archive (.npz)  packing  page (HTML, of web/)
     run/            a training run in its folder: loop, and what it takes turns with:
                     lock checksums signals peers processes (several) memory metrics description
                     storage checkpoint trained beginning nonfinite folder journal validation style
                     figures progress compiling many (runs side by side)
+    interchange/    weights in and out: formats (all of them)  runs (folders); a library is one
+                    file: torch flax_nnx haiku equinox keras notebook onnx stablehlo; parts:
+                    net (what all have)  tensors names (the contract)  about safetensors own
+                    libraries (imported late)
 
 A new cell, head, task or optimizer is one file, or one function, and one line in its dict.
 """

@@ -38,6 +38,9 @@ Usage: {COMMAND} [--FLAG=VALUE ...]
   {COMMAND} --mode=inspect --workdir=runs/shakespeare
   # what differs between runs, and a picture of their losses
   {COMMAND} --mode=compare --workdirs=runs/shakespeare,runs/gru
+  # weights for another library, and from one
+  {COMMAND} --mode=export --workdir=runs/shakespeare --format=torch --to=model.safetensors
+  {COMMAND} --mode=import --from=model.safetensors --workdir=runs/imported
   # compare every gradient with the one derived by hand
   {COMMAND} --experiment=verify_gradients
 
@@ -54,6 +57,7 @@ PLACES = {
     **{"workdir": "DIR", "compile_cache": "DIR", "text": "FILE"},
     "coordinator": "HOST:PORT",
     **{"ensemble": "DIR,DIR", "workdirs": "DIR,DIR", "init_from": "DIR"},
+    **{"to": "FILE", "from": "FILE"},
     **{"an integer": "N", "a number": "X", "integers with commas between them": "N,N"},
     "names with commas between them": "NAME,NAME",
 }

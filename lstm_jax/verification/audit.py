@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+import lstm_jax.verification.reference as reference
 from lstm_jax.errors import UserError
-from lstm_jax.verification import reference
 from lstm_jax.verification.reference import DEFECTS, Parameters, Sequence, State
 
 HIDDEN_SIZE, LENGTH = 100, 25

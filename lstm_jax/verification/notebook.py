@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 
+import lstm_jax.verification.reference as reference
 from lstm_jax.gradients.weight_drop import WeightMasks, drop_weights
 from lstm_jax.model import ModelParams
-from lstm_jax.verification import reference
 from lstm_jax.verification.cases import Problem
 
 # Where the notebook's per-gate variables stand in the gate order i f g o.

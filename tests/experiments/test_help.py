@@ -38,13 +38,16 @@ def test_every_flag_has_a_place(helped):
         title: {*re.findall(r"^  --(\w+)", titles[title], re.M)}
         for title in (
             *("What to run", "With --mode=evaluate", "With --mode=sample"),
-            *("With --mode=inspect", "The machine", "Several processes, or machines"),
+            *("With --mode=inspect", "With --mode=export", "With --mode=import"),
+            *("The machine", "Several processes, or machines"),
         )
     }
     assert {"experiment", "mode", "workdir"} <= named["What to run"]
     assert {"checkpoint", "dynamic", "dynamic_rate"} <= named["With --mode=evaluate"]
     assert {"checkpoint", "prompt", "top_k"} <= named["With --mode=sample"]
     assert {"checkpoint", "prompt", "text"} <= named["With --mode=inspect"]
+    assert named["With --mode=export"] == {"checkpoint", "format", "to"}
+    assert named["With --mode=import"] == {"format", "from"}
     assert named["The machine"] == {"cpu_devices", "compile_cache"}
     assert "coordinator" in named["Several processes, or machines"]
     assert len(blocks) - len(named) - len(SECTIONS) < 11 and "verbosity" not in helped
