@@ -69,7 +69,7 @@ def test_nothing_in_the_file_is_differentiated_by_jax(module):
             assert node.module not in ("lstm_jax.gradients", "jax.interpreters", "jax.ad_util")
 
 
-@settings(max_examples=5, deadline=None, derandomize=True)
+@settings(max_examples=3, deadline=None, derandomize=True)
 @given(
     shape=st.tuples(st.integers(1, 9), st.integers(1, 4)),
     layers=st.integers(1, 3),
