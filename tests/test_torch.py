@@ -13,7 +13,9 @@ import pytest
 
 from lstm_jax.cells.gru import GRUParams, GRUState
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
+from lstm_jax.errors import UserError
 from lstm_jax.gradients.bptt_layer import bptt_layer
+from lstm_jax.interchange.torch import dict_of, layer_of
 from lstm_jax.layer import BothDirections, unroll, unroll_both
 
 LAYERS = pytest.mark.parametrize("layer", [unroll, bptt_layer])
@@ -82,28 +84,33 @@ def ours(problem, layer, both=unroll_both):
     return Found(*values, *gradients)
 
 
+def state_dict_of(problem):
+    """PyTorch's weights are transposed, and it has two biases for each gate."""
+    tensors = {}
+    for layer, suffix in zip(problem.params, ("", "_reverse"), strict=True):
+        b_hh = np.zeros_like(layer.b)
+        if isinstance(layer, GRUParams):
+            b_hh[2 * len(layer.U) :] = layer.b_n
+        of_torch = {"weight_ih": layer.W.T, "weight_hh": layer.U.T, "bias_ih": layer.b}
+        for name, a in (of_torch | {"bias_hh": b_hh}).items():
+            tensors[f"{name}_l0{suffix}"] = a
+    return tensors
+
+
 def torchs(problem):
-    """The same by PyTorch: its weights are transposed, and it has two biases for each gate."""
+    """The same by PyTorch."""
     import torch
 
     lstm = isinstance(problem.params.forward, LSTMParams)
     T, _, D = problem.x.shape
     H = problem.weights.shape[-1] // 2
     module = (torch.nn.LSTM if lstm else torch.nn.GRU)(D, H, bidirectional=True).double()
+    weights = state_dict_of(problem).items()
+    module.load_state_dict({name: torch.tensor(np.array(a)) for name, a in weights})
 
     def tensor(a):
         return torch.tensor(np.array(a), requires_grad=True)
 
-    def fill(layer, suffix):
-        b_hh = np.zeros_like(layer.b)
-        if not lstm:
-            b_hh[2 * H :] = layer.b_n
-        of_torch = {"weight_ih": layer.W.T, "weight_hh": layer.U.T, "bias_ih": layer.b}
-        for name, a in (of_torch | {"bias_hh": b_hh}).items():
-            getattr(module, f"{name}_l0{suffix}").data = torch.tensor(np.ascontiguousarray(a))
-
-    for layer, suffix in zip(problem.params, ("", "_reverse"), strict=True):
-        fill(layer, suffix)
     stacked = [tensor(np.stack(leaves)) for leaves in zip(*problem.states, strict=True)]
     x, read = tensor(problem.x), None
     if problem.lengths is None:
@@ -217,6 +224,31 @@ def compare(found, kind):
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 def test_both_directions_are_what_pytorch_once_gave(kind, layer, x64):
     compare(ours(make_problem(kind, **SMALL), layer), kind)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_a_layer_of_each_direction_comes_from_a_state_dict_and_back(kind):
+    problem = make_problem(kind, **SMALL)
+    tensors, back = state_dict_of(problem), {}
+    for layer, reverse in zip(problem.params, (False, True), strict=True):
+        read = layer_of(tensors, reverse=reverse)
+        jax.tree.map(np.testing.assert_array_equal, read, layer)
+        back |= dict_of(read, reverse=reverse)
+    assert back.keys() == tensors.keys()
+    jax.tree.map(np.testing.assert_array_equal, back, tensors)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"weight_hr_l0_reverse": np.zeros((2, 3))}, "weight_hr_l0_reverse is of a proj_size"),
+        ({"bias_hh_l0_reverse": np.zeros(3)}, "bias_hh_l0_reverse is 3 and is to be "),
+    ],
+)
+def test_a_state_dict_that_is_another_is_refused_by_name(change, message):
+    tensors = state_dict_of(make_problem("lstm", **SMALL)) | change
+    with pytest.raises(UserError, match=message):
+        layer_of(tensors, reverse=True)
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])

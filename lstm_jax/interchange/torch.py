@@ -24,33 +24,59 @@ from lstm_jax.interchange.tensors import Tensors
 
 OF_LAYERS = re.compile(r"(|.*\.)(weight|bias)_(ih|hh|hr)_l\d+(_reverse)?")
 REFUSED = {
-    "_reverse": "reads its sequence backwards, and a model here reads it forwards alone",
+    "_reverse": "reads its sequence backwards, and a model here reads it forwards alone: take "
+    "`layer_of` for such a layer",
     "weight_hr_": "is of a proj_size, which no model here has",
 }
 
 
-def write_layer(layer: Any, n: int, _: int) -> Arrays:
-    H, module = layer.U.shape[0], name_of(layer)
+def layer_of(state_dict: Mapping[str, Any], n: int = 0, *, reverse: bool = False) -> Any:
+    """Layer n of an `nn.LSTM` or `nn.GRU`, for `unroll` or `bptt_layer`.
+
+    Args:
+      state_dict: the module's own, whose names begin with nothing; what NumPy makes arrays of.
+      reverse: the direction that reads from the end: what `unroll_both` takes as `backward`.
+
+    UserError, in one line, names a tensor that is missing or misshapen, with both shapes.
+    """
+    if projected := [name for name in state_dict if name.startswith("weight_hr_")]:
+        raise UserError(f"{projected[0]} {REFUSED['weight_hr_']}")
+    return read_layer(Tensors(state_dict), n, None, ending(reverse))
+
+
+def dict_of(layer: Any, n: int = 0, *, reverse: bool = False) -> Arrays:
+    """A layer as part of an `nn.LSTM`'s or `nn.GRU`'s own state_dict: the other way round."""
+    H, end = layer.U.shape[0], ending(reverse)
     bias_hh = -np.zeros_like(layer.b)
     if isinstance(layer, GRUParams):
         bias_hh[2 * H :] = layer.b_n
     return {
-        f"{module}.weight_ih_l{n}": layer.W.T,
-        f"{module}.weight_hh_l{n}": layer.U.T,
-        f"{module}.bias_ih_l{n}": layer.b,
-        f"{module}.bias_hh_l{n}": bias_hh,
+        f"weight_ih_l{n}{end}": layer.W.T,
+        f"weight_hh_l{n}{end}": layer.U.T,
+        f"bias_ih_l{n}{end}": layer.b,
+        f"bias_hh_l{n}{end}": bias_hh,
     }
 
 
-def read_layer(tensors: Tensors, n: int, D: int | None) -> Any:
-    G, H = tensors.shape(f"weight_hh_l{n}", 2)
+def ending(reverse: bool) -> str:
+    """What a direction's tensors have behind their names."""
+    return "_reverse" if reverse else ""
+
+
+def write_layer(layer: Any, n: int, _: int) -> Arrays:
+    return {f"{name_of(layer)}.{name}": tensor for name, tensor in dict_of(layer, n).items()}
+
+
+def read_layer(tensors: Tensors, n: int, D: int | None, end: str = "") -> Any:
+    name = f"weight_hh_l{n}{end}"
+    G, H = tensors.shape(name, 2)
     if G not in (3 * H, 4 * H):
         raise UserError(
-            f"{tensors.called(f'weight_hh_l{n}')} is {G}x{H} and is to be {4 * H}x{H} (an LSTM's) "
-            f"or {3 * H}x{H} (a GRU's)"
+            f"{tensors.called(name)} is {G}x{H} and is to be {4 * H}x{H} (an LSTM's) or "
+            f"{3 * H}x{H} (a GRU's)"
         )
-    W, U = tensors.take(f"weight_ih_l{n}", G, D).T, tensors.take(f"weight_hh_l{n}", G, H).T
-    bias_ih, bias_hh = (tensors.take(f"bias_{of}_l{n}", G) for of in ("ih", "hh"))
+    W, U = tensors.take(f"weight_ih_l{n}{end}", G, D).T, tensors.take(name, G, H).T
+    bias_ih, bias_hh = (tensors.take(f"bias_{of}_l{n}{end}", G) for of in ("ih", "hh"))
     if G == 4 * H:
         return lstm(W, U, bias_ih + bias_hh)
     b_n = bias_hh[2 * H :]
