@@ -26,6 +26,7 @@ def test_the_lengths_and_their_blocks():
     assert [c.train.remat_every for c in long_sequences.configs_of(own)] == [0, 2]
 
 
+@pytest.mark.long
 def test_it_prints_writes_and_draws(tmp_path, capsys):
     assert long_sequences.main(long_sequences.get_config().replace(TINY), tmp_path) == 0
     assert capsys.readouterr().out.count("\n") == 5

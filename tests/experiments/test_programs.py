@@ -92,7 +92,14 @@ def a_folder(program):
     (program / "below").mkdir(parents=True)
 
 
-@pytest.mark.parametrize("spoil", [cut_short, garbage, a_folder])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        cut_short,
+        pytest.param(garbage, marks=pytest.mark.long),
+        pytest.param(a_folder, marks=pytest.mark.long),
+    ],
+)
 @pytest.mark.parametrize("summed", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_spoilt_program_is_one_line_and_mended(spoil, summed, tmp_path):
     """Also where the process that compiled it was killed, and so wrote no checksums."""

@@ -217,6 +217,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.long
 def test_a_disk_that_fills_up(small_disk, untouched, shared):
     """The real command ends with one line and exit code 2; once there is room it goes on."""
     workdir, filler = small_disk / "run", small_disk / "filler"
@@ -328,6 +329,7 @@ def test_a_signal_in_the_first_compilation(shared, tmp_path):
     assert code == 143 and saved_at(workdir, stderr) in (0, 2)
 
 
+@pytest.mark.long
 def test_a_reader_that_goes_away(untouched, shared, tmp_path):
     """`2>&1 | head`: what was done is saved, the exit code is a shell's of SIGPIPE."""
     workdir = tmp_path / "run"

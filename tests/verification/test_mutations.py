@@ -6,7 +6,7 @@ with the unbroken sources by the verification that `--experiment=verify_gradient
 
 from functools import cache, partial
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
@@ -594,13 +594,11 @@ ELMAN = [
     ("the slope of the sigmoid", "d.h * (1 - h_BxH * h_BxH)", "d.h * h_BxH * (1 - h_BxH)"),
     ("no error through the recurrent weights", "else da_BxH @ U_HxH", "else 0 * da_BxH"),
     ("the recurrent weights not transposed", "(params.U.T)", "(params.U)"),
-]
-ELMAN_LONG = (
     # (B1), (B3), (B4)
     ("the state before", "lambda before, after: after.h", "lambda before, after: before.h"),
     ("dU of this step's h", "outer_sum(before.h, da", "outer_sum(after.h, da"),
     ("dW and dx without the mask", "x, mask_BxD, da_TxBxH)", "x, None, da_TxBxH)"),
-)
+]
 
 PEEPHOLE = [
     # (F2), (F4)
@@ -710,16 +708,16 @@ PEEPHOLE = [
 ]
 
 # What the variants change: (V1) to (V3) by their cells' tests, the others here.
-NO_INPUT_ACTIVATION = (("g: the slope of tanh", "if parts.input_activation else 1)", ")"),)
+NO_INPUT_ACTIVATION = [("g: the slope of tanh", "if parts.input_activation else 1)", ")")]
 
-NO_OUTPUT_ACTIVATION = (
-    ("the cell's slope of tanh", "squashed * squashed if parts.output_activation else 1", "c * c"),
-)
+NO_OUTPUT_ACTIVATION = [
+    ("the cell's slope of tanh", "squashed * squashed if parts.output_activation else 1", "c * c")
+]
 
-COUPLED = (
+COUPLED = [
     ("f: what it leaves to g forgotten", "(c_before - g if", "(c_before if"),
     ("f: what it leaves to g added", "(c_before - g if", "(c_before + g if"),
-)
+]
 
 GATE_RECURRENCE = [
     ("no error from the next step's gates", "dgate + getattr(d, name)", "dgate"),
@@ -744,12 +742,10 @@ SIGMOID_SQUARED = [
         "error_TxBxN * p_TxBxN * (1",
         "2 * error_TxBxN * p_TxBxN * (1",
     ),
-]
-
-SIGMOID_SQUARED_LONG = (
     ("the error's sign", "error_TxBxN * p_TxBxN * (1", "-error_TxBxN * p_TxBxN * (1"),
     ("the target forgotten", "error_TxBxN = p_TxBxN - targets", "error_TxBxN = p_TxBxN"),
-)
+]
+
 
 MEMORY_BLOCKS = [
     # (B1)
@@ -785,9 +781,6 @@ MEMORY_BLOCKS = [
         "[before.i, before.o], axis=-1)\n    dparams",
         "[before.o, before.i], axis=-1)\n    dparams",
     ),
-]
-
-MEMORY_BLOCKS_LONG = (
     (
         "g in [-1, 1] forward",
         "4 * jax.nn.sigmoid(z_BxG[:, 2 * N :]) - 2",
@@ -827,7 +820,8 @@ MEMORY_BLOCKS_LONG = (
         "project_backward(params.W, x, mask_BxD, dz",
         "project_backward(params.W, x, None, dz",
     ),
-)
+]
+
 
 CAROUSEL = [
     # (B1), (B2)
@@ -835,9 +829,6 @@ CAROUSEL = [
     ("i: what it lets in forgotten", "ds * g * i * (1 - i)", "ds * i * (1 - i)"),
     # (B3), (B4)
     ("no error through the direct links", "dx_TxBxD + (d.x if", "dx_TxBxD + 0 * (d.x if"),
-]
-
-CAROUSEL_LONG = (
     ("no gate forward", "before.s + i * g", "before.s + g"),
     ("the state before put out", "[s, prepared.x]", "[before.s, prepared.x]"),
     ("no error from h to the cell", "ds = d.s + d.h[:, :C]", "ds = d.s"),
@@ -856,7 +847,7 @@ CAROUSEL_LONG = (
         "project_backward(params.W, x, None, d.z)",
     ),
     ("db without the first step", "jnp.sum(d.z, (0, 1))", "jnp.sum(d.z[1:], (0, 1))"),
-)
+]
 
 
 def make_case(model: dict, **others: object) -> Case:
@@ -891,15 +882,6 @@ class Group(NamedTuple):
     mutants: list[tuple[str, str, str]]
     cases: list[Case]
     layouts: tuple[Layout, ...] = (ROWS,)
-    long: tuple[tuple[str, str, str], ...] = ()  # more of them, for those who have the time
-
-
-def every_third(mutants: list[tuple[str, str, str]]) -> dict[str, Any]:
-    """A long list as a Group's `mutants`, and the others as its `long`."""
-    return {
-        "mutants": mutants[::3],
-        "long": tuple(mutant for n, mutant in enumerate(mutants) if n % 3),
-    }
 
 
 GROUPS = {
@@ -916,49 +898,44 @@ GROUPS = {
     "gates": Group(lstm_gates, LSTM_GATES, ONE_LAYER),
     "lstm": Group(lstm, LSTM, ONE_LAYER),
     "lstm columns": Group(lstm_columns, LSTM_COLUMNS, STACKS, (COLUMNS,)),
-    "gru": Group(gru, cases=[make_case({"embedding_size": 3, "cell": "gru"})], **every_third(GRU)),
-    "elman": Group(
-        elman, ELMAN, [make_case({"embedding_size": 3, "cell": "elman"})], long=ELMAN_LONG
-    ),
-    "peephole": Group(
-        vanilla,
-        cases=[make_case({"embedding_size": 3, "cell": "peephole"})],
-        **every_third(PEEPHOLE),
-    ),
     **{
-        cell: Group(vanilla, few, [make_case({"embedding_size": 3, "cell": cell})], long=long)
-        for cell, few, long in (
-            ("full_gate_recurrence", GATE_RECURRENCE, ()),
-            ("no_input_activation", [], NO_INPUT_ACTIVATION),
-            ("no_output_activation", [], NO_OUTPUT_ACTIVATION),
-            ("coupled_peephole", [], COUPLED),
+        cell: Group(module, mutants, [make_case({"embedding_size": 3, "cell": cell})])
+        for cell, module, mutants in (
+            ("gru", gru, GRU),
+            ("elman", elman, ELMAN),
+            ("peephole", vanilla, PEEPHOLE),
+            ("full_gate_recurrence", vanilla, GATE_RECURRENCE),
+            ("no_input_activation", vanilla, NO_INPUT_ACTIVATION),
+            ("no_output_activation", vanilla, NO_OUTPUT_ACTIVATION),
+            ("coupled_peephole", vanilla, COUPLED),
         )
     },
     "sigmoid squared": Group(
         heads,
         SIGMOID_SQUARED,
         [make_case({}, head="sigmoid_squared")],
-        long=SIGMOID_SQUARED_LONG,
     ),
     "memory blocks": Group(
         memory_blocks,
         MEMORY_BLOCKS,
         [make_case({"embedding_size": 3, "cell": "memory_blocks", "block_size": 2})],
-        long=MEMORY_BLOCKS_LONG,
     ),
     "carousel": Group(
         carousel,
         CAROUSEL,
         [make_case({"embedding_size": 3, "cell": "carousel", "hidden_sizes": (5,)})],
-        long=CAROUSEL_LONG,
     ),
 }
+# Every third of them, and with `-m long` all.
 MUTANTS = [
-    pytest.param(group, layout, old, new, id=f"{name}, {layout.name}: {what}", marks=marks)
+    pytest.param(
+        *(group, layout, old, new),
+        id=f"{name}, {layout.name}: {what}",
+        marks=pytest.mark.long if n % 3 else (),
+    )
     for name, group in GROUPS.items()
     for layout in group.layouts
-    for mutants, marks in ((group.mutants, ()), (group.long, pytest.mark.long))
-    for what, old, new in mutants
+    for n, (what, old, new) in enumerate(group.mutants)
 ]
 
 # Some of them, and with `-m long` all.
@@ -1024,17 +1001,11 @@ def test_the_gradients_as_they_are_pass(mixed):
     assert not fails(STACKS, Suspects(), truncated=not mixed, mixed=mixed)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if group.mutants else pytest.mark.long)
-        for name, group in GROUPS.items()
-    ],
-)
+@pytest.mark.parametrize("name", GROUPS)
 def test_a_copy_in_which_nothing_is_broken_passes(name):
     """So what kills a mutant is its mutation, not that it is a copy."""
     group = GROUPS[name]
-    same = (*group.mutants, *group.long)[0][1]
+    same = group.mutants[0][1]
     for layout in group.layouts:
         copy = mutate(layout, group.broken, same, same)
         assert not fails(group.cases, suspect(layout, copy))
