@@ -407,7 +407,25 @@ def ignored_by(experiment: str) -> tuple[str, ...]:
 
 
 def check_flags(mode: str, changes: Changes) -> None:
-    """Refuses flags that this mode, this experiment, or another flag, would make meaningless."""
+    """Refuses flags that this mode, this experiment, or another flag, would make meaningless, and
+    those that lack a value, or another flag."""
+    check_given(mode)
+    for names, meaningless, reader in meanings(mode):
+        given = [name for name in sorted(names) if flags.FLAGS[name].present]
+        if meaningless and given:
+            raise UserError(f"--{given[0]} means nothing {reader}: leave it out")
+    check_joining()
+    greedy = TEMPERATURE.value == 0 or TOP_K.value == 1 or TOP_P.value == 0
+    if greedy and NUM_SAMPLES.value > 1:
+        raise UserError(
+            f"--num_samples={NUM_SAMPLES.value} would be one text many times, because only the "
+            "likeliest character is ever chosen: leave it out"
+        )
+    check_changes(mode, changes)
+
+
+def check_given(mode: str) -> None:
+    """Refuses flags that are empty, and the lack of those that a mode needs."""
     for name, what in (
         ("workdir", "folder"),
         ("compile_cache", "folder"),
@@ -433,8 +451,16 @@ def check_flags(mode: str, changes: Changes) -> None:
         raise UserError("--stop is empty: name a text, or leave it out")
     if LOG.value is not None and "png" not in FIGURES.value:
         raise UserError("--log=tensorboard shows curves as png: add it to --figures")
-    train, in_a_folder = mode == "train", flags.FLAGS["workdir"].present
-    for names, meaningless, reader in (
+
+
+# Flags, whether they mean nothing, and to what.
+Meaning = tuple[Collection[str], bool, str]
+
+
+def meanings(mode: str) -> tuple[Meaning, ...]:
+    """Which flags mean nothing in this mode, to this experiment, and beside others."""
+    train, in_a_folder = mode == "train", bool(flags.FLAGS["workdir"].present)
+    return (
         (set().union(*READ_BY_MODE.values()) - READ_BY_MODE[mode], True, f"to --mode={mode}"),
         (ignored_by(EXPERIMENT.value), train, f"to --experiment={EXPERIMENT.value}"),
         (
@@ -470,18 +496,7 @@ def check_flags(mode: str, changes: Changes) -> None:
         ),
         (JOINING[1:], DISTRIBUTED.value is not None, "beside --distributed=auto"),
         (JOINING[2:], COORDINATOR.value is None, "without --coordinator"),
-    ):
-        given = [name for name in sorted(names) if flags.FLAGS[name].present]
-        if meaningless and given:
-            raise UserError(f"--{given[0]} means nothing {reader}: leave it out")
-    check_joining()
-    greedy = TEMPERATURE.value == 0 or TOP_K.value == 1 or TOP_P.value == 0
-    if greedy and NUM_SAMPLES.value > 1:
-        raise UserError(
-            f"--num_samples={NUM_SAMPLES.value} would be one text many times, because only the "
-            "likeliest character is ever chosen: leave it out"
-        )
-    check_changes(mode, changes)
+    )
 
 
 def check_joining() -> None:
