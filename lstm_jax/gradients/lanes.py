@@ -20,10 +20,11 @@ from lstm_jax.model import Carry, Masks, ModelParams
 from lstm_jax.precision import at_least_float32
 
 LANES = "lanes"
-# When it pays to make each core of a CPU a device (BUILD_NOTES.md has the times): each needs a lane
-# for every so many hidden units, or it reads the weights more than it computes with them; and from
-# a hidden size on the weights that each core reads for itself no longer fit its cache.
-UNITS_PER_LANE = 16
+# When it pays to make each core of a CPU a device (BUILD_NOTES.md has the times). Each needs a lane
+# for every so many hidden units: with fewer, adding up the gradients, and the update of all
+# parameters on each, take more than is gained. From a hidden size on, the weights that each core
+# reads for itself no longer fit its cache.
+UNITS_PER_LANE = 64
 CORES_APART_BELOW = 512
 
 

@@ -166,7 +166,6 @@ from lstm_jax.gradients import GRADIENTS
 from lstm_jax.heads import softmax
 from tests.verification.test_variant_gradients import (
     DROPPED_SYMBOLS, autodiff, largest, make_problem, run)
-lanes.UNITS_A_LANE = 8
 mesh = lanes.lane_mesh(2, 4)
 model = DROPPED_SYMBOLS | {"zoneout_hidden": 0.3, "zoneout_cell": 0.5}
 params, carry, batch, masks = problem = make_problem(np.random.default_rng(0), model)
