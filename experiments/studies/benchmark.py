@@ -228,6 +228,7 @@ NAMES = {
     f"{TORCH} float16": "PyTorch, float16",
     benchmark_gpu.APART: "PyTorch, layers apart",
 }
+DEFAULTS = (OURS, benchmark_gpu.OURS_NARROW)  # of their precision; drawn strong
 PANEL, BAR = 1.35, 0.19  # inches: of a panel at the least, and of each name in it
 
 
@@ -282,12 +283,12 @@ def draw_shape(axes: "Axes", entry: dict[str, Any], names: list[str], named: boo
     places = [names.index(name) for name in shown]
     ms = [contenders[name]["ms"] for name in shown.values()]
     quartiles = [contenders[name]["ms_quartiles"] for name in shown.values()]
-    colors = [STRONG if name == OURS else FAINT for name in shown]
+    colors = [STRONG if name in DEFAULTS else FAINT for name in shown]
     spread = np.abs(np.array(quartiles).T - ms)
     axes.barh(places, ms, 0.72, color=colors, xerr=spread, ecolor=QUIET, error_kw={"lw": 0.8})
     highest = max(high for _, high in quartiles)
     for place, value, (_, high), name in zip(places, ms, quartiles, shown, strict=True):
-        weight = "bold" if name == OURS else "normal"
+        weight = "bold" if name in DEFAULTS else "normal"
         text = f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f}"
         axes.text(high + 0.02 * highest, place, text, size=7.5, va="center", weight=weight)
     axes.set_yticks(range(len(names)), [NAMES[name] for name in names] if named else [])
@@ -335,6 +336,8 @@ def compare(shapes: Sequence[Shape], workdir: Path) -> int:
         result["shapes"].append(entry)
         show(f"\n{benchmark_gpu.table(entry) if gpu else table(entry)}")
         write_json(workdir / "benchmark.json", result)
+    for shape in shapes[len(result["shapes"]) :]:
+        show(f"{shape}: no time was left")
     show(f"\n{benchmark_gpu.ratios(result['shapes']) if gpu else ratios(result['shapes'])}")
     draw_from(drawn_of(result), draw, workdir / "figures" / "benchmark.png")
     say_written(workdir, "benchmark.json", "figures/*")

@@ -5,7 +5,10 @@ it, and mixed precision. What a contender takes is put beside the least that it 
 
 Everything has to end within `LIMIT_S`, first calls included, because a GPU may be lent for minutes.
 So each shape has a share of what is left, and a contender that would begin after it is left out and
-named. One that fails is named too, and the others go on.
+named. On the first shapes only OPTIONAL ones are held to it. One that fails is named too, and the
+others go on.
+
+Ours would divide a batch among several GPUs, so let only one be seen (CUDA_VISIBLE_DEVICES).
 """
 
 import time
@@ -45,7 +48,7 @@ from lstm_jax.model import ModelParams
 from lstm_jax.run.signals import Interrupted
 from lstm_jax.terminal import overwrite
 
-# All contenders take part in these; in the grid only those that are the fastest somewhere.
+# All contenders take part in these, and in the grid all but OPTIONAL.
 NAMED = (
     Shape(32, 128, 896, 2),  # the record's
     Shape(64, 128, 512, 2),
@@ -70,7 +73,7 @@ BELOW_JAX = ("jax-cuda13-plugin", "jax-cuda12-plugin", "nvidia-cudnn-cu13", "nvi
 FLOAT32, BFLOAT16, FLOAT16 = "float32", "bfloat16", "float16"
 OURS, OURS_NARROW, AUTODIFF = "lstm_jax", "lstm_jax bfloat16", "lstm_jax autodiff"
 TORCH, CUDNN, APART = "torch", "cudnn", "torch float16, layers apart"
-NOT_IN_GRID = (AUTODIFF, "haiku", "flax", "equinox")
+OPTIONAL = (AUTODIFF, "haiku", "flax", "equinox")
 
 
 class Entrant(NamedTuple):
@@ -79,6 +82,12 @@ class Entrant(NamedTuple):
     precision: str
     make: Callable[[ModelParams], peers.Step]
     ours: bool = False  # takes batches with a leading axis
+    torch: bool = False
+
+    @property
+    def first_call(self) -> int:
+        """About how long it takes, in what torch's takes, which compiles nothing."""
+        return 1 if self.torch else 4
 
 
 class Entered(NamedTuple):
@@ -97,16 +106,18 @@ def entrants_of(shape: Shape, missing: dict[str, str]) -> dict[str, Entrant]:
         return Entrant(precision, lambda _: make_ours(config), ours=True)
 
     def peer(make: Callable[..., peers.Step], precision: str = FLOAT32, **how: Any) -> Entrant:
-        return Entrant(precision, lambda weights: make(weights, B, **how))
+        torch = make is peers.make_torch
+        return Entrant(precision, lambda weights: make(weights, B, **how), torch=torch)
 
-    entrants = {OURS: ours(), OURS_NARROW: ours(precision=BFLOAT16), TORCH: peer(peers.make_torch)}
+    entrants = {OURS: ours(), TORCH: peer(peers.make_torch)}
     for narrow in (BFLOAT16, FLOAT16):
         entrants[f"{TORCH} {narrow}"] = peer(peers.make_torch, narrow, narrow=narrow)
     if L > 1 and H <= 1024:
         entrants[APART] = peer(peers.make_torch, FLOAT16, narrow=FLOAT16, apart=True)
-    entrants |= {CUDNN: peer(peers.make_cudnn), AUTODIFF: ours("autodiff")}
+    entrants |= {CUDNN: peer(peers.make_cudnn), OURS_NARROW: ours(precision=BFLOAT16)}
+    entrants[AUTODIFF] = ours("autodiff")
     entrants |= {name: peer(make) for name, make in peers.PEERS.items() if name != TORCH}
-    left_out = {*missing, *(NOT_IN_GRID if shape in GRID else ())}
+    left_out = {*missing, *(OPTIONAL if shape in GRID else ())}
     return {name: e for name, e in entrants.items() if library_of(name) not in left_out}
 
 
@@ -139,14 +150,15 @@ def rounds_s(entered: dict[str, Entered]) -> float:
 
 
 def enter(
-    shape: Shape, entrants: dict[str, Entrant], until: float
+    shape: Shape, entrants: dict[str, Entrant], until: float, end: float
 ) -> tuple[dict[str, Entered], dict[str, str]]:
-    """Those who take part, and why others do not."""
+    """Those who take part, and why others do not; `until` and `end`: as `measure_all` has them."""
     batches, weights = make_batches(shape), initial_weights(shape)
     entered: dict[str, Entered] = {}
     out: dict[str, str] = {}
     for name, entrant in entrants.items():
-        if entered and time.perf_counter() + rounds_s(entered) > until:
+        limit = end if shape in NAMED and name not in OPTIONAL else until
+        if entered and time.perf_counter() + rounds_s(entered) > limit:
             out[name] = "no time was left"
             continue
         report(shape, f"warming up {name}")
@@ -279,9 +291,11 @@ def in_ms(floor: Floor) -> dict[str, Any]:
     }
 
 
-def measure(shape: Shape, entrants: dict[str, Entrant], until: float, peak: Peak) -> dict[str, Any]:
+def measure(
+    shape: Shape, entrants: dict[str, Entrant], until: float, end: float, peak: Peak
+) -> dict[str, Any]:
     """Runs the contenders on a shape; its entry of benchmark.json."""
-    entered, out = enter(shape, entrants, until)
+    entered, out = enter(shape, entrants, until, end)
     warm = {name: each.warm for name, each in entered.items()}
     timings = in_turn(warm, 0.0, lambda done: report(shape, f"round {done}"), TURN_S)
     report(shape, f"{MIN_ROUNDS} rounds", end="\n")
@@ -291,13 +305,15 @@ def measure(shape: Shape, entrants: dict[str, Entrant], until: float, peak: Peak
 def measure_all(
     shapes: Sequence[Shape], missing: dict[str, str], peak: Peak, end: float
 ) -> Iterator[dict[str, Any]]:
-    """An entry for each shape. What is left of the time is shared out by the number of those who
-    want to take part."""
-    wanted = [len(entrants_of(shape, missing)) for shape in shapes]
+    """An entry for each shape, as long as there is time until the end. What is left of it is shared
+    out by who wants to take part."""
+    wanted = [sum(e.first_call for e in entrants_of(s, missing).values()) for s in shapes]
     for number, shape in enumerate(shapes):
         now = time.perf_counter()
+        if number and now > end:
+            return
         share = (end - now) * wanted[number] / sum(wanted[number:])
-        yield measure(shape, entrants_of(shape, missing), now + share, peak)
+        yield measure(shape, entrants_of(shape, missing), now + share, end, peak)
 
 
 def table(entry: dict[str, Any]) -> str:
@@ -308,9 +324,9 @@ def table(entry: dict[str, Any]) -> str:
     shape = Shape(*(entry[field] for field in Shape._fields))
     lines = [
         f"{shape}: {entry['flops_per_step'] / 1e9:.3g} GFLOP per step; {entry['rounds']} rounds",
-        f"the least: {floors[FLOAT32]['products']:.2f} ms for the products in TF32, "
-        f"{floors[BFLOAT16]['products']:.2f} in 16 bits; for the latency of {T + L - 1} steps "
-        f"{low:.2f} to {high:.2f} (an estimate)",
+        f"the least: {floors[FLOAT32]['products']:.3g} ms for the products in TF32, "
+        f"{floors[BFLOAT16]['products']:.3g} in 16 bits; for the latency of {T + L - 1} steps "
+        f"{low:.3g} to {high:.3g} (an estimate)",
         f"{'':{width}}  ms per step         quartiles  first call s  x lstm_jax  us per T L  "
         f"TFLOP/s  of the least  {'by':8}  loss {CHECKED}",
     ]

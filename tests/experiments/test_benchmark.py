@@ -336,8 +336,10 @@ def test_on_a_gpu_it_has_16_bits_and_the_least_that_a_step_takes(
 
 def test_on_a_gpu_who_would_begin_too_late_is_left_out(as_on_a_gpu, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(benchmark_gpu, "LIMIT_S", 0.0)
-    assert benchmark.main(benchmark.get_config().replace(TINY), tmp_path) == 0
-    assert "lstm_jax autodiff: no time was left" in capsys.readouterr().out
+    assert benchmark.compare((Shape(2, 3, 4, 1), Shape(2, 3, 4, 2)), tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "lstm_jax autodiff: no time was left" in out
+    assert "B 2, T 3, H 4, L 2: no time was left" in out
     (shape,) = strict_json(tmp_path / "benchmark.json")["shapes"]
     assert [*shape["contenders"]] == ["lstm_jax"]
 
