@@ -6,6 +6,7 @@ No test looks at how long anything took.
 import json
 import math
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -248,6 +249,15 @@ def test_a_peer_that_cannot_be_imported_says_why(tmp_path, monkeypatch):
     assert "no_such_module" in peers.why_missing("lacking_peer")
     assert peers.why_missing("no_such_peer") == "not installed; pip install '.[peers]'"
     assert peers.why_missing("math") is None
+
+
+def test_a_torch_for_cpus_is_left_out_on_a_gpu_with_what_to_install(monkeypatch):
+    cuda = SimpleNamespace(is_available=lambda: False)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert "has no gpu here, where JAX has one; install" in peers.why_missing("torch")
+    cuda.is_available = lambda: True
+    assert peers.why_missing("torch") is None
 
 
 @pytest.fixture
