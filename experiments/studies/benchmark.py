@@ -4,19 +4,33 @@ Without further flags it runs the shapes below, in about a quarter of an hour on
 --config.model.hidden_size, --config.model.num_layers, --config.train.batch_size or
 --config.train.sequence_length it runs that one shape. The peers (pip install '.[peers]') are
 optional: one that is not there is named. What every contender does is written in `peers`.
+
+On a GPU it has other shapes, and contenders in 16 bits (`benchmark_gpu`).
 """
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.studies import benchmark_gpu
 from experiments.support import peers
+from experiments.support.contenders import (
+    DISPATCH_STEPS,
+    VOCABULARY_SIZE,
+    Shape,
+    base_config,
+    config_of,
+    flops_per_step,
+    initial_weights,
+    make_batches,
+    make_ours,
+    on,
+)
 from experiments.support.output import say_written
 from experiments.support.timing import (
     Contender,
@@ -27,12 +41,11 @@ from experiments.support.timing import (
     machine_in_words,
     warm_up,
 )
-from lstm_jax.config import Config, ModelConfig, OptimizerConfig, TrainConfig
+from lstm_jax.config import Config
 from lstm_jax.container import usable_cpus
-from lstm_jax.data.batches import Batch, Streams, stack_batches
+from lstm_jax.data.batches import stack_batches
 from lstm_jax.files import write_json
-from lstm_jax.hyperparameters import Hyperparameters
-from lstm_jax.model import Interface, ModelParams
+from lstm_jax.model import Interface
 from lstm_jax.run.memory import batch_of_ids, check_run_fits
 from lstm_jax.run.style import (
     FAINT,
@@ -44,7 +57,6 @@ from lstm_jax.run.style import (
     save,
 )
 from lstm_jax.terminal import overwrite, show
-from lstm_jax.train import init_train_state, make_dispatch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,17 +69,6 @@ READS = (
 )
 IGNORES = ("compile_cache",)  # it says how long compiling takes, so it compiles
 
-
-class Shape(NamedTuple):
-    batch_size: int
-    sequence_length: int
-    hidden_size: int
-    num_layers: int
-
-    def __str__(self) -> str:
-        return "B {}, T {}, H {}, L {}".format(*self)
-
-
 SHAPES = (
     Shape(1, 25, 100, 1),  # the notebook's
     Shape(50, 50, 128, 2),  # char-rnn's
@@ -76,92 +77,23 @@ SHAPES = (
     Shape(64, 128, 512, 2),
     Shape(32, 128, 1024, 3),
 )
-VOCABULARY_SIZE = 65
 BUDGET_S = 40.0  # of rounds for a shape; at least timing.MIN_ROUNDS of them
 OURS, AUTODIFF, TORCH, PRODUCT = "lstm_jax", "lstm_jax autodiff", "torch", "large product"
 # Where our step is this short, two rows more: many of our steps in one dispatch, as training makes
 # them, and torch without threads, whose meeting at every product can cost more than they save.
 SHORT_STEP_S = 0.1
-DISPATCH_STEPS = 20
 MANY, TORCH_ALONE = f"lstm_jax, {DISPATCH_STEPS} steps per dispatch", "torch, 1 thread"
 PRODUCT_SIZE = 2048
 
 
 def get_config() -> Config:
     """The start of a shape of one's own."""
-    return Config(
-        model=ModelConfig(hidden_size=200, num_layers=2),
-        optimizer=OptimizerConfig(
-            name="adam",
-            learning_rate=peers.LEARNING_RATE,
-            schedule="constant",
-            clip_norm=peers.CLIP_NORM,
-        ),
-        train=TrainConfig(batch_size=32, sequence_length=100),
-    )
+    return base_config()
 
 
 def shape_of(config: Config) -> Shape:
     model, train = config.model, config.train
     return Shape(train.batch_size, train.sequence_length, model.hidden_size, model.num_layers)
-
-
-def flops_per_step(shape: Shape, vocabulary_size: int) -> int:
-    """Additions and multiplications in the matrix products of a training step.
-
-    A product of MxK with KxN takes 2 M K N. For each of the T B characters the forward pass has
-
-        2 H 4H       the recurrent product of each of the L layers,
-        2 H 4H       the input product of each layer but the first, whose one-hot input is a row,
-        2 H V        the readout,
-
-    and the backward pass of a product is two of the same size (for its input, for its matrix). The
-    pointwise work is left out, and what a contender computes beyond this is its own affair.
-    """
-    B, T, H, L = shape
-    forward = 2 * H * 4 * H * (2 * L - 1) + 2 * H * vocabulary_size
-    return 3 * forward * T * B
-
-
-def make_batches(shape: Shape) -> list[Batch]:
-    """DISPATCH_STEPS batches of random ids, laid out as training lays out its text."""
-    B, T, *_ = shape
-    ids = np.random.default_rng(0).integers(VOCABULARY_SIZE, size=B * T * DISPATCH_STEPS + 1)
-    streams = Streams(ids.astype(np.uint8), B, T)
-    return [streams.batch_at(step) for step in range(DISPATCH_STEPS)]
-
-
-def config_of(shape: Shape, gradient: str | None = None) -> Config:
-    """This project's config for the shape, with its default gradient or another."""
-    B, T, H, L = shape
-    changes = {
-        "model.hidden_size": H,
-        "model.num_layers": L,
-        "train.batch_size": B,
-        "train.sequence_length": T,
-        "train.gradient": gradient or TrainConfig().gradient,
-    }
-    return get_config().replace(changes)
-
-
-def initial_weights(shape: Shape) -> ModelParams:
-    """The weights that all contenders start from, as NumPy arrays."""
-    state = init_train_state(config_of(shape), VOCABULARY_SIZE)
-    return jax.tree.map(np.array, state.params)
-
-
-def make_ours(config: Config) -> peers.Step:
-    """This project's training step as training runs it: from batches with a leading axis K to the
-    losses of K steps."""
-    dispatch, hyper = make_dispatch(config), Hyperparameters.of(config)
-    state = init_train_state(config, VOCABULARY_SIZE)
-
-    def step(batches: Batch) -> jax.Array:
-        nonlocal state
-        state, infos = jax.block_until_ready(dispatch(hyper, state, batches))
-        return infos.loss
-
-    return step
 
 
 def make_product() -> Callable[[], jax.Array]:
@@ -170,12 +102,6 @@ def make_product() -> Callable[[], jax.Array]:
     a, b = (jax.random.normal(key, (PRODUCT_SIZE, PRODUCT_SIZE)) for key in keys)
     product = jax.jit(jnp.matmul)
     return lambda: jax.block_until_ready(product(a, b))
-
-
-def on(step: peers.Step, batches: list[Batch], steps: int = 1) -> Contender:
-    """A step that takes the batches one after the other, round and round."""
-    endless = itertools.cycle(batches)
-    return Contender(lambda: step(next(endless)), steps)
 
 
 def enter(shape: Shape, missing: dict[str, str]) -> dict[str, Warm]:
@@ -296,7 +222,14 @@ NAMES = {
     "haiku": "Haiku",
     "flax": "Flax",
     "equinox": "Equinox",
+    benchmark_gpu.CUDNN: "cuDNN by JAX",
+    benchmark_gpu.OURS_NARROW: "lstm_jax, bfloat16",
+    f"{TORCH} bfloat16": "PyTorch, bfloat16",
+    f"{TORCH} float16": "PyTorch, float16",
+    benchmark_gpu.APART: "PyTorch, layers apart",
 }
+DEFAULTS = (OURS, benchmark_gpu.OURS_NARROW)  # of their precision; drawn strong
+PANEL, BAR = 1.35, 0.19  # inches: of a panel at the least, and of each name in it
 
 
 def drawn_of(result: dict[str, Any]) -> dict[str, Any]:
@@ -328,11 +261,12 @@ def draw(result: dict[str, Any], path: Path) -> None:
     about = f"{what} {machine}{spread}."
     columns = min(2, len(entries))
     rows = math.ceil(len(entries) / columns)
+    names = [name for name in NAMES if any(name in entry["contenders"] for entry in entries)]
+    height = max(PANEL, BAR * len(names))
     figure = new_figure(
-        0.8 + 1.35 * rows, "Milliseconds per training step (shorter is faster)", about
+        0.8 + height * rows, "Milliseconds per training step (shorter is faster)", about
     )
     panels = [*figure.subplots(rows, columns, squeeze=False).flat]
-    names = [name for name in NAMES if any(name in entry["contenders"] for entry in entries)]
     for number, (axes, entry) in enumerate(zip(panels, entries, strict=False)):
         draw_shape(axes, entry, names, named=number % columns == 0)
     for axes in panels[len(entries) :]:
@@ -349,12 +283,12 @@ def draw_shape(axes: "Axes", entry: dict[str, Any], names: list[str], named: boo
     places = [names.index(name) for name in shown]
     ms = [contenders[name]["ms"] for name in shown.values()]
     quartiles = [contenders[name]["ms_quartiles"] for name in shown.values()]
-    colors = [STRONG if name == OURS else FAINT for name in shown]
+    colors = [STRONG if name in DEFAULTS else FAINT for name in shown]
     spread = np.abs(np.array(quartiles).T - ms)
     axes.barh(places, ms, 0.72, color=colors, xerr=spread, ecolor=QUIET, error_kw={"lw": 0.8})
     highest = max(high for _, high in quartiles)
     for place, value, (_, high), name in zip(places, ms, quartiles, shown, strict=True):
-        weight = "bold" if name == OURS else "normal"
+        weight = "bold" if name in DEFAULTS else "normal"
         text = f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f}"
         axes.text(high + 0.02 * highest, place, text, size=7.5, va="center", weight=weight)
     axes.set_yticks(range(len(names)), [NAMES[name] for name in names] if named else [])
@@ -366,9 +300,13 @@ def draw_shape(axes: "Axes", entry: dict[str, Any], names: list[str], named: boo
     axes.grid(False)
 
 
+def on_gpu() -> bool:
+    return jax.default_backend() == "gpu"
+
+
 def main_unchanged(workdir: Path) -> int:
     """`main` for all of SHAPES."""
-    return compare(SHAPES, workdir)
+    return compare(benchmark_gpu.SHAPES if on_gpu() else SHAPES, workdir)
 
 
 def main(config: Config, workdir: Path) -> int:
@@ -377,18 +315,30 @@ def main(config: Config, workdir: Path) -> int:
     return compare((shape_of(config),), workdir)
 
 
+def missing_here() -> dict[str, str]:
+    """Who cannot take part on this machine, and why."""
+    reasons = {name: peers.why_missing(name) for name in peers.PEERS}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
 def compare(shapes: Sequence[Shape], workdir: Path) -> int:
     """Measures one shape after the other; what is measured is written down after each."""
-    reasons = {name: peers.why_missing(name) for name in peers.PEERS}
-    missing = {name: reason for name, reason in reasons.items() if reason is not None}
+    gpu = on_gpu()
+    missing = benchmark_gpu.missing_here() if gpu else missing_here()
     for name, reason in missing.items():
         show(f"{name}: {reason}")
-    result: dict[str, Any] = {"machine": describe_machine(), "missing": missing, "shapes": []}
-    for shape in shapes:
-        result["shapes"].append(measure(shape, missing))
-        show(f"\n{table(result['shapes'][-1])}")
+    if gpu:
+        machine, entries = benchmark_gpu.begin(shapes, missing)
+    else:
+        machine, entries = describe_machine(), (measure(shape, missing) for shape in shapes)
+    result: dict[str, Any] = {"machine": machine, "missing": missing, "shapes": []}
+    for entry in entries:
+        result["shapes"].append(entry)
+        show(f"\n{benchmark_gpu.table(entry) if gpu else table(entry)}")
         write_json(workdir / "benchmark.json", result)
-    show(f"\n{ratios(result['shapes'])}")
+    for shape in shapes[len(result["shapes"]) :]:
+        show(f"{shape}: no time was left")
+    show(f"\n{benchmark_gpu.ratios(result['shapes']) if gpu else ratios(result['shapes'])}")
     draw_from(drawn_of(result), draw, workdir / "figures" / "benchmark.png")
     say_written(workdir, "benchmark.json", "figures/*")
     return 0

@@ -26,7 +26,7 @@ from jax.sharding import PartitionSpec as P
 from experiments.studies import verify_gradients
 from experiments.studies.verify_recipes import verify_recipes
 from experiments.support.output import say_written
-from experiments.support.timing import describe_machine
+from experiments.support.timing import commit, describe_machine
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
 from lstm_jax.config import Config
 from lstm_jax.errors import UserError
@@ -239,19 +239,6 @@ def checks(folder: Path) -> Iterator[tuple[str, Callable[[], tuple[bool, str]]]]
         "resumed from its first checkpoint",
         lambda: same_bits(resume(default, folder / "resumed"), default),
     )
-
-
-def commit() -> str:
-    """The commit of the source, and whether it has changes; unknown outside a clone."""
-    here = Path(__file__).parent
-    try:
-        said = [
-            subprocess.run(["git", *line], cwd=here, capture_output=True, text=True, check=True)
-            for line in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "-uno"])
-        ]
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return said[0].stdout.strip() + (" with changes" if said[1].stdout.strip() else "")
 
 
 def attempt(check: Callable[[], tuple[bool, str]]) -> tuple[bool, str]:

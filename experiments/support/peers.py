@@ -10,7 +10,7 @@ A peer is imported by the function that makes it, so that none of them is needed
 """
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,18 +19,29 @@ import numpy as np
 import optax
 from jax import Array
 
+from lstm_jax.cells.lstm import LSTMParams
 from lstm_jax.container import usable_cpus
 from lstm_jax.data.batches import Batch
 from lstm_jax.model import ModelParams
 
 LEARNING_RATE, CLIP_NORM = 1e-3, 1.0
+CUDNN_WIDTH = 128
 
-# A whole training step, done when it returns. Its loss, before the update, is of whatever kind.
+# A whole training step, done when `wait` of what it returns does: the loss before the update.
 Step = Callable[[Batch], Any]
 # A peer's own (params, carry, inputs TxB, targets TxB) -> (loss, carry).
 SequenceLoss = Callable[[Any, Any, Array, Array], tuple[Array, Any]]
 
 Make = Callable[[ModelParams, int], Step]  # from the weights (NumPy arrays) and the batch size B
+
+
+def wait(loss: Any) -> Any:
+    """The loss, once the step is done that made it, and with it all steps before.
+
+    What a program of JAX puts out is ready at once. Torch's device does what it is given in order,
+    and copies the loss last.
+    """
+    return jax.block_until_ready(loss) if isinstance(loss, Array) else loss.item()
 
 
 def cross_entropy(logits_TxBxV: Array, targets_TxB: Array) -> Array:
@@ -56,7 +67,7 @@ def jax_step(sequence_loss: SequenceLoss, params: Any, carry: Any) -> Step:
 
     def step(batch: Batch) -> Array:
         nonlocal state
-        state, loss = jax.block_until_ready(compiled(state, batch.inputs, batch.targets))
+        state, loss = compiled(state, batch.inputs, batch.targets)
         return loss
 
     return step
@@ -72,6 +83,11 @@ def readout_of(params: ModelParams) -> tuple[np.ndarray, np.ndarray]:
     W_HxV, b_V, _ = params.readout
     assert W_HxV is not None
     return np.asarray(W_HxV), np.asarray(b_V)
+
+
+def layers_of(params: ModelParams) -> list[LSTMParams]:
+    """The layers, which are all of this project's LSTM."""
+    return [LSTMParams(*layer) for layer in params.layers]
 
 
 def make_haiku(params: ModelParams, batch_size: int) -> Step:
@@ -213,54 +229,152 @@ def fill_torch(module: Any, weights: Mapping[str, np.ndarray]) -> None:
             getattr(module, name).copy_(torch.tensor(array))
 
 
-def torch_readout(params: ModelParams) -> Any:
+def torch_readout(params: ModelParams, device: str) -> Any:
     import torch
 
     W_HxV, b_V = readout_of(params)
     H, V = W_HxV.shape
     readout = torch.nn.Linear(H, V)
     fill_torch(readout, {"weight": W_HxV.T, "bias": b_V})
-    return readout.to(torch_device())
+    return readout.to(device)
 
 
-def make_torch(params: ModelParams, batch_size: int, threads: int | None = None) -> Step:
+def torch_lstm(layers: Sequence[LSTMParams], device: str) -> Any:
+    """nn.LSTM of some layers. Of its two biases, which would each take an Adam step, the second is
+    frozen at zero."""
+    import torch
+
+    (D, _), (H, _) = layers[0].W.shape, layers[0].U.shape
+    lstm = torch.nn.LSTM(D, H, len(layers))
+    for n, (W_DxG, U_HxG, b_G) in enumerate(layers):
+        weights = {"weight_ih": W_DxG.T, "weight_hh": U_HxG.T, "bias_ih": b_G, "bias_hh": 0 * b_G}
+        fill_torch(lstm, {f"{name}_l{n}": np.asarray(each) for name, each in weights.items()})
+        getattr(lstm, f"bias_hh_l{n}").requires_grad_(False)
+    return lstm.to(device)
+
+
+def widen(layers: Sequence[LSTMParams], width: int) -> list[LSTMParams]:
+    """Layers whose input has more columns, with weights of 0, which stay 0: an input that is
+    always 0 has no gradient."""
+    first, *others = layers
+    D, G = first.W.shape
+    wider: Any = np.concatenate([first.W, np.zeros((width - D, G), first.W.dtype)])
+    return [first._replace(W=wider), *others]
+
+
+def one_hot_width(vocabulary_size: int, device: str) -> int:
+    """The columns of the one-hot vectors: for cuDNN a multiple of 128, which torch asks for before
+    it takes a persistent kernel."""
+    if device == "cpu":
+        return vocabulary_size
+    return -(-vocabulary_size // CUDNN_WIDTH) * CUDNN_WIDTH
+
+
+def make_torch(
+    params: ModelParams,
+    batch_size: int,
+    threads: int | None = None,
+    narrow: str = "",
+    apart: bool = False,
+    device: str = "",
+) -> Step:
     """nn.LSTM over the whole sequence, one call for all layers; by default on all processors.
 
-    Of nn.LSTM's two biases, which would each take an Adam step, the second is frozen at zero.
+    Args:
+      narrow: bfloat16 or float16 in torch's automatic mixed precision, whose weights stay float32.
+        With float16 the loss is scaled, as it has to be.
+      apart: a call for each layer. Torch takes cuDNN's persistent kernels for one layer, in
+        float16, of at most 1,024 units, a multiple of 128 (aten/src/ATen/native/cudnn/RNN.cpp).
+      device: torch's name for it; where JAX computes, if it is left out.
     """
     import torch
     from torch.nn import functional
 
+    device = device or torch_device()
     W_HxV, _ = readout_of(params)
     H, V = W_HxV.shape
-    L, device = len(params.layers), torch_device()
-    lstm, readout = torch.nn.LSTM(V, H, L), torch_readout(params)
-    for n, (W_DxG, U_HxG, b_G) in enumerate(params.layers):
-        weights = {"weight_ih": W_DxG.T, "weight_hh": U_HxG.T, "bias_ih": b_G, "bias_hh": 0 * b_G}
-        fill_torch(lstm, {f"{name}_l{n}": array for name, array in weights.items()})
-        getattr(lstm, f"bias_hh_l{n}").requires_grad_(False)
-    lstm.to(device)
-    trained = [p for p in [*lstm.parameters(), *readout.parameters()] if p.requires_grad]
+    width = one_hot_width(V, device)
+    layers = widen(layers_of(params), width)
+    stack = [torch_lstm(part, device) for part in ([[x] for x in layers] if apart else [layers])]
+    readout = torch_readout(params, device)
+    modules = torch.nn.ModuleList([*stack, readout])
+    trained = [p for p in modules.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=LEARNING_RATE, fused=True)
-    eye_VxV = torch.eye(V, device=device)  # its rows are the one-hot vectors
-    state = tuple(torch.zeros(L, batch_size, H, device=device) for _ in "hc")
+    scaler = torch.amp.GradScaler(device, enabled=narrow == "float16")
+    dtype = getattr(torch, narrow or "bfloat16")
+    eye_VxV = torch.eye(V, width, device=device)  # its rows are the one-hot vectors
+    states = [
+        tuple(torch.zeros(lstm.num_layers, batch_size, H, device=device) for _ in "hc")
+        for lstm in stack
+    ]
 
-    def step(batch: Batch) -> float:
-        nonlocal state
-        torch.set_num_threads(threads or usable_cpus())
-        inputs_TxB, targets_TxB = (
-            torch.from_numpy(ids).to(device).long() for ids in (batch.inputs, batch.targets)
-        )
-        h_TxBxH, state = lstm(eye_VxV[inputs_TxB], state)
-        state = tuple(s.detach() for s in state)
-        loss = functional.cross_entropy(readout(h_TxBxH).flatten(0, 1), targets_TxB.flatten())
+    def loss_of(inputs_TxB: Any, targets_TxB: Any) -> Any:
+        x = eye_VxV[inputs_TxB]
+        for n, lstm in enumerate(stack):
+            x, state = lstm(x, states[n])
+            states[n] = tuple(s.detach() for s in state)
+        return functional.cross_entropy(readout(x).flatten(0, 1), targets_TxB.flatten())
+
+    def step(batch: Batch) -> Any:
+        if device == "cpu":
+            torch.set_num_threads(threads or usable_cpus())
+        ids = [to_torch(ids_TxB, device) for ids_TxB in (batch.inputs, batch.targets)]
+        with torch.autocast(device, dtype, enabled=bool(narrow)):
+            loss = loss_of(*ids)
         optimizer.zero_grad()
-        loss.backward()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(trained, CLIP_NORM)
-        optimizer.step()
-        return loss.item()
+        scaler.step(optimizer)
+        scaler.update()
+        return loss.detach()
 
     return step
+
+
+def to_torch(ids_TxB: Any, device: str) -> Any:
+    """Ids on torch's device, without waiting for it."""
+    import torch
+
+    ids = torch.from_numpy(ids_TxB)
+    ids = ids if device == "cpu" else ids.pin_memory().to(device, non_blocking=True)
+    return ids.long()
+
+
+def cudnn_lstm(x_BxTxD: Array, h_LxBxH: Array, c_LxBxH: Array, weights_P: Array) -> Any:
+    """cuDNN's LSTM as JAX has it, products in TF32: (outputs BxTxH, h, c)."""
+    from jax.experimental import rnn
+
+    (B, T, D), (L, _, H) = x_BxTxD.shape, h_LxBxH.shape
+    lengths_B = jnp.full((B,), T, jnp.int32)
+    return rnn.lstm(x_BxTxD, h_LxBxH, c_LxBxH, weights_P, lengths_B, D, H, L, 0.0, False)
+
+
+def make_cudnn(params: ModelParams, batch_size: int) -> Step:
+    """jax.experimental.rnn.lstm, whose weights are one vector: the matrices layer by layer, each as
+    GxD and GxH, and then the biases. The second bias of a layer stays 0, as in `torch_lstm`."""
+    W_HxV, b_V = readout_of(params)
+    H, V = W_HxV.shape
+    width = one_hot_width(V, "cuda")
+    layers = widen(layers_of(params), width)
+    matrices = [matrix.T.ravel() for W_DxG, U_HxG, _ in layers for matrix in (W_DxG, U_HxG)]
+    theirs = {
+        "matrices": jnp.array(np.concatenate(matrices)),
+        "b_LxG": jnp.array(np.stack([b_G for *_, b_G in layers])),
+        "readout": (jnp.array(W_HxV), jnp.array(b_V)),
+    }
+
+    def sequence_loss(params: Any, carry: Any, inputs_TxB: Array, targets_TxB: Array) -> Any:
+        b_LxG, (W_HxV, b_V) = params["b_LxG"], params["readout"]
+        biases = jnp.stack([b_LxG, jnp.zeros_like(b_LxG)], 1).ravel()
+        weights = jnp.concatenate([params["matrices"], biases])
+        x_BxTxD = jax.nn.one_hot(inputs_TxB.T, width)
+        h_BxTxH, h_LxBxH, c_LxBxH = cudnn_lstm(x_BxTxD, carry[0], carry[1], weights)
+        logits_BxTxV = h_BxTxH @ W_HxV + b_V
+        return cross_entropy(logits_BxTxV, targets_TxB.T), (h_LxBxH, c_LxBxH)
+
+    carry = tuple(jnp.zeros((len(layers), batch_size, H)) for _ in "hc")
+    return jax_step(sequence_loss, theirs, carry)
 
 
 # (prompt of ids, length, num_samples) -> ids num_samples x length, at temperature 1.
@@ -275,7 +389,7 @@ def make_torch_sampler(params: ModelParams, threads: int | None = None) -> Sampl
     W_HxV, _ = readout_of(params)
     H, V = W_HxV.shape
     device = torch_device()
-    readout, eye_VxV = torch_readout(params), torch.eye(V, device=device)
+    readout, eye_VxV = torch_readout(params, device), torch.eye(V, device=device)
     cells = []
     for W_DxG, U_HxG, b_G in params.layers:
         cell = torch.nn.LSTMCell(len(W_DxG), H)
@@ -327,5 +441,19 @@ def why_missing(name: str) -> str | None:
     except Exception as error:  # one that does not suit this JAX, say: its reason, not our end
         return f"cannot be imported: {type(error).__name__}: {error}"
     if name == "torch" and jax.default_backend() != "cpu" and not module.cuda.is_available():
-        return f"has no {jax.default_backend()} here, where JAX has one"
+        return (
+            f"has no {jax.default_backend()} here, where JAX has one; install a build of it for "
+            "that (pytorch.org says which)"
+        )
+    return None
+
+
+def why_no_cudnn() -> str | None:
+    """Why cuDNN's LSTM cannot be called by JAX here; None where it can."""
+    try:
+        from jax.experimental import rnn
+    except ImportError as error:
+        return f"this JAX has no jax.experimental.rnn: {error}"
+    if getattr(rnn.gpu_rnn, "_cuda_rnn", None) is None:
+        return "needs JAX for NVIDIA GPUs; pip install 'jax[cuda13]'"
     return None

@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 import re
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -68,10 +69,10 @@ def warm_up(contender: Contender) -> Warm:
     return Warm(contender, seconds(contender.call), seconds(contender.call))
 
 
-def take_turn(warm: Warm) -> float:
+def take_turn(warm: Warm, turn_s: float) -> float:
     """Seconds per step, over as many calls as a turn takes."""
     call, steps = warm.contender
-    calls = max(1, round(TURN_S / max(warm.call_s, 1e-9)))
+    calls = max(1, round(turn_s / max(warm.call_s, 1e-9)))
     time.sleep(SETTLE_S)
     if calls > 1:  # the caches were somebody else's; beside one long call that is nothing
         call()
@@ -79,18 +80,22 @@ def take_turn(warm: Warm) -> float:
 
 
 def in_turn(
-    warm: dict[str, Warm], budget_s: float, report: Callable[[int], None]
+    warm: dict[str, Warm],
+    budget_s: float,
+    report: Callable[[int], None],
+    turn_s: float | None = None,
 ) -> dict[str, Timing]:
     """Rounds of A B C … until the budget is spent, MIN_ROUNDS at least.
 
     Args:
       report: is told the number of rounds done.
+      turn_s: about how long a turn lasts; TURN_S, if it is left out.
     """
     times: dict[str, list[float]] = {name: [] for name in warm}
     start, done = time.perf_counter(), 0
     while done < MIN_ROUNDS or time.perf_counter() - start < budget_s:
         for name, contender in warm.items():
-            times[name].append(take_turn(contender))
+            times[name].append(take_turn(contender, TURN_S if turn_s is None else turn_s))
         done += 1
         report(done)
     return {name: Timing(w.first_s, w.contender.steps, times[name]) for name, w in warm.items()}
@@ -111,6 +116,19 @@ def machine_in_words(machine: dict[str, Any], **libraries: str) -> str:
     on = cores if machine["device"] == "cpu" else machine["device"]
     versions = ((name, machine["versions"].get(known)) for name, known in libraries.items())
     return ", ".join([on, *(f"{name} {version}" for name, version in versions if version)])
+
+
+def commit() -> str:
+    """The commit of the source, and whether it has changes; unknown outside a clone."""
+    here = Path(__file__).parent
+    try:
+        said = [
+            subprocess.run(["git", *line], cwd=here, capture_output=True, text=True, check=True)
+            for line in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "-uno"])
+        ]
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return said[0].stdout.strip() + (" with changes" if said[1].stdout.strip() else "")
 
 
 def describe_machine() -> dict[str, Any]:

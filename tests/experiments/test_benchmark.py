@@ -6,14 +6,16 @@ No test looks at how long anything took.
 import json
 import math
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+from jax.experimental import rnn
 
-from experiments.studies import benchmark, benchmark_sampling
-from experiments.studies.benchmark import Shape, config_of, flops_per_step, make_ours
-from experiments.support import peers, timing
+from experiments.studies import benchmark, benchmark_gpu, benchmark_sampling
+from experiments.support import contenders, floors, peers, timing
+from experiments.support.contenders import Shape, config_of, flops_per_step, make_ours
 from experiments.support.timing import Contender, Timing, in_turn, warm_up
 from lstm_jax.config import ModelConfig
 from lstm_jax.data.batches import Batch, Streams, stack_batches
@@ -69,7 +71,7 @@ def revealing_batches(monkeypatch):
     """Batches that can be learned, for a training that clips some steps, and moves far in each."""
     monkeypatch.setattr(peers, "LEARNING_RATE", 0.05)
     monkeypatch.setattr(peers, "CLIP_NORM", 0.3)
-    monkeypatch.setattr(benchmark, "init_train_state", random_train_state)
+    monkeypatch.setattr(contenders, "init_train_state", random_train_state)
     text = np.tile(np.random.default_rng(0).integers(65, size=23), 20).astype(np.uint8)
     streams = Streams(text, *SHAPE[:2])
     return [streams.batch_at(step) for step in range(STEPS)]
@@ -90,6 +92,73 @@ def right():
 def our_losses(batches, changes=None):
     step = make_ours(config_of(SHAPE).replace(changes or {}))
     return [step(stack_batches([batch])).item() for batch in batches]
+
+
+def cudnn_by_jax(x_BxTxD, h, c, weights):
+    """What JAX says that cuDNN does."""
+    (B, T, D), (L, _, H) = x_BxTxD.shape, h.shape
+    parts = rnn.unpack_lstm_weights(weights, D, H, L, False)
+    return rnn.lstm_ref(x_BxTxD, h, c, *parts, np.full(B, T, np.int32), D, H, L, 0.0, False)
+
+
+def cudnn_step(monkeypatch):
+    monkeypatch.setattr(peers, "cudnn_lstm", cudnn_by_jax)
+    return peers.make_cudnn(contenders.initial_weights(SHAPE), SHAPE.batch_size)
+
+
+def torch_step(**how):
+    pytest.importorskip("torch")
+    return peers.make_torch(contenders.initial_weights(SHAPE), SHAPE.batch_size, **how)
+
+
+def test_the_weights_for_cudnn_are_packed_as_it_has_them(batches, right, monkeypatch):
+    step = cudnn_step(monkeypatch)
+    np.testing.assert_allclose([step(batch).item() for batch in batches], right, rtol=RTOL)
+
+
+def test_the_weights_for_cudnn_in_double_precision(x64, batches, monkeypatch):
+    """Outputs and gradients beside this project's own layers."""
+    rng = np.random.default_rng(1)
+    params = random_train_state(config_of(SHAPE), 65).params
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), params)
+    kept = []
+    monkeypatch.setattr(peers, "cudnn_lstm", cudnn_by_jax)
+    monkeypatch.setattr(peers, "jax_step", lambda *parts: kept.append(parts))
+    peers.make_cudnn(params, SHAPE.batch_size)
+    (their_loss, theirs, carry), batch = kept[0], batches[0]
+    carry = jax.tree.map(lambda leaf: leaf.astype(float), carry)
+    gradient = jax.jit(jax.value_and_grad(their_loss, has_aux=True))
+    (loss, _), found = gradient(theirs, carry, batch.inputs, batch.targets)
+    ours = jax.jit(jax.value_and_grad(sequence_loss, has_aux=True))
+    (wanted, _), grads = ours(params, init_carry(params, SHAPE.batch_size), batch)
+    assert loss == pytest.approx(wanted.item(), rel=1e-13)
+    no_biases = np.zeros(2 * found["b_LxG"].size)
+    packed = np.concatenate([found["matrices"], no_biases])
+    W_ih, W_hh, *_ = rnn.unpack_lstm_weights(packed, 128, 6, 2, False)
+    for n, layer in enumerate(grads.layers):
+        dW_DxG, dU_HxG, db_G = W_ih[n].T, W_hh[n].T, found["b_LxG"][n]
+        assert not dW_DxG[len(layer.W) :].any()
+        for mine, theirs in zip(layer, (dW_DxG[: len(layer.W)], dU_HxG, db_G), strict=True):
+            np.testing.assert_allclose(theirs, mine, rtol=0, atol=1e-13 * abs(mine).max())
+
+
+@pytest.mark.parametrize("how", [{"apart": True}, {"width": 128}])
+def test_what_torch_does_on_a_gpu_is_the_same_work(how, batches, right, monkeypatch):
+    if width := how.pop("width", 0):
+        monkeypatch.setattr(peers, "one_hot_width", lambda *_: width)
+    step = torch_step(device="cpu", **how)
+    np.testing.assert_allclose([step(batch).item() for batch in batches], right, rtol=RTOL)
+
+
+@pytest.mark.parametrize("narrow", ["bfloat16", "float16"])
+def test_torch_in_16_bits_is_near_and_is_not_float32(narrow, batches, right, monkeypatch):
+    torch = pytest.importorskip("torch")
+    # Few CPUs have an LSTM in float16. What is done for it, the scaled loss, is tested without.
+    monkeypatch.setattr(torch, "float16", torch.bfloat16)
+    step = torch_step(narrow=narrow, device="cpu")
+    found = [step(batch).item() for batch in batches]
+    np.testing.assert_allclose(found, right, rtol=3e-2)
+    assert max(abs(np.divide(found, right) - 1)) > 3 * RTOL
 
 
 @pytest.mark.parametrize("name", ["autodiff", *peers.PEERS])
@@ -182,6 +251,15 @@ def test_a_peer_that_cannot_be_imported_says_why(tmp_path, monkeypatch):
     assert peers.why_missing("math") is None
 
 
+def test_a_torch_for_cpus_is_left_out_on_a_gpu_with_what_to_install(monkeypatch):
+    cuda = SimpleNamespace(is_available=lambda: False)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert "has no gpu here, where JAX has one; install" in peers.why_missing("torch")
+    cuda.is_available = lambda: True
+    assert peers.why_missing("torch") is None
+
+
 @pytest.fixture
 def quick(monkeypatch):
     """The fewest rounds of the smallest things."""
@@ -228,6 +306,63 @@ def test_the_benchmark_prints_draws_and_names_who_is_missing(
     assert {"lstm_jax", "lstm_jax autodiff", *present} <= set(shape["contenders"])
     assert not set(absent) & set(shape["contenders"])
     assert (tmp_path / "figures" / "benchmark.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def as_on_a_gpu(quick, monkeypatch):
+    """What a GPU's benchmark does, on this device."""
+    monkeypatch.setattr(benchmark, "on_gpu", lambda: True)
+    for name, value in {"TURN_S": 0.0, "PRODUCT_SIZE": 16}.items():
+        monkeypatch.setattr(benchmark_gpu, name, value)
+    for name in ("haiku", "flax", "equinox"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+def test_on_a_gpu_it_has_16_bits_and_the_least_that_a_step_takes(
+    as_on_a_gpu, monkeypatch, tmp_path, capsys
+):
+    def refuse(*_):
+        raise ValueError("cuDNN takes no such shape")
+
+    monkeypatch.setattr(peers, "why_no_cudnn", lambda: None)
+    monkeypatch.setattr(peers, "make_cudnn", refuse)
+    assert benchmark.main(benchmark.get_config().replace(TINY), tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "haiku: not installed" in out and "cudnn: failed: ValueError" in out
+    found = strict_json(tmp_path / "benchmark.json")
+    assert found["machine"]["commit"] and found["machine"]["peak_source"] == "large product"
+    (shape,) = found["shapes"]
+    made = shape["contenders"]
+    narrow = {name for name, contender in made.items() if contender["precision"] == "bfloat16"}
+    torch = set() if "torch" in found["missing"] else {"torch bfloat16"}
+    assert narrow == {"lstm_jax bfloat16", *torch} and "lstm_jax autodiff" in made
+    ours = made["lstm_jax"]
+    assert ours["us_per_step_of_time_and_layer"] == pytest.approx(ours["ms"] * 1e3 / 3)
+    assert ours["share_of_floor"] == pytest.approx(ours["floor_ms"] / ours["ms"])
+    for contender in made.values():
+        np.testing.assert_allclose(contender["losses"], ours["losses"], rtol=1e-2)
+    assert (tmp_path / "figures" / "benchmark.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_on_a_gpu_who_would_begin_too_late_is_left_out(as_on_a_gpu, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(benchmark_gpu, "LIMIT_S", 0.0)
+    assert benchmark.compare((Shape(2, 3, 4, 1), Shape(2, 3, 4, 2)), tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "lstm_jax autodiff: no time was left" in out
+    assert "B 2, T 3, H 4, L 2: no time was left" in out
+    (shape,) = strict_json(tmp_path / "benchmark.json")["shapes"]
+    assert [*shape["contenders"]] == ["lstm_jax"]
+
+
+def test_the_least_is_what_takes_longer_the_products_or_the_latency():
+    peak = floors.peak_of("NVIDIA H100 80GB HBM3", 1.0, 2.0)
+    assert (peak.of("float32"), peak.of("float16")) == (494.7e12, 989.4e12)
+    assert floors.peak_of("another", 1.0, 2.0).of("bfloat16") == 2.0
+    long = floors.floor_of(10**12, 99, 2, 1e15)
+    assert (long.kind, long.seconds) == ("products", 1e-3)
+    assert long.latency_s == pytest.approx((3e-4, 6e-4))
+    short = floors.floor_of(10**11, 99, 2, 1e15)
+    assert (short.kind, short.seconds) == ("latency", pytest.approx(3e-4))
 
 
 @pytest.mark.parametrize("present", [False, True])
