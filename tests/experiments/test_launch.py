@@ -17,7 +17,9 @@ from tests.small import TEXT as SMALL
 def trained(tmp_path, monkeypatch):
     """What would have been trained: the config, the folder, the title, and what to begin from."""
     asked = []
-    monkeypatch.setattr("experiments.run.train", lambda *args: asked.append(args[:4]) or 0)
+    monkeypatch.setattr(
+        "experiments.command.modes.train", lambda *args: asked.append(args[:4]) or 0
+    )
     (tmp_path / "mine.py").write_text(
         "from lstm_jax import Config\ndef get_config(): return Config().replace({'data.path': 'a'})"
     )
