@@ -39,7 +39,7 @@ def grid() -> dict[str, list[Any]]:
 def changed(config: Config, changes: Changes) -> Config:
     """A config with changes; UserError where they do not go together."""
     try:
-        config = config.replace(changes.values)
+        config = changes.applied_to(config)
         check_read(config, changes.chosen)
     except UserError as error:
         if CONFIG_FILE.value is None:
