@@ -1,4 +1,13 @@
-"""Experiments: each a small file that returns a frozen config as a commented diff from the base."""
+"""Experiments: each a small file that returns a frozen config as a commented diff from the base.
+
+The map. `support/` knows nothing of the others, and no flag is known outside `run` and `command/`.
+
+    run         the entry: what a command line asks for is carried out, what fails is one line
+    command/    that command line: its flags, what is refused, the modes
+    recipes/    what is trained
+    studies/    what is measured
+    support/    what these share
+"""
 
 import os
 import sys

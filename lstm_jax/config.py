@@ -58,7 +58,8 @@ class DataConfig(*(task.Options for task in TASKS.values())):  # type: ignore[mi
     def unread(self) -> dict[str, str]:
         foreign = (name.removeprefix("data.") for name in foreign_to(self.task))
         names = {f.name for f in dataclasses.fields(self)}
-        return {name: without_meaning_to(self.task) for name in foreign if name in names}
+        unread = {name: without_meaning_to(self.task) for name in foreign if name in names}
+        return unread | TASKS[self.task].Options.unread(self)
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,8 @@ class Config:
             )
 
     def replace(self, changes: Mapping[str, Any]) -> Self:
-        """A copy with changed values, named like `model.hidden_size`."""
+        """A copy with changed values, named like `model.hidden_size`. Of the others in their
+        section those that they leave without a meaning are at their defaults again."""
         sections: dict[str, dict[str, Any]] = {}
         for name, value in changes.items():
             check_key(name)
@@ -180,7 +182,7 @@ class Config:
             sections.setdefault(section, {})[key] = value
         return dataclasses.replace(
             self,
-            **{s: dataclasses.replace(getattr(self, s), **kv) for s, kv in sections.items()},
+            **{s: getattr(self, s).replace(changed) for s, changed in sections.items()},
         )
 
     @property

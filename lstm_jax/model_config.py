@@ -29,6 +29,11 @@ def readers_of(name: str) -> str:
     return f"model.cell={' or '.join(readers)}"
 
 
+def needs(what: str) -> str:
+    """Why an option means nothing where something is not there."""
+    return f"needs {what}: give both, or neither"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(*options_of_cells(), Section):  # type: ignore[misc]
     """What a model is, with the options of every cell."""
@@ -95,22 +100,24 @@ class ModelConfig(*options_of_cells(), Section):  # type: ignore[misc]
 
     def unread(self) -> dict[str, str]:
         cell, sizes = CELLS[self.cell], self.layer_sizes
+        alike = len(sizes) > 1 and len({*sizes}) == 1
         plain = self.readout == "full" and not self.readout_rank
         others = {name for other in CELLS.values() for name in cell_options(other)}
-        needs = {name: readers_of(name) for name in sorted(others - {*cell_options(cell)})}
-        for name, means_something, needed in (
-            ("mogrifier_rank", self.mogrifier_rounds, "rounds of it"),
-            ("forget_bias", not self.chrono, "model.chrono=0"),
-            ("zoneout_cell", len(cell.state._fields) > 1, "a cell with a state besides h"),
-            ("embedding_dropout", self.embedding_size, "a model.embedding_size"),
-            ("readout", self.embedding_size, "a model.embedding_size"),
-            ("readout_rank", self.readout == "full", "model.readout=full"),
-            ("skip", len(sizes) > 1 and len({*sizes}) == 1, "two layers of one size, or more"),
-            ("init", plain, "a full readout"),
+        foreign = sorted(others - {*cell_options(cell)})
+        unread = {name: needs(readers_of(name)) for name in foreign}
+        for name, means_something, why in (
+            ("mogrifier_rank", self.mogrifier_rounds, needs("rounds of it")),
+            ("forget_bias", not self.chrono, self.beside("chrono")),
+            ("zoneout_cell", len(cell.state._fields) > 1, needs("a cell with a state besides h")),
+            ("embedding_dropout", self.embedding_size, needs("a model.embedding_size")),
+            ("readout", self.embedding_size, needs("a model.embedding_size")),
+            ("readout_rank", self.readout == "full", self.beside("readout")),
+            ("skip", alike, needs("two layers of one size, or more")),
+            ("init", plain, self.beside("readout_rank" if self.readout_rank else "readout")),
         ):
             if not means_something:
-                needs.setdefault(name, needed)
-        return {name: f"needs {needed}: give both, or neither" for name, needed in needs.items()}
+                unread.setdefault(name, why)
+        return unread
 
     @property
     def layer_sizes(self) -> tuple[int, ...]:

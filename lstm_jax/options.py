@@ -1,12 +1,13 @@
 """Options with types and ranges: what configs, and the flags for them, are made of."""
 
+import copy
 import dataclasses
 import math
 import types
 import typing
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from lstm_jax.errors import UserError, shorten
 
@@ -116,6 +117,28 @@ class Section:
     def unread(self) -> dict[str, str]:
         """The options that the others leave without a meaning, and why; set, they are refused."""
         return {}
+
+    def replace(self, changes: Mapping[str, Any]) -> Self:
+        """A copy with changed values. Those that were there before, and that the changes leave
+        without a meaning, are at their defaults again; a change without a meaning is refused."""
+        fields = type(self).__dataclass_fields__
+        there = copy.copy(self)  # which nothing checks until it is what it is to be
+        for name, value in changes.items():
+            value = checked(f"{self.prefix}{name}", value, fields[name])
+            object.__setattr__(there, name, value)
+        while idle := [n for n in there.unread() if n not in changes and there.differs(n)]:
+            for name in idle:
+                object.__setattr__(there, name, fields[name].default)
+        return dataclasses.replace(there)
+
+    def beside(self, name: str) -> str:
+        """Why an option means nothing where another is not at its default."""
+        default = type(self).__dataclass_fields__[name].default
+        other = f"{self.prefix}{name}"
+        return (
+            f"means nothing beside {other}={getattr(self, name)}: leave it out, or take "
+            f"{other}={default}"
+        )
 
     def say(self, name: str, why: str) -> str:
         """The refusal of an option, which is not ignored in silence."""

@@ -14,6 +14,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from experiments import run
+from experiments.command import process
 from experiments.studies import speedrun, tiny_shakespeare_ablation
 from experiments.support import seeds
 from lstm_jax.run import memory
@@ -69,14 +70,9 @@ def process_in(folder):
         patch.setattr(seeds, "SEEDS", range(1))
         two = dict(itertools.islice(tiny_shakespeare_ablation.VARIANTS.items(), 2))
         patch.setattr(tiny_shakespeare_ablation, "VARIANTS", two)
-        for name in (
-            "keep_memory",
-            "use_devices",
-            "keep_programs",
-            "keep_programs_unasked",
-            "keep_no_programs",
-        ):
-            patch.setattr(run, name, lambda *args: None)
+        for module, names in ((run, ("keep_memory", "use_devices")), (process, KEEPING)):
+            for name in names:
+                patch.setattr(module, name, lambda *args: None)
         yield
         gc.collect()  # while main's hook still stands, which knows what orbax leaves behind
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import run
+from experiments.command import modes
 from experiments.support import scoring
 from lstm_jax.averaging import WAITING, Average, begin, should_begin, update_average
 from lstm_jax.config import Config, TrainConfig
@@ -306,7 +306,7 @@ def test_all_that_is_done_with_a_run_afterwards_takes_its_average(tmp_path, monk
         for more in ({}, {"workdir": "other", "config.train.seed": "1"}):
             assert call(*line_of(TRAIN | averaged | more)).code == 0
         before = [call(*look).stdout.splitlines() for look in looks]
-        for module in (run, scoring):
+        for module in (modes, scoring):
             monkeypatch.setattr(module, "load_model", spoilt)
         after = [call(*look).stdout.splitlines() for look in looks]
     own = [

@@ -51,6 +51,19 @@ from lstm_jax.tasks import TASKS
             {"model.cell": "mogrifier", "model.mogrifier_rounds": 0, "model.mogrifier_rank": 2},
             "model.mogrifier_rank=2 needs rounds of it",
         ),
+        ({"model.chrono": 9, "model.forget_bias": 2}, "take model.chrono=0"),
+        (
+            {"model.embedding_size": 8, "model.readout": "tied", "model.readout_rank": 4},
+            "readout_rank=4 means nothing beside model.readout=tied: leave it out, or take",
+        ),
+        (
+            {"model.readout_rank": 4, "model.init": "notebook"},
+            "means nothing beside model.readout_rank=4: leave it out, or take model.readout_rank=0",
+        ),
+        (
+            {"data.task": "digits", "data.permutation_seed": 3},
+            "data.permutation_seed=3 needs data.pixels=permuted",
+        ),
         ({"train.remat_every": -1}, "train.remat_every lies between 0 and"),
         (
             {"train.batch_size": 6, "train.accumulate": 4},
@@ -102,6 +115,81 @@ def test_a_value_that_still_means_something():
         {"train.steps": 5, "optimizer.warmup_steps": 4, "optimizer.final_ratio": 0.1},
     ):
         check_read(Config().replace(changes), changes)
+
+
+AUTODIFF = {"train.gradient": "autodiff"}
+# What a config has, what then changes, and the options that this leaves without a meaning.
+HELD = [
+    ({"model.forget_bias": 5}, {"model.chrono": 784}, ["forget_bias"]),
+    ({"model.forget_bias": 5}, {"model.cell": "gru"}, ["forget_bias"]),
+    ({"model.zoneout_cell": 0.1}, {"model.cell": "gru"}, ["zoneout_cell"]),
+    (
+        {"model.cell": "mogrifier", "model.mogrifier_rounds": 3, **AUTODIFF},
+        {"model.cell": "coupled"},
+        ["mogrifier_rounds"],
+    ),
+    (
+        {"model.cell": "mogrifier", "model.mogrifier_rank": 2, **AUTODIFF},
+        {"model.mogrifier_rounds": 0},
+        ["mogrifier_rank"],
+    ),
+    (
+        {"model.embedding_size": 8, "model.embedding_dropout": 0.1, "model.readout": "tied"},
+        {"model.embedding_size": 0, "model.readout_rank": 4},
+        ["embedding_dropout", "readout"],
+    ),
+    (
+        {"model.embedding_size": 8, "model.readout_rank": 4},
+        {"model.readout": "tied"},
+        ["readout_rank"],
+    ),
+    ({"model.init": "notebook"}, {"model.readout_rank": 4}, ["init"]),
+    ({"model.num_layers": 2, "model.skip": "weighted"}, {"model.num_layers": 1}, ["skip"]),
+    ({"optimizer.weight_decay": 0.2}, {"optimizer.name": "rmsprop"}, ["weight_decay"]),
+    (
+        {"optimizer.name": "sgd", "optimizer.momentum": 0.9},
+        {"optimizer.name": "adam", "optimizer.b1": 0.5},
+        ["momentum"],
+    ),
+    (
+        {"optimizer.schedule": "plateau", "optimizer.plateau_factor": 0.5},
+        {"optimizer.schedule": "cosine", "optimizer.final_ratio": 0.1},
+        ["plateau_factor"],
+    ),
+    ({"optimizer.final_ratio": 0.1}, {"optimizer.schedule": "constant"}, ["final_ratio"]),
+    (
+        {"train.average": "ema", "train.average_decay": 0.9},
+        {"train.average": "triggered"},
+        ["average_decay"],
+    ),
+    (
+        {"data.task": "digits", "data.pixels": "permuted", "data.permutation_seed": 3},
+        {"data.pixels": "rows"},
+        ["permutation_seed"],
+    ),
+    ({"data.task": "copy_memory", "data.blanks": 99}, {"data.task": "adding"}, ["blanks"]),
+]
+
+
+@pytest.mark.parametrize("has, changes, idle", HELD)
+def test_a_value_that_a_change_leaves_without_a_meaning_is_at_its_default_again(has, changes, idle):
+    """It is refused where it is given, too, and where the whole section is made at once."""
+    config, default = Config().replace(has), Config().flatten()
+    section = next(iter(changes)).partition(".")[0]
+    names = [f"{section}.{name}" for name in idle]
+    changed = config.replace(changes)
+    assert changed.flatten() == config.flatten() | changes | {n: default[n] for n in names}
+    assert Config().replace(changed.flatten()) == changed
+    in_section = {name.partition(".")[2]: value for name, value in (has | changes).items()}
+    in_section = {k: v for k, v in in_section.items() if k in fields_of(section)}
+    with pytest.raises(UserError, match=r"needs|means nothing"):
+        type(getattr(config, section))(**in_section)
+    for name in names:
+        with pytest.raises(UserError, match=f"^{name}=.* (needs|means nothing)"):
+            config.replace(changes | {name: has[name]})
+        at_default = config.replace(changes | {name: default[name]})
+        with pytest.raises(UserError, match=f"^--config.{name}=.* (needs|means nothing)"):
+            check_read(at_default, [*changes, name])
 
 
 RATES = ("dropout", "input_dropout", "embedding_dropout", "weight_drop")

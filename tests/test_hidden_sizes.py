@@ -246,7 +246,7 @@ def test_a_flag_that_is_no_size_is_one_line_and_leaves_nothing(value, tmp_path):
         ({"cell": "gru", "mogrifier_rank": 3}, "mogrifier_rank=3 needs "),
         ({"mogrifier_rounds": 3}, "mogrifier_rounds=3 needs model.cell=mogrifier"),
         ({"cell": "gru", "forget_bias": 2.0}, "forget_bias=2.0 needs model.cell=lstm or coupled"),
-        ({"chrono": 9, "forget_bias": 2.0}, "forget_bias=2.0 needs model.chrono=0"),
+        ({"chrono": 9, "forget_bias": 2.0}, "forget_bias=2.0 means nothing beside model.chrono=9"),
         ({"cell": "gru", "chrono": 9}, "chrono=9 needs model.cell=lstm or coupled"),
         ({"cell": "gru", "zoneout_cell": 0.1}, "zoneout_cell=0.1 needs a cell with a state bes"),
         ({"cell": "gru", "init": "notebook"}, "init=notebook needs model.cell=lstm"),

@@ -223,3 +223,29 @@ def test_only_corpora_and_style_read_the_environment(name):
     """The style, to hide from matplotlib what it cannot use."""
     reads = "environ" in modules()[name].read_text() or "getenv" in modules()[name].read_text()
     assert reads == (name in ("data.corpora", "run.style"))
+
+
+EXPERIMENTS = PACKAGE.parent / "experiments"
+COMMAND = EXPERIMENTS / "command"
+
+
+def imported_by(path):
+    """The modules that a file of the experiments names in its imports."""
+    return {*re.findall(r"^ *(?:from|import) ([\w.]+)", path.read_text(), re.MULTILINE)}
+
+
+def test_flags_are_known_to_the_command_alone():
+    for path in EXPERIMENTS.rglob("*.py"):
+        if path.parent != COMMAND and path != EXPERIMENTS / "run.py":
+            for module in imported_by(path):
+                assert module.split(".")[0] != "absl", path
+                assert not module.startswith("experiments.command"), path
+
+
+def test_the_imports_of_the_command_point_one_way():
+    names = re.findall(r"^ {4}(\w+)", (COMMAND / "__init__.py").read_text(), re.MULTILINE)
+    assert sorted(names) == sorted({path.stem for path in COMMAND.glob("*.py")} - {"__init__"})
+    for place, name in enumerate(names):
+        later = {f"experiments.command.{other}" for other in names[place:]}
+        later |= {"experiments.run", "experiments.command"}
+        assert not later & imported_by(COMMAND / f"{name}.py"), name

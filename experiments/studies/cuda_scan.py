@@ -31,6 +31,7 @@ import numpy as np
 from jax import lax
 
 from experiments.studies.verify_gradients import cases_of, get_config
+from experiments.support.output import end_with
 from lstm_jax.cells import lstm, passes
 from lstm_jax.heads import softmax
 from lstm_jax.model import ModelParams, named_leaves
@@ -243,4 +244,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main)

@@ -7,6 +7,8 @@ Whether this one shows it has not been seen on a device.
     python experiments/studies/cuda_scan_alone.py
 """
 
+import os
+import sys
 from functools import partial
 from typing import Any
 
@@ -89,4 +91,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, `head` say, has seen enough: end as by SIGPIPE
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from experiments.support.output import say_written
+from experiments.support.output import end_with, say_written
 from experiments.support.timing import describe_machine, machine_in_words, seconds
 from lstm_jax.config import Config, ModelConfig, TrainConfig
 from lstm_jax.container import memory_limit
@@ -260,6 +260,11 @@ def main(config: Config, workdir: Path) -> int:
     return 0
 
 
-if __name__ == "__main__":  # in_fresh_process starts it; by hand, also with another alphabet's size
+def measure_alone() -> None:
+    """What in_fresh_process starts; by hand, also with another alphabet's size."""
     changes, *size = sys.argv[1:]
     write(json.dumps(measure(Config().replace(json.loads(changes)), *map(int, size))))
+
+
+if __name__ == "__main__":
+    end_with(measure_alone)

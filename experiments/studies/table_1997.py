@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from experiments.support.output import say_written
+from experiments.support.output import end_with, say_written
 from experiments.support.rows_1997 import COLUMNS, ROWS, Row
 from experiments.support.timing import describe_machine
 from experiments.support.trials import Trials
 from lstm_jax.config import Config, TrainConfig
 from lstm_jax.container import usable_cpus
+from lstm_jax.errors import UserError
 from lstm_jax.files import read_json, write_json
 from lstm_jax.run.style import COLORS, FAINT, QUIET, draw_from, new_figure, picture, save
 from lstm_jax.terminal import say, show
@@ -239,5 +240,12 @@ def what_is_done(workdir: Path, row: Row, column: str) -> dict[str, Any] | None:
     return read_json(path) if path.exists() else None
 
 
-if __name__ == "__main__":
+def report_alone() -> None:
+    """The command of the docstring."""
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
+        raise UserError("it takes WORKDIR, the folder of a table that was begun")
     report(Path(sys.argv[1]))
+
+
+if __name__ == "__main__":
+    end_with(report_alone)

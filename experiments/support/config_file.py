@@ -17,10 +17,17 @@ class Changes(NamedTuple):
 
     values: by name, such as `model.hidden_size`.
     chosen: the names that the user chose; of a run's whole config nobody chose each.
+    whole: such a config, which changes the experiment's before the user's choice does.
     """
 
     values: dict[str, Any]
     chosen: frozenset[str]
+    whole: Mapping[str, Any]
+
+    def applied_to(self, config: Config) -> Config:
+        """The config with these changes, of which what was chosen is never dropped."""
+        chosen = {name: value for name, value in self.values.items() if name in self.chosen}
+        return config.replace(self.whole).replace(chosen)
 
 
 def changes_of(file: str | None, by_flags: Mapping[str, Any], reads: Collection[str]) -> Changes:
@@ -29,15 +36,15 @@ def changes_of(file: str | None, by_flags: Mapping[str, Any], reads: Collection[
     Of a run's own config.json only what is in `reads` counts: it says everything about that run.
     """
     if file is None:
-        return Changes({**by_flags}, frozenset(by_flags))
+        return Changes({**by_flags}, frozenset(by_flags), {})
     content = read_config_file(file)
     if not {"format", "config"} <= content.keys():
         values = values_in(content, file)
-        return Changes({**values, **by_flags}, frozenset([*values, *by_flags]))
+        return Changes({**values, **by_flags}, frozenset([*values, *by_flags]), {})
     # What it does not name are the options of other tasks.
     values = Config().flatten() | values_in(content["config"], file)
     values = {name: value for name, value in values.items() if name in reads}
-    return Changes({**values, **by_flags}, frozenset(by_flags))
+    return Changes({**values, **by_flags}, frozenset(by_flags), values)
 
 
 def read_config_file(name: str) -> dict[str, Any]:

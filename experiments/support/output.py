@@ -4,10 +4,12 @@ import inspect
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
+from lstm_jax.errors import UserError
 from lstm_jax.terminal import say, warn
 
 READER_LEFT = 141  # as the shell has it of a process that SIGPIPE ended: 128 + 13
@@ -47,6 +49,20 @@ def flush_streams(code: int) -> int:
         except OSError:
             silence(stream)
     return code
+
+
+def end_with(work: Callable[[], int | None]) -> NoReturn:
+    """What a module's own command does; ends the process with its exit code, as the main command
+    ends where nobody reads its results."""
+    open_streams()
+    try:
+        code = work() or 0
+    except UserError as error:
+        say(f"error: {error}")
+        code = 2
+    except BrokenPipeError:
+        code = READER_LEFT
+    sys.exit(flush_streams(code))
 
 
 def silence(stream: TextIO) -> None:

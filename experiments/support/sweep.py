@@ -69,7 +69,7 @@ def points_of(config: Config, grid: Grid, workdir: Path, given: Sequence[str]) -
             raise UserError("--sweep.data.task means nothing: the runs of a sweep are of one task")
         if len({*swept}) < len(swept):
             raise UserError(f"--sweep.{name} has a value twice: {', '.join(map(str, swept))}")
-    names = short_names(grid)
+    names, chosen = short_names(grid), config.flatten()
     points: list[Point] = []
     tasks: dict[Any, Task] = {}  # one per distinct data, which is read once
     for combination in itertools.product(*grid.values()):
@@ -80,7 +80,8 @@ def points_of(config: Config, grid: Grid, workdir: Path, given: Sequence[str]) -
                 f"two runs of the sweep would be in {folder}: name the values otherwise"
             )
         try:
-            of_point = config.replace(values)
+            # With what is given, too: a value of the grid is not to drop it.
+            of_point = config.replace({name: chosen[name] for name in given} | values)
             check_read(of_point, [*given, *grid])
             if (same := tasks.get(of_point.data)) is None:
                 same = tasks[of_point.data] = TASKS[of_point.data.task].of(of_point)

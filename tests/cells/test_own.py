@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax import Array
 
-from experiments import run
+from experiments.command import catalogue
 from lstm_jax.cells import CELLS
 from lstm_jax.cells.cell import Cell
 from lstm_jax.cells.passes import Calculus, make_passes
@@ -255,7 +255,9 @@ def test_a_run_of_it_trains_resumes_scores_and_samples(gradient, request, monkey
             "train.gradient": gradient,
         }
     )
-    monkeypatch.setitem(run.EXPERIMENTS, "shakespeare", SimpleNamespace(get_config=lambda: config))
+    monkeypatch.setitem(
+        catalogue.EXPERIMENTS, "shakespeare", SimpleNamespace(get_config=lambda: config)
+    )
     (tmp_path / "text").write_bytes(TEXT)
     with process_in(tmp_path):
         first, again, *looks = (

@@ -43,7 +43,7 @@ def trained(folder, monkeypatch):
     """The configs that would have been trained."""
     configs = []
     monkeypatch.setattr(
-        "experiments.run.train", lambda config, *_: configs.append(config.flatten()) or 0
+        "experiments.command.modes.train", lambda config, *_: configs.append(config.flatten()) or 0
     )
     return configs
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
-from experiments import run
+from experiments.command.catalogue import EXPERIMENTS
 from lstm_jax.config import SECTIONS, fields_of
 from lstm_jax.data.vocabulary import SURROGATE
 from lstm_jax.options import value_type
@@ -91,7 +91,7 @@ def values(name, field):
 
 CONFIG = {name: values(name, field) for name, field in FIELDS.items()}
 OTHER = {
-    "experiment": one_of(*run.EXPERIMENTS) | no_values,
+    "experiment": one_of(*EXPERIMENTS) | no_values,
     "mode": one_of("train", "evaluate", "sample", "compare", "inspect") | texts,
     "workdir": workdirs | texts.filter(lambda text: "/" not in text and text != ".."),
     "compile_cache": one_of("off") | workdirs,

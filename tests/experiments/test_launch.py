@@ -17,7 +17,9 @@ from tests.small import TEXT as SMALL
 def trained(tmp_path, monkeypatch):
     """What would have been trained: the config, the folder, the title, and what to begin from."""
     asked = []
-    monkeypatch.setattr("experiments.run.train", lambda *args: asked.append(args[:4]) or 0)
+    monkeypatch.setattr(
+        "experiments.command.modes.train", lambda *args: asked.append(args[:4]) or 0
+    )
     (tmp_path / "mine.py").write_text(
         "from lstm_jax import Config\ndef get_config(): return Config().replace({'data.path': 'a'})"
     )
@@ -125,6 +127,25 @@ def test_what_cannot_be_gone_on_with(line, message, trained, tmp_path):
     put_run(tmp_path / "pipe", CONFIG.replace({"data.path": "/dev/null"}))
     put_run(tmp_path / "w")
     assert message in refused(*line) and not trained
+
+
+def test_a_flag_may_leave_a_recipes_value_without_a_meaning(trained, tmp_path):
+    """It is at its default then; what is given as well is refused, and the line says what to do."""
+    bias, chrono = "--config.model.forget_bias", "--config.model.chrono"
+    assert call("--experiment=digits", f"{chrono}=784").code == 0
+    assert call("--experiment=digits", "--config.model.cell=gru").code == 0
+    assert call("--experiment=adding", f"{chrono}=0", f"{bias}=3").code == 0
+    asked = [(config.model.forget_bias, config.model.chrono) for config, *_ in trained]
+    assert asked == [(1.0, 784), (1.0, 0), (3.0, 0)]
+    why = "means nothing beside model.chrono={}: leave it out, or take model.chrono=0"
+    assert why.format(784) in refused("--experiment=digits", f"{chrono}=784", f"{bias}=1")
+    assert why.format(100) in refused("--experiment=adding", f"{bias}=3")
+    swept = ["--experiment=embedded_reber", f"{bias}=3", "--sweep.model.chrono=0,9"]
+    said = refused(*swept, "--workdir=s")
+    assert f"the run chrono=9: model.forget_bias=3.0 {why.format(9)}" in said
+    put_run(tmp_path / "w", CONFIG.replace({"model.forget_bias": 5}))
+    assert call("--config_file=w/config.json", f"{chrono}=9").code == 0
+    assert trained[-1][0].model.forget_bias == 1.0
 
 
 @pytest.fixture(scope="module")

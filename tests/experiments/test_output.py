@@ -76,6 +76,20 @@ def test_a_reader_that_has_gone_away_costs_no_traceback(stream, code, tmp_path):
     assert "Traceback" not in f"{done.stderr}" and "Exception" not in f"{done.stderr}"
 
 
+def test_a_studys_own_command_ends_so_too(tmp_path):
+    """And says in a line what it lacks."""
+    command = [sys.executable, "-m", "experiments.studies.table_1997"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    pipes = {"stdout": writer, "stderr": subprocess.PIPE, "cwd": ROOT, "text": True}
+    done = subprocess.run([*command, tmp_path], check=False, **pipes)
+    os.close(writer)
+    assert done.returncode == 141 and done.stderr == ""
+    assert not [*tmp_path.iterdir()]
+    done = subprocess.run([*command, tmp_path / "gone"], check=False, **pipes | {"stdout": None})
+    assert done.returncode == 2 and done.stderr.startswith("error: it takes WORKDIR")
+
+
 def test_where_stdout_is_full_one_line_says_so(tmp_path):
     code, output, _ = prints(tmp_path, ">/dev/full")
     assert code == 2

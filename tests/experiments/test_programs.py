@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import run
+from experiments.command import process
 from experiments.support import programs
 from experiments.support.programs import delete_oldest, keep_programs_unasked
 from lstm_jax.container import schedulable_cpus
@@ -303,19 +303,19 @@ def test_kept_programs_change_no_bit_of_a_new_run_or_a_resumed_one(tmp_path):
 )
 def test_where_programs_are_kept(flag, of_jax, experiment, wanted, monkeypatch):
     called = []
-    monkeypatch.setattr(run, "keep_programs", called.append)
-    monkeypatch.setattr(run, "keep_programs_unasked", called.append)
-    monkeypatch.setattr(run, "keep_no_programs", lambda: called.append("none"))
+    monkeypatch.setattr(process, "keep_programs", called.append)
+    monkeypatch.setattr(process, "keep_programs_unasked", called.append)
+    monkeypatch.setattr(process, "keep_no_programs", lambda: called.append("none"))
     for name, value in (("COMPILE_CACHE", flag), ("EXPERIMENT", experiment), ("MODE", "train")):
-        monkeypatch.setattr(run, name, SimpleNamespace(value=value))
+        monkeypatch.setattr(process, name, SimpleNamespace(value=value))
     with jax_cache_folder(of_jax):
-        run.set_compile_cache()
+        process.set_compile_cache()
     assert called == wanted
 
 
 def test_the_folder_that_jax_is_set_up_with_may_be_in_the_home(monkeypatch):
     for name, value in (("COMPILE_CACHE", None), ("EXPERIMENT", "notebook"), ("MODE", "train")):
-        monkeypatch.setattr(run, name, SimpleNamespace(value=value))
+        monkeypatch.setattr(process, name, SimpleNamespace(value=value))
     with jax_cache_folder("~/jax"):
-        run.set_compile_cache()
+        process.set_compile_cache()
         assert jax.config.jax_compilation_cache_dir == str(Path.home() / "jax")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.run import EXPERIMENTS
+from experiments.command.catalogue import EXPERIMENTS
 from experiments.studies import verify_gradients
 from lstm_jax.config import Config
 from lstm_jax.run.metrics import read_metrics

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.run import EXPERIMENTS, is_study
+from experiments.command.catalogue import EXPERIMENTS, is_study
 from experiments.studies import benchmark, tiny_shakespeare_ablation, verify_gradients
 from experiments.studies import figures as figures_study
 from lstm_jax.model_config import ModelConfig

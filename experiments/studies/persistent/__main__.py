@@ -35,6 +35,7 @@ import numpy as np
 
 from experiments.studies.persistent import kernels, layer
 from experiments.studies.persistent.kernels import Tiles, find_tiles
+from experiments.support.output import end_with
 from experiments.support.timing import describe_machine
 from lstm_jax.cells.cell import Marks, Passes
 from lstm_jax.cells.lstm import ROWS_CALCULUS, LSTMParams, LSTMState
@@ -397,4 +398,4 @@ def main(words: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)
