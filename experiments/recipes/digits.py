@@ -1,7 +1,4 @@
-"""Handwritten digits, one pixel at a step: 40 rounds through the training images.
-
-It was not trained to its end yet.
-"""
+"""Handwritten digits, one pixel at a step: six rounds through the training images."""
 
 from lstm_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 
@@ -9,8 +6,8 @@ from lstm_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, Tr
 def get_config() -> Config:
     return Config(
         data=DataConfig(task="digits"),
-        # A cell that writes nothing keeps half of what it holds for 100 steps, which is 4 rows.
-        model=ModelConfig(hidden_size=128, forget_bias=5.0),
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=500),
-        train=TrainConfig(steps=34_000, batch_size=64, validate_every=850),
+        model=ModelConfig(hidden_size=64, chrono=784),
+        # At 3e-3 it takes 2,300 steps to where it is here after 1,000.
+        optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=200),
+        train=TrainConfig(steps=10_000, batch_size=32, validate_every=1000),
     )
