@@ -116,9 +116,8 @@ def is_over(lanes: Lanes, most: Array) -> Array:
 def step(algorithm: Algorithm, most: Array, lanes: Lanes, choice_L: Array) -> Lanes:
     """One symbol of every trial that is not over."""
     learns_L = (lanes.test == 0) & ~is_over(lanes, most)
-    memory, partials = lanes.memory, lanes.partials
-    if algorithm.resets:
-        memory, partials = clear(memory, lanes.place == 0), clear(partials, lanes.place == 0)
+    begins_L = lanes.place == 0 if algorithm.resets else lanes.steps == 0
+    memory, partials = (clear(tree, begins_L) for tree in (lanes.memory, lanes.partials))
     place_L, x_DxL, target_KxL = read_symbol(lanes.place, choice_L)
     after, units = advance(lanes.weights, memory, x_DxL, algorithm.held)
     partials = carry(memory, partials, units, algorithm.held)
@@ -140,8 +139,6 @@ def end_streams(algorithm: Algorithm, lanes: Lanes, wrong_L: Array, learns_L: Ar
     test_L = jnp.where(over_L, test_L, lanes.test)
     solved_L = lanes.solved | (test_L > TEST_STREAMS)
     return lanes._replace(
-        memory=clear(lanes.memory, over_L),
-        partials=clear(lanes.partials, over_L),
         place=jnp.where(over_L, 0, lanes.place),
         steps=jnp.where(over_L, 0, steps_L),
         rate=jnp.where(over_L, RATE, lanes.rate * algorithm.decay),
@@ -254,7 +251,9 @@ class Streams:
                 *(self.algorithm, AT_ONCE, some, jnp.asarray(most)),
                 *(self.key, jnp.asarray(trials), jnp.asarray(self.dispatches)),
             )
-            self.lanes = jax.tree.map(lambda all, new, at=trials: all.at[..., at].set(new), self.lanes, after)
+            self.lanes = jax.tree.map(
+                lambda all, new, at=trials: all.at[..., at].set(new), self.lanes, after
+            )
             self.symbols[going] += np.asarray(after.symbols)[: len(going)]
             self.dispatches += 1
             self.seconds += time.perf_counter() - start

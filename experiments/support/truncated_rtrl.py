@@ -186,7 +186,8 @@ def gradient(
     """(G1) to (G4), from the partials after the step."""
     u, _, _, o, _, q = units
     dy = (y_KxL - target_KxL) * y_KxL * (1 - y_KxL)
-    dh = product(dy, jnp.swapaxes(weights.V[:CELLS], 0, 1))
+    # Not `product`, which the compiler would compute again for each row of what it is used for.
+    dh = jnp.sum(weights.V[:CELLS] * dy[None], axis=1)
     ds = dh * o * (1 - q * q) / 2
     return Weights(
         i=over_cells(ds[None] * partials.i),

@@ -86,9 +86,7 @@ def truncated_by_hand(layer, V, x_TxD, target_TxK):
     dy_TxK = (y - target_TxK) * y * (1 - y)
     e_Tx1xC = (dy_TxK @ V[:CELLS].T)[:, None]
     dfinal = jax.tree.map(jnp.zeros_like, state)
-    dlayer, _, _ = passes.backward(
-        layer, residuals, None, Marks(), e_Tx1xC, dfinal, truncated=True
-    )
+    dlayer, _, _ = passes.backward(layer, residuals, None, Marks(), e_Tx1xC, dfinal, truncated=True)
     return dlayer, read.T @ dy_TxK
 
 

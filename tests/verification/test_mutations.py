@@ -826,7 +826,11 @@ MEMORY_BLOCKS = [
 
 FORGETTING_BLOCKS = [
     # (B1)
-    ("no error from h to the cell", "ds = d.s + d.h * to_cells(o, C) * (1 - q * q) / 2", "ds = d.s"),
+    (
+        "no error from h to the cell",
+        "ds = d.s + d.h * to_cells(o, C) * (1 - q * q) / 2",
+        "ds = d.s",
+    ),
     ("no error along the cell", "ds = d.s + d.h * to", "ds = d.h * to"),
     ("h: the slope of tanh", "(1 - q * q) / 2", "(1 - q * q)"),
     # (B2)
