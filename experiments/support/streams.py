@@ -70,6 +70,15 @@ class Lanes(NamedTuple):
     solved: Array  # L, bool
 
 
+class Tested(NamedTuple):
+    """Where streams to test with are, L of them."""
+
+    memory: Memory
+    place: Array  # L, in the grammar
+    right: Array  # L, right steps before the first wrong one
+    alive: Array  # L, whether there was no wrong one
+
+
 def init_lanes(keys_L: Array) -> Lanes:
     """At the beginning of each trial's first stream."""
     L = keys_L.shape[0]
@@ -100,8 +109,8 @@ def read_symbol(place_L: Array, choice_L: Array) -> tuple[Array, Array, Array]:
     """The next place, the symbol on the way there, DxL, and those that may follow, KxL."""
     symbol_L = jnp.asarray(SYMBOL_Px2, jnp.int32)[place_L, choice_L]
     next_L = jnp.asarray(NEXT_Px2, jnp.int32)[place_L, choice_L]
-    x_DxL = (symbol_L[None] == jnp.arange(K, dtype=jnp.int32)[:, None]).astype(jnp.float32)
-    return next_L, x_DxL, jnp.asarray(POSSIBLE_Px7.T, jnp.float32)[:, next_L]
+    x_DxL = (symbol_L[None] == jnp.arange(K, dtype=jnp.int32)[:, None]).astype(float)
+    return next_L, x_DxL, jnp.asarray(POSSIBLE_Px7.T, float)[:, next_L]
 
 
 def as_count(where_L: Array) -> Array:
@@ -170,11 +179,13 @@ def dispatch_steps(
     trials_L: Array,
     dispatch: Array,
 ) -> Lanes:
-    """So many symbols of each of these trials."""
+    """So many symbols of each of these trials; the others stay where they are."""
     lanes = lanes._replace(symbols=jnp.zeros_like(lanes.symbols))
+    some = jax.tree.map(lambda leaf: leaf[..., trials_L], lanes)
     choices_TxL = draw_choices(key, trials_L, dispatch, symbols)
     move = partial(step, algorithm, most)
-    return lax.scan(lambda lanes, choice_L: (move(lanes, choice_L), None), lanes, choices_TxL)[0]
+    some, _ = lax.scan(lambda some, choice_L: (move(some, choice_L), None), some, choices_TxL)
+    return jax.tree.map(lambda leaf, new: leaf.at[..., trials_L].set(new), lanes, some)
 
 
 @partial(jax.jit, static_argnames=("algorithm", "symbols"))
@@ -182,19 +193,15 @@ def test_steps(
     algorithm: Algorithm,
     symbols: int,
     weights: Weights,
-    memory: Memory,
-    place_L: Array,
-    right_L: Array,
-    alive_L: Array,
+    state: Tested,
     key: Array,
     dispatch: Array,
-) -> tuple[Memory, Array, Array, Array]:
-    """So many symbols of streams to test with: the next memory, places, right steps before the
-    first wrong one, and where there was none."""
-    streams_L = jnp.arange(place_L.shape[0]) % TEST_STREAMS  # the same ones for every network
+) -> Tested:
+    """So many symbols of streams to test with."""
+    streams_L = jnp.arange(state.place.shape[0]) % TEST_STREAMS  # the same ones for every network
     choices_TxL = draw_choices(key, streams_L, dispatch, symbols)
 
-    def move(state: tuple[Memory, Array, Array, Array], choice_L: Array):  # type: ignore[no-untyped-def]
+    def move(state: Tested, choice_L: Array) -> tuple[Tested, None]:
         memory, place_L, right_L, alive_L = state
         if algorithm.resets:
             memory = clear(memory, place_L == 0)
@@ -202,9 +209,9 @@ def test_steps(
         memory, _ = advance(weights, memory, x_DxL, algorithm.held)
         y_KxL = read_out(weights, memory.h, x_DxL)
         alive_L &= ~is_wrong(y_KxL, target_KxL)
-        return (memory, place_L, right_L + as_count(alive_L), alive_L), None
+        return Tested(memory, place_L, right_L + as_count(alive_L), alive_L), None
 
-    return lax.scan(move, (memory, place_L, right_L, alive_L), choices_TxL)[0]
+    return lax.scan(move, state, choices_TxL)[0]
 
 
 def test(algorithm: Algorithm, weights: Weights, key: Array) -> np.ndarray:
@@ -212,13 +219,13 @@ def test(algorithm: Algorithm, weights: Weights, key: Array) -> np.ndarray:
     many = jax.tree.map(lambda leaf: jnp.repeat(leaf, TEST_STREAMS, axis=-1), weights)
     L = many.V.shape[-1]
     place_L, right_L = jnp.zeros(L, jnp.int32), jnp.zeros(L, jnp.int32)
-    state = init_memory(L), place_L, right_L, jnp.ones(L, bool)
+    state = Tested(init_memory(L), place_L, right_L, jnp.ones(L, bool))
     key, symbols = jax.random.fold_in(key, LAST_TEST), min(1000, STREAM)
     for dispatch in range(STREAM // symbols):
-        state = test_steps(algorithm, symbols, many, *state, key, jnp.asarray(dispatch))
-        if not state[-1].any():
+        state = test_steps(algorithm, symbols, many, state, key, jnp.asarray(dispatch))
+        if not state.alive.any():
             break
-    return np.asarray(state[2]).reshape(-1, TEST_STREAMS).mean(axis=1)
+    return np.asarray(state.right).reshape(-1, TEST_STREAMS).mean(axis=1)
 
 
 def padded(trials: np.ndarray) -> np.ndarray:
@@ -245,16 +252,12 @@ class Streams:
     def run(self, most: int) -> Iterator[None]:
         """Trains until every trial is solved or has had `most` streams."""
         while len(going := self.going(most)):
-            start, trials = time.perf_counter(), padded(going)
-            some = jax.tree.map(lambda leaf, at=trials: leaf[..., at], self.lanes)
-            after = dispatch_steps(
-                *(self.algorithm, AT_ONCE, some, jnp.asarray(most)),
-                *(self.key, jnp.asarray(trials), jnp.asarray(self.dispatches)),
+            start, trials_L = time.perf_counter(), jnp.asarray(padded(going))
+            self.lanes = dispatch_steps(
+                *(self.algorithm, AT_ONCE, self.lanes, jnp.asarray(most)),
+                *(self.key, trials_L, jnp.asarray(self.dispatches)),
             )
-            self.lanes = jax.tree.map(
-                lambda all, new, at=trials: all.at[..., at].set(new), self.lanes, after
-            )
-            self.symbols[going] += np.asarray(after.symbols)[: len(going)]
+            self.symbols += np.asarray(self.lanes.symbols)
             self.dispatches += 1
             self.seconds += time.perf_counter() - start
             yield

@@ -1,13 +1,14 @@
 """Derivatives carried forward in time: with weights that stand still they are the truncated
 gradient by hand and by autodiff, and with weights that move the paper's algorithm in loops."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments.support.truncated_rtrl import (
-    BLOCK_SIZE,
     BLOCKS,
     CELLS,
     Weights,
@@ -22,7 +23,7 @@ from experiments.support.truncated_rtrl import (
 from lstm_jax.cells.cell import Marks
 from lstm_jax.cells.forgetting_blocks import FORGETTING_BLOCKS, ForgettingBlockParams
 from lstm_jax.cells.passes import scan_cell
-from tests.oracle import sigmoid
+from tests.experiments.blocks_in_loops import Network
 
 T, L, D, K = 9, 3, 7, 5
 
@@ -36,33 +37,35 @@ def problem(x64, rng):
     return weights, jnp.asarray(x_TxDxL), jnp.asarray(target_TxKxL, float)
 
 
+@partial(jax.jit, static_argnames="held")
 def learn(problem, held, rate):
     """The weights after a stream, the sum of its gradients, and its outputs."""
-    weights, *stream = problem
-    memory, partials = jax.tree.map(
-        lambda leaf: leaf.astype(float), (init_memory(L), init_partials(D, L))
-    )
-    total, outputs = jax.tree.map(jnp.zeros_like, weights), []
-    for x, target in zip(*stream, strict=True):
+
+    def step(carried, now):
+        (weights, memory, partials, total), (x, target) = carried, now
         after, units = advance(weights, memory, x, held)
         partials = carry(memory, partials, units, held)
-        outputs.append(read_out(weights, after.h, x))
-        found = gradient(weights, partials, units, after.h, x, outputs[-1], target)
-        memory, total = after, jax.tree.map(jnp.add, total, found)
+        y = read_out(weights, after.h, x)
+        found = gradient(weights, partials, units, after.h, x, y, target)
         weights = jax.tree.map(lambda w, dw: w - rate * dw, weights, found)
-    return weights, total, jnp.stack(outputs)
+        return (weights, after, partials, jax.tree.map(jnp.add, total, found)), y
+
+    weights, *stream = problem
+    zero = jax.tree.map(jnp.zeros_like, weights)
+    start = weights, init_memory(L), init_partials(D, L), zero
+    (weights, _, _, total), y_TxKxL = jax.lax.scan(step, start, tuple(stream))
+    return weights, total, y_TxKxL
 
 
-def layer_of(weights, lane):
+def layer_of(one):
     """One lane's weights as the cell has them."""
-    one = jax.tree.map(lambda leaf: leaf[..., lane], weights)
     W = jnp.concatenate([one.i, one.f, one.o, jnp.pad(one.g, ((0, 1), (0, 0)))], axis=1)
     return ForgettingBlockParams(W[:D], W[D : D + CELLS], W[-1]), one.V
 
 
 def weights_of(layer, V):
-    W = np.concatenate([layer.W, layer.U, layer.b[None]])
-    i, f, o, g = np.split(W, [BLOCKS, 2 * BLOCKS, 3 * BLOCKS], axis=1)
+    W = jnp.concatenate([layer.W, layer.U, layer.b[None]])
+    i, f, o, g = jnp.split(W, np.array([1, 2, 3]) * BLOCKS, axis=1)
     return Weights(i, f, o, g[:-1], V)
 
 
@@ -94,49 +97,14 @@ def truncated_by_hand(layer, V, x_TxD, target_TxK):
 def test_with_weights_that_stand_still_it_is_the_truncated_gradient(oracle, problem):
     weights, x_TxDxL, target_TxKxL = problem
     _, found, _ = learn(problem, None, 0.0)
-    for lane in range(L):
-        wanted = oracle(*layer_of(weights, lane), x_TxDxL[..., lane], target_TxKxL[..., lane])
-        for got, want in zip(found, weights_of(*wanted), strict=True):
-            assert np.abs(want).max() > 1e-3
-            np.testing.assert_allclose(got[..., lane], want, rtol=1e-9, atol=1e-12)
 
+    def of_lane(weights, x_TxD, target_TxK):
+        return weights_of(*oracle(*layer_of(weights), x_TxD, target_TxK))
 
-def in_loops(weights, x_TxD, target_TxK, held, rate):
-    """The paper's algorithm, unit by unit, in NumPy: what is stored of the past is ds/dw."""
-    W_i, W_f, W_o, W_g, V = (np.array(leaf) for leaf in weights)
-    s, h = np.zeros(CELLS), np.zeros(CELLS)
-    P_i, P_f = np.zeros((2, CELLS, D + CELLS + 1))
-    P_g = np.zeros((CELLS, D + CELLS))
-    outputs = []
-    for x, target in zip(x_TxD, target_TxK, strict=True):
-        u, new_h, f_of, q_of, o_of = np.concatenate([x, h, [1.0]]), np.zeros(CELLS), {}, {}, {}
-        for block in range(BLOCKS):
-            i, f, o = (sigmoid(float(u @ W[:, block])) for W in (W_i, W_f, W_o))
-            f = f if held is None else held
-            for c in range(block * BLOCK_SIZE, (block + 1) * BLOCK_SIZE):
-                p = sigmoid(float(u[:-1] @ W_g[:, c]))
-                g = 4 * p - 2
-                P_i[c] = f * P_i[c] + g * i * (1 - i) * u
-                P_f[c] = f * P_f[c] + (0 if held is not None else s[c] * f * (1 - f)) * u
-                P_g[c] = f * P_g[c] + i * 4 * p * (1 - p) * u[:-1]
-                s[c] = f * s[c] + i * g
-                f_of[c], o_of[c], q_of[c] = f, o, 2 * sigmoid(s[c]) - 1
-                new_h[c] = o * q_of[c]
-        v = np.concatenate([new_h, x, [1.0]])
-        y = np.array([sigmoid(z) for z in v @ V])
-        outputs.append(y)
-        error = (target - y) * y * (1 - y)
-        arrives = V[:CELLS] @ error
-        V += rate * np.outer(v, error)
-        for c in range(CELLS):
-            block, o, q = c // BLOCK_SIZE, o_of[c], q_of[c]
-            e_s = arrives[c] * o * 2 * sigmoid(s[c]) * (1 - sigmoid(s[c]))
-            W_o[:, block] += rate * arrives[c] * q * o * (1 - o) * u
-            W_i[:, block] += rate * e_s * P_i[c]
-            W_f[:, block] += rate * e_s * P_f[c]
-            W_g[:, c] += rate * e_s * P_g[c]
-        h = new_h
-    return Weights(W_i, W_f, W_o, W_g, V), np.array(outputs)
+    wanted = jax.jit(jax.vmap(of_lane, -1, -1))(weights, x_TxDxL, target_TxKxL)
+    for got, want in zip(found, wanted, strict=True):
+        assert np.abs(want).max() > 1e-3
+        np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("held", [None, 1.0, 0.9])
@@ -144,10 +112,12 @@ def test_each_update_is_of_the_weights_that_the_last_one_left(held, problem):
     weights, *stream = problem
     after, _, outputs = learn(problem, held, 0.5)
     for lane in range(L):
-        one = jax.tree.map(lambda leaf, lane=lane: leaf[..., lane], weights)
-        wanted, y_TxK = in_loops(one, *(np.array(a[..., lane]) for a in stream), held, 0.5)
-        np.testing.assert_allclose(outputs[..., lane], y_TxK, rtol=1e-9)
-        for got, want in zip(after, wanted, strict=True):
+        network = Network((leaf[..., lane] for leaf in weights), held)
+        for t, (x, target) in enumerate(zip(*stream, strict=True)):
+            y = network.read(x[:, lane])
+            network.learn(y, target[:, lane], 0.5)
+            np.testing.assert_allclose(outputs[t, :, lane], y, rtol=1e-9)
+        for got, want in zip(after, network.weights, strict=True):
             np.testing.assert_allclose(got[..., lane], want, rtol=1e-8, atol=1e-12)
     assert bool((after.f != weights.f).any()) == (held is None)
 
