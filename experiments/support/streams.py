@@ -41,6 +41,7 @@ from lstm_jax.tasks.grammar import SYMBOLS, NEXT_Px2, POSSIBLE_Px7, SYMBOL_Px2
 
 STREAM = 100_000  # symbols of a stream at most
 AT_ONCE = 10_000  # symbols of a dispatch
+TESTED_AT_ONCE = 1_000
 RATE = 0.5  # at the beginning of each stream
 LAST_TEST = 2**31 - 1  # in place of a dispatch, for the streams of `test`
 K = len(SYMBOLS)
@@ -195,10 +196,10 @@ def test_steps(
     weights: Weights,
     state: Tested,
     key: Array,
+    streams_L: Array,
     dispatch: Array,
 ) -> Tested:
     """So many symbols of streams to test with."""
-    streams_L = jnp.arange(state.place.shape[0]) % TEST_STREAMS  # the same ones for every network
     choices_TxL = draw_choices(key, streams_L, dispatch, symbols)
 
     def move(state: Tested, choice_L: Array) -> tuple[Tested, None]:
@@ -215,17 +216,28 @@ def test_steps(
 
 
 def test(algorithm: Algorithm, weights: Weights, key: Array) -> np.ndarray:
-    """Right steps of each network's test streams before the first wrong one, in the mean: L."""
+    """Right steps of each network's test streams before the first wrong one, in the mean: L.
+
+    The streams are the same ones for every network. Half of them are dropped when half are over.
+    """
     many = jax.tree.map(lambda leaf: jnp.repeat(leaf, TEST_STREAMS, axis=-1), weights)
-    L = many.V.shape[-1]
-    place_L, right_L = jnp.zeros(L, jnp.int32), jnp.zeros(L, jnp.int32)
-    state = Tested(init_memory(L), place_L, right_L, jnp.ones(L, bool))
-    key, symbols = jax.random.fold_in(key, LAST_TEST), min(1000, STREAM)
+    going = np.arange(many.V.shape[-1])
+    right, zeros_L = np.zeros(len(going)), jnp.zeros(len(going), jnp.int32)
+    state = Tested(init_memory(len(going)), zeros_L, zeros_L, jnp.ones(len(going), bool))
+    key, symbols = jax.random.fold_in(key, LAST_TEST), TESTED_AT_ONCE
     for dispatch in range(STREAM // symbols):
-        state = test_steps(algorithm, symbols, many, state, key, jnp.asarray(dispatch))
-        if not state.alive.any():
+        streams_L = jnp.asarray(going % TEST_STREAMS)
+        state = test_steps(
+            *(algorithm, symbols, many, state, key, streams_L, jnp.asarray(dispatch))
+        )
+        right[going] = state.right
+        alive = np.flatnonzero(state.alive)
+        if not len(alive):
             break
-    return np.asarray(state.right).reshape(-1, TEST_STREAMS).mean(axis=1)
+        if 2 * len(alive) <= len(going):
+            going = going[alive]
+            many, state = jax.tree.map(lambda leaf, at=alive: leaf[..., at], (many, state))
+    return right.reshape(-1, TEST_STREAMS).mean(axis=1)
 
 
 def padded(trials: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ def short(monkeypatch):
     monkeypatch.setattr(streams, "STREAM", LENGTH)
     monkeypatch.setattr(streams, "TEST_STREAMS", TESTS)
     monkeypatch.setattr(streams, "AT_ONCE", 70)
+    monkeypatch.setattr(streams, "TESTED_AT_ONCE", LENGTH // 2)
     monkeypatch.setattr(continual_reber, "TOLERANCE", TOLERANCE)
     jax.clear_caches()
     yield
@@ -85,20 +86,23 @@ def test_each_trial_is_one_in_loops(algorithm):
         np.asarray(draw_choices(trials.key, np.arange(TRIALS), np.asarray(n), 70))
         for n in range(trials.dispatches)
     ]
-    choices_TxL, ends = np.concatenate(drawn), []
+    choices_TxL, ends, means = np.concatenate(drawn), [], []
+    key = jax.random.fold_in(trials.key, streams.LAST_TEST)
+    test_TxB = np.concatenate(
+        [draw_choices(key, np.arange(TESTS), np.asarray(n), LENGTH // 2) for n in (0, 1)]
+    )
     for lane in range(TRIALS):
         network = Network((leaf[..., lane] for leaf in before), algorithm.held)
         ends.append(trial(network, algorithm, choices_TxL[:, lane].tolist(), MOST))
         for got, want in zip(lanes.weights, network.weights, strict=True):
             np.testing.assert_allclose(got[..., lane], want, rtol=1e-9)
         # And what the final weights come to on streams to test with.
-        key = jax.random.fold_in(trials.key, streams.LAST_TEST)
-        test_TxB = draw_choices(key, np.arange(TESTS), np.asarray(0), LENGTH)
         rights = [
             stream(network, algorithm, choices_T, learns=False)[0]
-            for choices_T in np.asarray(test_TxB).T.tolist()
+            for choices_T in test_TxB.T.tolist()
         ]
-        assert trials.test(np.array([lane])) == [np.mean(rights)]
+        means.append(np.mean(rights))
+    assert trials.test(np.arange(TRIALS)).tolist() == means
     found = zip(lanes.streams, trials.symbols, lanes.longest, lanes.solved, strict=True)
     assert [tuple(map(int, one)) for one in found] == [tuple(map(int, one)) for one in ends]
     assert max(longest for _, _, longest, _ in ends) >= 12  # and into another string
