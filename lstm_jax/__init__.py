@@ -8,7 +8,7 @@ The map. Imports point one way, from the top of this list to its bottom.
                     frequencies
     meshes precision pieces                     many devices, narrow dtypes, sequences in pieces
     cells/          CELLS; a cell is one file: lstm coupled layer_norm mogrifier vanilla gru
-                    elman memory_blocks carousel
+                    elman memory_blocks forgetting_blocks carousel
                     cell (the contract)  passes (the loops over time, forward and by hand)
                     projection (x W)  lstm_gates lstm_columns (parts of lstm)
     layer           one cell over time, in either direction or both

@@ -10,7 +10,7 @@ import lstm_jax
 
 PACKAGE = Path(__file__).parent.parent / "lstm_jax"
 
-LSTM = ("lstm_gates", "lstm_columns", "lstm")  # on which other cells build
+BUILT_ON = ("lstm_gates", "lstm_columns", "lstm", "memory_blocks")  # by other cells
 
 
 def others(room, *names):
@@ -19,7 +19,7 @@ def others(room, *names):
     return sorted(f"{room}.{stem}" for stem in stems)
 
 
-CELLS = others("cells", "cell", "passes", "projection", *LSTM)
+CELLS = others("cells", "cell", "passes", "projection", *BUILT_ON)
 PARTS_OF_INTERCHANGE = ("libraries", "net", "tensors", "names", "about", "safetensors", "own")
 LIBRARIES = others("interchange", *PARTS_OF_INTERCHANGE, "formats", "runs")
 TASKS = others("tasks", "task", "drawn", "marked_pairs", "grammar")
@@ -50,6 +50,7 @@ ORDER = [
     "cells.lstm_gates",
     "cells.lstm_columns",
     "cells.lstm",
+    "cells.memory_blocks",
     *CELLS,
     "cells",
     "layer",

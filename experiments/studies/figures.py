@@ -17,6 +17,7 @@ from typing import Any
 from experiments.studies import (
     benchmark,
     gradient_flow,
+    learning_to_forget,
     long_sequences,
     notebook_audit,
     odyssey,
@@ -44,6 +45,7 @@ COMMITTED = Path(__file__).parent.parent / "figures"
 DRAWN_BY: dict[str, Callable[..., None]] = {
     "benchmark": benchmark.draw,
     "gradient_flow": gradient_flow.draw,
+    "learning_to_forget": learning_to_forget.draw,
     "long_sequences": long_sequences.draw,
     "notebook_audit": notebook_audit.draw,
     "odyssey": odyssey.draw,

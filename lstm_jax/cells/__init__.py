@@ -6,6 +6,7 @@ from lstm_jax.cells.carousel import CAROUSEL
 from lstm_jax.cells.cell import Cell
 from lstm_jax.cells.coupled import COUPLED
 from lstm_jax.cells.elman import ELMAN
+from lstm_jax.cells.forgetting_blocks import FORGETTING_BLOCKS
 from lstm_jax.cells.gru import GRU
 from lstm_jax.cells.layer_norm import LAYER_NORM
 from lstm_jax.cells.lstm import LSTM
@@ -22,6 +23,7 @@ CELLS: dict[str, Cell] = {
     "gru": GRU,
     "elman": ELMAN,
     "memory_blocks": MEMORY_BLOCKS,
+    "forgetting_blocks": FORGETTING_BLOCKS,
     "carousel": CAROUSEL,
 }
 

@@ -73,6 +73,15 @@ class MemoryBlockState(NamedTuple):
     o: Array  # BxN, the output gates
 
 
+def check_blocks(hidden_size: int, block_size: int) -> None:
+    """Raises UserError where so many cells are no multiple of a block."""
+    if hidden_size % block_size:
+        raise UserError(
+            f"model.block_size={block_size} needs layers of so many cells or a multiple of it, "
+            f"and one has {hidden_size}"
+        )
+
+
 def init_memory_blocks(
     key: Array,
     input_size: int,
@@ -85,11 +94,7 @@ def init_memory_blocks(
 
     Raises UserError where `hidden_size`, C, is no multiple of `block_size`, S.
     """
-    if hidden_size % block_size:
-        raise UserError(
-            f"model.block_size={block_size} needs layers of so many cells or a multiple of it, "
-            f"and one has {hidden_size}"
-        )
+    check_blocks(hidden_size, block_size)
     keys, C, bound = jax.random.split(key, 3), hidden_size, hidden_size**-0.5
     gates = 2 * (C // block_size)
     input_bound = bound if input_bound is None else input_bound

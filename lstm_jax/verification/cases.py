@@ -193,6 +193,10 @@ BY_HAND: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
         {"lengths": True},
     ),
     (
+        {"cell": "forgetting_blocks", "zoneout_cell": 0.3, "block_size": 2},
+        {"vectors": True, "head": "sigmoid_squared", "lengths": True},
+    ),
+    (
         {"cell": "carousel", "hidden_sizes": (14, 17), "zoneout_cell": 0.3},
         {"vectors": True, "head": "sigmoid_squared", "lengths": True},
     ),

@@ -16,6 +16,7 @@ from lstm_jax.cells import (
     CELLS,
     carousel,
     elman,
+    forgetting_blocks,
     gru,
     lstm,
     lstm_columns,
@@ -42,7 +43,7 @@ T, B, D, H = 6, 3, 4, 5
 
 BY_HAND = [
     *(bptt, by_hand_layer, passes, projection, lstm, lstm_columns, lstm_gates),
-    *(gru, elman, vanilla, memory_blocks, carousel),
+    *(gru, elman, vanilla, memory_blocks, forgetting_blocks, carousel),
 ]
 
 
@@ -348,7 +349,9 @@ def problem_of(name, rng):
     return jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), shapes)
 
 
-@pytest.mark.parametrize("name", ["gru", "peephole", "memory_blocks", "carousel"])
+@pytest.mark.parametrize(
+    "name", ["gru", "peephole", "memory_blocks", "forgetting_blocks", "carousel"]
+)
 def test_another_cells_layer_differentiates_by_everything(name, x64, rng):
     """Every parameter, the initial state, the input; under jit, under vmap, and of ids."""
     params, state, x = problem_of(name, rng)

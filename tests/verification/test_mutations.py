@@ -14,6 +14,7 @@ from lstm_jax import heads
 from lstm_jax.cells import (
     carousel,
     elman,
+    forgetting_blocks,
     gru,
     lstm,
     lstm_columns,
@@ -823,6 +824,41 @@ MEMORY_BLOCKS = [
 ]
 
 
+FORGETTING_BLOCKS = [
+    # (B1)
+    (
+        "no error from h to the cell",
+        "ds = d.s + d.h * to_cells(o, C) * (1 - q * q) / 2",
+        "ds = d.s",
+    ),
+    ("no error along the cell", "ds = d.s + d.h * to", "ds = d.h * to"),
+    ("h: the slope of tanh", "(1 - q * q) / 2", "(1 - q * q)"),
+    # (B2)
+    ("f: this step's state", "over_cells(ds * s_before, N)", "over_cells(ds * s, N)"),
+    ("f: one step's error alone", "over_cells(ds * s_before, N)", "over_cells(d.h * s_before, N)"),
+    ("f: the slope forgotten", "s_before, N) * f * (1 - f)", "s_before, N)"),
+    ("i: what it lets in forgotten", "over_cells(ds * g, N)", "over_cells(ds, N)"),
+    ("o: the cell without h", "over_cells(d.h * q, N)", "over_cells(d.h * s, N)"),
+    ("g: the slope of h", "(4 - g * g) / 4", "(1 - g * g) / 2"),
+    ("g: the forget gate", "dz_g = ds * to_cells(i, C)", "dz_g = ds * to_cells(f, C)"),
+    ("the errors of two gates swapped", "[dz_i, dz_f, dz_o", "[dz_f, dz_i, dz_o"),
+    ("the two states swapped", "(before.s, after.s)", "(after.s, before.s)"),
+    # (B3)
+    ("no error through the recurrent weights", "else dz_BxG @ U_GxC", "else 0 * d.h"),
+    ("the cell not forgotten", "to_cells(f, C) * ds)", "ds)"),
+    ("the next step's error alone", "to_cells(f, C) * ds)", "to_cells(f, C) * d.s)"),
+    ("the input gate instead of the forget gate", "to_cells(f, C) * ds)", "to_cells(i, C) * ds)"),
+    # (B4), (B5)
+    ("dU of this step's h", "outer_sum(before.h, dz", "outer_sum(after.h, dz"),
+    ("db without the last step", "jnp.sum(dz_TxBxG, ", "jnp.sum(dz_TxBxG[:-1], "),
+    (
+        "dW and dx without the mask",
+        "project_backward(params.W, x, mask_BxD, dz",
+        "project_backward(params.W, x, None, dz",
+    ),
+]
+
+
 CAROUSEL = [
     # (B1), (B2)
     ("no error along the cell", "ds = d.s + d.h[:, :C]", "ds = d.h[:, :C]"),
@@ -919,6 +955,11 @@ GROUPS = {
         memory_blocks,
         MEMORY_BLOCKS,
         [make_case({"embedding_size": 3, "cell": "memory_blocks", "block_size": 2})],
+    ),
+    "forgetting blocks": Group(
+        forgetting_blocks,
+        FORGETTING_BLOCKS,
+        [make_case({"embedding_size": 3, "cell": "forgetting_blocks", "block_size": 2})],
     ),
     "carousel": Group(
         carousel,
