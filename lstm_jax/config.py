@@ -67,7 +67,9 @@ class TrainConfig(AverageOptions, Section):
     prefix = "train."
     steps: int = option(2000, "training steps", low=1, high=2**31 - 1)
     batch_size: int = option(64, "B, streams read side by side", low=1, high=2**20)
-    sequence_length: int = option(128, "T, steps of time per batch: of a text, characters or other tokens", low=1, high=2**24)
+    sequence_length: int = option(
+        128, "T, steps of time per batch: of a text, characters or other tokens", low=1, high=2**24
+    )
     seed: int = option(
         0, "seeds the initial weights and all that is drawn in training", low=0, high=2**32 - 1
     )
