@@ -120,7 +120,11 @@ def summary(means, **found):
         mean = means.get(cell, 1.0)
         best = [mean - 0.01, mean, mean + 0.01]
         of = {"configurations": 30, "best": best, "worse": mean > 1, "better": mean < 1}
-        cells[cell] = of | {"difference": mean - 1, "p": None if cell == odyssey.BASE else 0.5}
+        cells[cell] = of | {
+            "ratios": best,
+            "ratio": mean,
+            "p": None if cell == odyssey.BASE else 0.5,
+        }
     drawn = {"learning_rate": 0.6, "size": 0.2, "noise": 0.1, "momentum": 0.0}
     return {
         "unit": "nats/char",

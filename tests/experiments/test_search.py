@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from experiments.support import effects, search
-from experiments.support.effects import Comparison, best_tenth, compare, share_between, shares
+from experiments.support.effects import best_tenth, compare, share_between, shares
 from experiments.support.search import (
     Configuration,
     Problem,
@@ -147,19 +147,39 @@ def student(t, free):
     return 1 - np.trapezoid(density, x)
 
 
-def test_the_comparison_is_welchs_with_bonferronis_correction():
-    """Means 2 and 5, variances 1 and 20/3: t = -3 / sqrt(1/3 + 5/3), by hand."""
-    free = 2**2 / ((1 / 3) ** 2 / 2 + (5 / 3) ** 2 / 3)
-    p = student(3 / math.sqrt(2), free)
-    found = compare([1.0, 2.0, 3.0], [2.0, 4.0, 6.0, 8.0], comparisons=3)
-    assert found.difference == -3
-    assert found.p == pytest.approx(3 * p, rel=1e-6)
-    assert not found.worse and not found.better
-    assert compare([1.0, 2.0, 3.0], [2.0, 4.0, 6.0, 8.0], comparisons=100).p == 1
-    assert compare([1.0, 1.1, 0.9], [2.0, 2.1, 1.9], comparisons=2).better
-    assert compare([2.0, 2.1, 1.9], [1.0, 1.1, 0.9], comparisons=2).worse
-    assert compare([1.0], [2.0, 3.0], comparisons=1) is None
-    assert compare([1.0, 1.0], [1.0, 1.0], comparisons=1) == Comparison(0.0, 1.0)
+def test_where_the_same_is_drawn_the_comparison_is_the_pooled_t_test(rng):
+    losses = {"base": rng.uniform(1, 2, 20), "other": rng.uniform(1.1, 2.1, 30)}
+    logs = {name: np.log(of) for name, of in losses.items()}
+    within = sum(((of - of.mean()) ** 2).sum() for of in logs.values()) / 48
+    apart = logs["other"].mean() - logs["base"].mean()
+    p = student(apart / math.sqrt(within * (1 / 20 + 1 / 30)), 48)
+    found = compare({name: np.ones((len(of), 2)) for name, of in losses.items()}, losses, "base")
+    assert found["other"].ratio == pytest.approx(math.exp(apart))
+    assert found["other"].p == pytest.approx(p, rel=1e-6)
+
+
+def test_a_variant_is_not_better_for_what_was_drawn_for_it(rng):
+    """The base's draws are the worse ones, and the others are 1, 1.1 and 0.9 times as high."""
+    true = {"base": 1.0, "same": 1.0, "worse": 1.1, "better": 0.9}
+    drawn = {name: rng.uniform(0 if name == "base" else -1, 1, size=(40, 3)) for name in true}
+    losses = {}
+    for name, of in drawn.items():
+        x, y, z = of.T
+        noise = rng.normal(scale=0.02, size=len(x))
+        losses[name] = true[name] * np.exp(x + x**3 + 0.3 * x * y - z**2 + noise)
+    assert losses["base"].mean() > max(losses[name].mean() for name in true if name != "base")
+    found = compare(drawn, losses, "base")
+    for name, one in found.items():
+        assert one.ratio == pytest.approx(true[name], rel=0.04)
+        assert (one.worse, one.better) == (name == "worse", name == "better")
+
+
+def test_of_more_comparisons_each_says_less(rng):
+    drawn = {name: np.ones((20, 1)) for name in "abcd"}
+    losses = {name: rng.uniform(1, 2, 20) for name in "abcd"}
+    two = compare({n: drawn[n] for n in "ab"}, losses, "a")["b"].p
+    assert two < compare(drawn, losses, "a")["b"].p <= 1
+    assert compare({n: drawn[n][:10] for n in "ab"}, {n: losses[n][:10] for n in "ab"}, "a") == {}
 
 
 def test_the_best_tenth():
