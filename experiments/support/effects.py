@@ -51,7 +51,7 @@ def surface(drawn_NxD: np.ndarray) -> np.ndarray:
 
 
 def compare(
-    drawn: Mapping[str, np.ndarray], losses: Mapping[str, Sequence[float]], base: str
+    drawn: Mapping[str, np.ndarray], losses: Mapping[str, np.ndarray], base: str
 ) -> dict[str, Comparison]:
     """Each variant against the base, and the base itself, by least squares on the logarithm of the
     losses, with Bonferroni's correction; nothing where there are too few losses for a fit.
@@ -64,7 +64,7 @@ def compare(
     variant_N = np.repeat(np.arange(len(names)), [len(drawn[name]) for name in names])
     of_variant = np.eye(len(names))[variant_N]
     fitted_by = np.hstack([of_variant, surface(np.concatenate([drawn[n] for n in names]))])
-    log_losses = np.log(np.concatenate([np.asarray(losses[n], np.float64) for n in names]))
+    log_losses = np.log(np.concatenate([losses[n] for n in names]))
     fit, _, rank, _ = np.linalg.lstsq(fitted_by, log_losses)
     free = len(log_losses) - int(rank)
     if free < LEAST_FREE or len({*variant_N}) < len(names):
