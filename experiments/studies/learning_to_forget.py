@@ -34,10 +34,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.support.output import say_written
+from experiments.support.output import end_with, say_written
 from experiments.support.streams import STREAM, Algorithm, Streams
 from experiments.support.timing import describe_machine
 from lstm_jax.config import Config, TrainConfig
+from lstm_jax.errors import UserError
 from lstm_jax.files import write_json
 from lstm_jax.run.style import COLORS, draw_from, new_figure, picture, save
 from lstm_jax.terminal import say, show
@@ -231,6 +232,13 @@ def report(rows: dict[str, Streams], most: int, workdir: Path) -> None:
     say_written(workdir, "learning_to_forget.json", "figures/*")
 
 
-if __name__ == "__main__":
+def report_alone() -> None:
+    """The command of the docstring."""
+    if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "trials").is_dir():
+        raise UserError("it takes WORKDIR, the folder of trials that were begun")
     folder, chosen = Path(sys.argv[1]), get_config().train
     report(begin(folder, chosen.seed), chosen.steps, folder)
+
+
+if __name__ == "__main__":
+    end_with(report_alone)

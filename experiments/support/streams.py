@@ -11,7 +11,6 @@ because it has decided. So testing after every stream, as in the paper, costs ab
 training does, and nothing is skipped.
 """
 
-import io
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -23,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from experiments.support import saved
 from experiments.support.truncated_rtrl import (
     Memory,
     Partials,
@@ -35,7 +35,6 @@ from experiments.support.truncated_rtrl import (
     init_weights,
     read_out,
 )
-from lstm_jax.files import write_atomically
 from lstm_jax.tasks.continual_reber import TEST_STREAMS, wrong_steps
 from lstm_jax.tasks.grammar import SYMBOLS, NEXT_Px2, POSSIBLE_Px7, SYMBOL_Px2
 
@@ -281,25 +280,11 @@ class Streams:
 
     def save(self, path: Path) -> None:
         """Writes where the trials are."""
-        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(self.lanes)]
-        buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            *leaves,
-            symbols=self.symbols,
-            dispatches=self.dispatches,
-            seconds=self.seconds,
-        )
-        write_atomically(path, buffer.getvalue())
+        counts = {"dispatches": self.dispatches, "seconds": self.seconds}
+        saved.save(path, self.lanes, symbols=self.symbols, **counts)
 
     def load(self, path: Path) -> None:
-        """Goes on where `save` has been; ValueError where those were other trials."""
-        old, tree = jax.tree.flatten(self.lanes)
-        with np.load(path, allow_pickle=False) as saved:
-            new = [saved[f"arr_{n}"] for n in range(len(saved.files) - 3)]
-            symbols = saved["symbols"]
-            dispatches, seconds = int(saved["dispatches"]), float(saved["seconds"])
-        if [leaf.shape for leaf in new] != [leaf.shape for leaf in old]:
-            raise ValueError(f"{path} is of other trials")
-        self.lanes = jax.tree.unflatten(tree, map(jnp.asarray, new))
-        self.symbols, self.dispatches, self.seconds = symbols, dispatches, seconds
+        """Goes on where `save` has been; UserError where that is damaged, or of other trials."""
+        self.lanes, beside = saved.load(path, self.lanes)
+        self.symbols = beside["symbols"]
+        self.dispatches, self.seconds = int(beside["dispatches"]), float(beside["seconds"])

@@ -4,7 +4,6 @@ Each trial has its own initial weights and its own sequences, and is stopped whe
 step learns from `batch_size` sequences; at 1 it is the online learning of the papers of 1997.
 """
 
-import io
 import time
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
@@ -17,12 +16,12 @@ import numpy as np
 import optax
 from jax import Array, lax
 
+from experiments.support import saved
 from experiments.support.online import learn_online
 from lstm_jax.cells import cell_of
 from lstm_jax.cells.cell import Marks
 from lstm_jax.cells.projection import outer_sum
 from lstm_jax.data.batches import Batch, as_array
-from lstm_jax.files import write_atomically
 from lstm_jax.heads import Head
 from lstm_jax.model import ModelParams, Readout, read_out
 from lstm_jax.tasks.drawn import DrawnTask, Score, Stopping
@@ -251,21 +250,12 @@ class Trials:
 
     def save(self, path: Path) -> None:
         """Writes where the trials are."""
-        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(self.state)]
-        buffer = io.BytesIO()
-        np.savez(buffer, *leaves, dispatches=self.dispatches, seconds=self.seconds)
-        write_atomically(path, buffer.getvalue())
+        saved.save(path, self.state, dispatches=self.dispatches, seconds=self.seconds)
 
     def load(self, path: Path) -> None:
-        """Goes on where `save` has been; ValueError where those were other trials."""
-        old, tree = jax.tree.flatten(self.state)
-        with np.load(path, allow_pickle=False) as saved:
-            new = [saved[f"arr_{n}"] for n in range(len(saved.files) - 2)]
-            dispatches, seconds = int(saved["dispatches"]), float(saved["seconds"])
-        if [leaf.shape for leaf in new] != [leaf.shape for leaf in old]:
-            raise ValueError(f"{path} is of other trials")
-        self.state = jax.tree.unflatten(tree, map(jnp.asarray, new))
-        self.dispatches, self.seconds = dispatches, seconds
+        """Goes on where `save` has been; UserError where that is damaged, or of other trials."""
+        self.state, beside = saved.load(path, self.state)
+        self.dispatches, self.seconds = int(beside["dispatches"]), float(beside["seconds"])
 
 
 def first(count: int, batch: Batch) -> Batch:

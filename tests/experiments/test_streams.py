@@ -6,6 +6,7 @@ import pytest
 
 from experiments.support import streams
 from experiments.support.streams import Algorithm, Streams, draw_choices
+from lstm_jax.errors import UserError
 from lstm_jax.tasks import continual_reber
 from lstm_jax.tasks.grammar import EMBEDDED, SYMBOLS
 from tests.experiments.blocks_in_loops import Network
@@ -127,3 +128,6 @@ def test_a_trial_is_the_same_among_others_and_where_it_was_stopped(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, ended(resumed), wanted)
     with pytest.raises(ValueError, match="of other trials"):
         alone.load(tmp_path / "state.npz")
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "state.npz").read_bytes()[:2000])
+    with pytest.raises(UserError, match="cut.npz is damaged"):
+        alone.load(tmp_path / "cut.npz")
