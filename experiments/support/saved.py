@@ -29,7 +29,8 @@ def load(path: Path, like: Tree) -> tuple[Tree, dict[str, np.ndarray]]:
     """
     old, tree = jax.tree.flatten(like)
     try:
-        with np.load(path, allow_pickle=False) as saved:
+        # Opened here, because NumPy leaves a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
             known = {name: saved[name] for name in saved.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged ({error}): delete it") from error
